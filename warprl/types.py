@@ -1,0 +1,126 @@
+"""The words every part of WarpRL shares, and the protocols at its seams.
+
+Axis letters, used in every docstring of the project:
+
+====== =====================================================================
+letter meaning
+====== =====================================================================
+T      tasks of a meta-batch or of a shard of it
+E      episodes a task
+H      horizon, in environment steps
+N      ``E * H`` transitions of one task; in ``envs``, simulations in a batch
+O, A   observation and action dimensions
+K      inner steps; ``k`` counts them from 0
+S      trajectory states drawn for one meta-gradient
+====== =====================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""Named parameters. *Stacked* parameters carry a leading axis (``T`` or ``S``) in every tensor."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One MDP of a family: plain numbers and nothing else. Every family subclasses it."""
+
+
+class Rollout(NamedTuple):
+    """Episodes of T tasks, each under its own policy. Padding after termination is invalid.
+
+    The horizon truncates and never terminates, so the two stay apart: ``terminated`` marks the
+    episodes whose last valid step ended the MDP.
+    """
+
+    obs: Tensor  # [T, E, H, O]
+    act: Tensor  # [T, E, H, A], before scaling and clipping to the actuators
+    logp: Tensor  # [T, E, H], log-probability under the behaviour policy
+    reward: Tensor  # [T, E, H], zero where invalid
+    valid: Tensor  # [T, E, H], 1.0 for real transitions and 0.0 for padding
+    terminated: Tensor  # [T, E], bool
+    fault: Tensor  # [T], bool: the physics warned (NaN, divergence) in an episode of this task
+
+
+class Batch(NamedTuple):
+    """Transitions of one rollout, ready for a loss. ``...`` is any number of leading axes."""
+
+    obs: Tensor  # [..., N, O]
+    act: Tensor  # [..., N, A]
+    logp: Tensor  # [..., N]
+    advantage: Tensor  # [..., N]
+    valid: Tensor  # [..., N]
+
+
+class Trajectory(NamedTuple):
+    """Adaptation trajectories of T tasks: ``theta_0 .. theta_K`` and the data drawn at each.
+
+    The pair ``(t, k)``, k < K, names the trajectory state ``(theta_k, D_k, D_{k+1})`` of task t.
+    """
+
+    task: Tensor  # [T] int64, position of the task in the meta-batch
+    theta: Params  # [T, K+1, ...]
+    data: Batch  # [T, K+1, N, ...]
+    returns: Tensor  # [T, K+1], mean undiscounted return over the E episodes
+    finite: Tensor  # [T], bool; False masks a diverged task out of the meta-update
+
+
+class TrajectoryState(NamedTuple):
+    """S trajectory states: points of p(theta, task) with separate data for the two losses."""
+
+    task: Tensor  # [S] int64
+    step: Tensor  # [S] int64, the k of each state
+    theta: Params  # [S, ...], theta_k
+    support: Batch  # [S, N, ...], D_k, for L_task
+    query: Batch  # [S, N, ...], D_{k+1}, for L_meta
+
+
+class TaskLoss(Protocol):
+    """A per-task loss: stacked theta ``[S, ...]``, shared phi and data ``[S, N, ...]`` to ``[S]``."""
+
+    def __call__(self, theta: Params, phi: Params, batch: Batch) -> Tensor: ...
+
+
+class BatchEnv(Protocol):
+    """``num_envs`` simulations stepped together, without automatic resets.
+
+    With T tasks and E = num_envs / T episodes each, simulation ``t * E + e`` is episode e of task t.
+    """
+
+    num_envs: int
+    horizon: int
+    observation_space: Box
+    action_space: Box
+
+    def reset(
+        self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
+    ) -> NDArray[np.float64]:
+        """Start one episode in every simulation; returns observations ``[N, O]``.
+
+        ``generators`` holds one generator a task, from which the initial states of that task's
+        episodes are drawn, so that they do not depend on the neighbours in the batch.
+        """
+        ...
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Advance every simulation by one environment step under actions ``[N, A]``.
+
+        Returns observations ``[N, O]``, rewards ``[N]`` and terminations ``[N]``. What happens to a
+        simulation after it terminated is unspecified but finite; callers mask it.
+        """
+        ...
+
+    def faults(self) -> NDArray[np.bool_]:
+        """``[N]``: the physics engine warned about (and perhaps silently reset) this simulation since the reset."""
+        ...
