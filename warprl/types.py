@@ -90,6 +90,21 @@ class TaskLoss(Protocol):
     def __call__(self, theta: Params, phi: Params, batch: Batch) -> Tensor: ...
 
 
+class MetaLossValue(NamedTuple):
+    """A meta-loss ``[S]`` and the estimated KL ``[S]`` of the policy from the one that drew the data."""
+
+    loss: Tensor
+    kl: Tensor
+
+
+class MetaLoss(Protocol):
+    """The loss behind the look-ahead, penalised by ``kl_coefficient`` times the KL."""
+
+    def __call__(
+        self, theta: Params, phi: Params, batch: Batch, kl_coefficient: float
+    ) -> MetaLossValue: ...
+
+
 class BatchEnv(Protocol):
     """``num_envs`` simulations stepped together, without automatic resets.
 

@@ -1,0 +1,34 @@
+"""Per-task linear feature baseline (Duan et al., ICML 2016, appendix; the one all peers use).
+
+Features: observation clipped to +-10, its square, time t/100 with its square and cube, and a constant.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+OBS_CLIP = 10.0
+TIME_SCALE = 100.0
+RIDGE = 1e-5
+
+
+def features(obs: Tensor) -> Tensor:
+    """Features ``[..., H, 2 O + 4]`` of observations ``[..., H, O]``, in float64."""
+    clipped = obs.double().clamp(-OBS_CLIP, OBS_CLIP)
+    t = torch.arange(obs.shape[-2], dtype=torch.float64) / TIME_SCALE
+    time = torch.stack([t, t**2, t**3, torch.ones_like(t)], -1)
+    return torch.cat([clipped, clipped**2, time.expand(*obs.shape[:-1], 4)], -1)
+
+
+def fit_predict(obs: Tensor, returns: Tensor, valid: Tensor) -> Tensor:
+    """Values ``[E, H]`` (float64) of one task: ridge regression of its returns on the features.
+
+    obs ``[E, H, O]``, returns and valid ``[E, H]``. Invalid steps do not enter the fit.
+    Solved in float64 with ridge 1e-5, so that a singular design is no special case.
+    """
+    x = features(obs).flatten(0, 1)
+    weighted = (x * valid.double().reshape(-1, 1)).T
+    gram = weighted @ x + RIDGE * torch.eye(x.shape[-1], dtype=torch.float64)
+    coefficients = torch.linalg.solve(gram, weighted @ returns.double().flatten())
+    return (x @ coefficients).reshape(returns.shape)

@@ -1,0 +1,97 @@
+"""Gaussian policies called with explicit, stacked parameters.
+
+The network interleaves task layers h (parameters theta, adapted) with warp layers w (parameters phi,
+shared and frozen in adaptation): ``mean = h_L . w_{L-1} . tanh . h_{L-1} . ... . w_1 . tanh . h_1``. One warp
+stands behind each hidden activation; the output layer and the log standard deviation are the task's
+alone. Without warp layers phi is empty.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Gt, Len
+from torch import Tensor
+
+from warprl.params import prefix, subtree
+from warprl.types import Params
+from warprl.warp import WarpKind, apply_warp, init_warp
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Shape of the policy. ``log_std`` is the initial one, in units of the policy's action."""
+
+    hidden: Annotated[tuple[Annotated[int, Gt(0)], ...], Len(1)] = (64, 64)
+    warp: WarpKind | None = None
+    log_std: float = 0.0
+
+
+@dataclass(frozen=True)
+class GaussianPolicy:
+    """A feed-forward policy with a diagonal Gaussian over actions; it holds no parameters.
+
+    theta: ``weight_l [.., in, out]``, ``bias_l [.., out]`` for each task layer l and ``log_std [.., A]``.
+    phi: ``warp_l.*`` for each hidden layer l (see :mod:`warprl.warp`).
+    """
+
+    obs_dim: int
+    act_dim: int
+    config: PolicyConfig
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Layer widths from observation to action."""
+        return (self.obs_dim, *self.config.hidden, self.act_dim)
+
+    def init(self, rng: np.random.Generator) -> tuple[Params, Params]:
+        """Fresh (theta, phi), unstacked: Xavier-uniform weights (Glorot & Bengio, 2010), zero biases.
+
+        theta does not depend on the kind of warp, so that agents that differ in it alone start alike.
+        """
+        theta: Params = {}
+        for layer, (fan_in, fan_out) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+            bound = math.sqrt(6.0 / (fan_in + fan_out))
+            weight = rng.uniform(-bound, bound, (fan_in, fan_out)).astype(np.float32)
+            theta[f"weight_{layer}"] = torch.from_numpy(weight)
+            theta[f"bias_{layer}"] = torch.zeros(fan_out)
+        theta["log_std"] = torch.full((self.act_dim,), self.config.log_std)
+        phi: Params = {}
+        if self.config.warp is not None:
+            for layer, width in enumerate(self.config.hidden):
+                phi |= prefix(f"warp_{layer}", init_warp(self.config.warp, width, rng))
+        return theta, phi
+
+    def mean(self, theta: Params, phi: Params, obs: Tensor) -> Tensor:
+        """Mean action ``[T, N, A]`` of stacked theta ``[T, ...]`` at observations ``[T, N, O]``."""
+        x = obs
+        last = len(self.config.hidden)
+        for layer in range(last):
+            x = torch.tanh(_task_layer(theta, layer, x))
+            if self.config.warp is not None:
+                x = apply_warp(self.config.warp, subtree(f"warp_{layer}", phi), x)
+        return _task_layer(theta, last, x)
+
+    def distribution(self, theta: Params, phi: Params, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean ``[T, N, A]`` and log standard deviation ``[T, 1, A]``."""
+        return self.mean(theta, phi, obs), theta["log_std"].unsqueeze(1)
+
+    def log_prob(self, theta: Params, phi: Params, obs: Tensor, act: Tensor) -> Tensor:
+        """Log-density ``[T, N]`` of actions ``[T, N, A]``."""
+        mean, log_std = self.distribution(theta, phi, obs)
+        return gaussian_log_prob((act - mean) * torch.exp(-log_std), log_std)
+
+
+def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
+    """Log-density ``[...]`` of ``mean + exp(log_std) * noise``, for noise and log_std ``[..., A]``."""
+    return -0.5 * (noise.square() + 2.0 * log_std + LOG_2PI).sum(-1)
+
+
+def _task_layer(theta: Params, layer: int, x: Tensor) -> Tensor:
+    return torch.baddbmm(theta[f"bias_{layer}"].unsqueeze(1), x, theta[f"weight_{layer}"])

@@ -1,0 +1,44 @@
+"""Returns and advantages. Pure functions of tensors ``[..., H]``, time on the last axis.
+
+The objective is the finite-horizon return, and the baseline sees the time, so the value behind the
+last step is zero by definition, whether the episode was truncated by the horizon or terminated.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def discounted_returns(reward: Tensor, valid: Tensor, gamma: float) -> Tensor:
+    """``G_t = r_t + gamma G_{t+1}``, zero at invalid steps. reward, valid, result: ``[..., H]``."""
+    return _discounted_sum(reward * valid, gamma)
+
+
+def gae(reward: Tensor, value: Tensor, valid: Tensor, gamma: float, lam: float) -> Tensor:
+    """Generalised advantage estimates (Schulman et al., ICLR 2016, eq. 16), zero at invalid steps.
+
+    ``A_t = sum_l (gamma lam)^l delta_{t+l}`` with ``delta_t = r_t + gamma V_{t+1} - V_t``. All ``[..., H]``.
+    """
+    value = value * valid
+    following = torch.cat([value[..., 1:], torch.zeros_like(value[..., :1])], -1)
+    delta = (reward + gamma * following - value) * valid
+    return _discounted_sum(delta, gamma * lam)
+
+
+def normalise(advantage: Tensor, valid: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """Zero mean and unit standard deviation over the valid steps of the last two axes ``[..., E, H]``."""
+    dims = (-2, -1)
+    count = valid.sum(dims, keepdim=True).clamp_min(1.0)
+    centred = (advantage - (advantage * valid).sum(dims, keepdim=True) / count) * valid
+    std = torch.sqrt(centred.square().sum(dims, keepdim=True) / count)
+    return centred / (std + epsilon)
+
+
+def _discounted_sum(x: Tensor, discount: float) -> Tensor:
+    total = torch.zeros_like(x)
+    running = torch.zeros_like(x[..., 0])
+    for t in reversed(range(x.shape[-1])):
+        running = x[..., t] + discount * running
+        total[..., t] = running
+    return total

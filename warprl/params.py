@@ -1,0 +1,77 @@
+"""Pure operations on named parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from warprl.types import Params
+
+
+def tree_map(function: Callable[[Tensor], Tensor], params: Params) -> Params:
+    """Apply a function to every tensor."""
+    return {name: function(tensor) for name, tensor in params.items()}
+
+
+def stack(copies: Sequence[Params], dim: int = 0) -> Params:
+    """Stack equally named parameters along a new axis."""
+    return {name: torch.stack([copy[name] for copy in copies], dim) for name in copies[0]}
+
+
+def broadcast(params: Params, size: int) -> Params:
+    """``size`` stacked copies, as views."""
+    return tree_map(lambda tensor: tensor.expand(size, *tensor.shape), params)
+
+
+def detach(params: Params) -> Params:
+    """The same values cut from any graph."""
+    return tree_map(lambda tensor: tensor.detach(), params)
+
+
+def leaves(params: Params) -> Params:
+    """The same values as fresh leaves that require gradients."""
+    return tree_map(lambda tensor: tensor.detach().requires_grad_(), params)
+
+
+def select(params: Params, *index: Tensor | int | slice) -> Params:
+    """Index every tensor along its leading axes."""
+    return tree_map(lambda tensor: tensor[index], params)
+
+
+def add(left: Params, right: Params) -> Params:
+    """Element-wise sum of equally named parameters."""
+    return {name: tensor + right[name] for name, tensor in left.items()}
+
+
+def zeros_like(params: Params) -> Params:
+    """Zeros of the same names and shapes."""
+    return tree_map(torch.zeros_like, params)
+
+
+def prefix(name: str, params: Params) -> Params:
+    """``{key: v}`` as ``{name.key: v}``."""
+    return {f"{name}.{key}": tensor for key, tensor in params.items()}
+
+
+def subtree(name: str, params: Params) -> Params:
+    """The inverse of :func:`prefix`: what lies below ``name.``, without that prefix."""
+    start = f"{name}."
+    return {key[len(start) :]: t for key, t in params.items() if key.startswith(start)}
+
+
+def norm(params: Params) -> Tensor:
+    """Euclidean norm over all tensors together; zero for no parameters."""
+    return torch.sqrt(sum((t.square().sum() for t in params.values()), torch.zeros(())))
+
+
+def all_finite(params: Params) -> bool:
+    """Whether every number of every tensor is finite."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in params.values())
+
+
+def finite_rows(params: Params) -> Tensor:
+    """For stacked parameters, which rows of the leading axis are finite throughout: bool ``[T]``."""
+    rows = [torch.isfinite(tensor).flatten(1).all(1) for tensor in params.values()]
+    return torch.stack(rows).all(0)
