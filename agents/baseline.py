@@ -31,4 +31,5 @@ def fit_predict(obs: Tensor, returns: Tensor, valid: Tensor) -> Tensor:
     weighted = (x * valid.double().reshape(-1, 1)).T
     gram = weighted @ x + RIDGE * torch.eye(x.shape[-1], dtype=torch.float64)
     coefficients = torch.linalg.solve(gram, weighted @ returns.double().flatten())
-    return (x @ coefficients).reshape(returns.shape)
+    value: Tensor = x @ coefficients
+    return value.reshape(returns.shape)

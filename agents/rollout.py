@@ -1,0 +1,88 @@
+"""Collecting episodes: all simulations of all tasks step together under one stacked policy call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from warprl.agents.policy import GaussianPolicy, gaussian_log_prob
+from warprl.types import BatchEnv, Params, Rollout, Task
+
+
+@dataclass
+class Timing:
+    """Seconds spent by purpose; added up over the rollouts and steps of an adaptation."""
+
+    physics: float = 0.0
+    policy: float = 0.0
+    inner: float = 0.0
+
+
+def collect(
+    env: BatchEnv,
+    policy: GaussianPolicy,
+    theta: Params,
+    phi: Params,
+    tasks: Sequence[Task],
+    reset_rngs: Sequence[np.random.Generator],
+    action_rngs: Sequence[np.random.Generator],
+    timing: Timing,
+) -> Rollout:
+    """One rollout of T tasks under stacked theta ``[T, ...]``, E = ``env.num_envs / T`` episodes each.
+
+    The exploration noise of a task is drawn from its own generator for the whole horizon at once, so
+    that it depends neither on the other tasks nor on when episodes end.
+    """
+    began = time.perf_counter()
+    t, e, h = len(tasks), env.num_envs // len(tasks), env.horizon
+    a, o = policy.act_dim, policy.obs_dim
+    noise = _noise(action_rngs, h, e, a)
+    obs = torch.zeros(t, e, h, o)
+    act = torch.zeros(t, e, h, a)
+    reward = np.zeros((t * e, h), dtype=np.float32)
+    valid = np.zeros((t * e, h), dtype=np.float32)
+    alive = np.ones(t * e, dtype=bool)
+    std = theta["log_std"].exp().unsqueeze(1)
+    physics = -time.perf_counter()
+    latest = env.reset(tasks, reset_rngs)
+    physics += time.perf_counter()
+    for step in range(h):
+        with torch.no_grad():
+            seen = torch.from_numpy(latest.astype(np.float32)).view(t, e, o)
+            action = torch.addcmul(policy.mean(theta, phi, seen), std, noise[step])
+            obs[:, :, step] = seen
+            act[:, :, step] = action
+        valid[:, step] = alive
+        physics -= time.perf_counter()
+        latest, gained, terminated = env.step(action.view(t * e, a).numpy())
+        physics += time.perf_counter()
+        reward[:, step] = np.where(alive, gained, 0.0)
+        alive &= ~terminated
+        if not alive.any():
+            break
+    with torch.no_grad():
+        log_std = theta["log_std"].view(t, 1, 1, a)
+        logp = gaussian_log_prob(noise.permute(1, 2, 0, 3), log_std)
+    timing.physics += physics
+    timing.policy += time.perf_counter() - began - physics
+    return Rollout(
+        obs=obs,
+        act=act,
+        logp=logp,
+        reward=torch.from_numpy(reward).view(t, e, h),
+        valid=torch.from_numpy(valid).view(t, e, h),
+        terminated=torch.from_numpy(~alive).view(t, e),
+        fault=torch.from_numpy(env.faults()).view(t, e).any(1),
+    )
+
+
+def _noise(rngs: Sequence[np.random.Generator], h: int, e: int, a: int) -> torch.Tensor:
+    """Standard normal noise ``[H, T, E, A]``, one generator a task."""
+    noise = np.empty((h, len(rngs), e, a), dtype=np.float32)
+    for task, rng in enumerate(rngs):
+        noise[:, task] = rng.standard_normal((h, e, a), dtype=np.float32)
+    return torch.from_numpy(noise)

@@ -1,0 +1,112 @@
+"""The buffer of trajectory states between collection and the meta-update (algorithm 2 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from warprl import params as P
+from warprl.types import Batch, Trajectory, TrajectoryState
+
+Indices = NDArray[np.int64]
+
+
+class TrajectoryBuffer:
+    """Holds adaptation trajectories; hands out their states ``(task, k)`` by number.
+
+    State ``s`` is step ``s % K`` of the trajectory in row ``s // K``.
+    """
+
+    def __init__(self) -> None:
+        self._held: Trajectory | None = None
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Add trajectories; rows whose ``finite`` is False are left out.
+
+        Raises ValueError if the number of inner steps differs from what the buffer holds.
+        """
+        kept = trajectory_rows(trajectory, torch.nonzero(trajectory.finite).squeeze(1))
+        if self._held is None:
+            self._held = kept
+        elif self._held.returns.shape[1] != kept.returns.shape[1]:
+            raise ValueError(
+                f"the buffer holds trajectories of {self._held.returns.shape[1] - 1} inner steps, "
+                f"got {kept.returns.shape[1] - 1}"
+            )
+        else:
+            self._held = concatenate([self._held, kept])
+
+    def clear(self) -> None:
+        """Forget everything: states are on-policy data and serve one meta-update only."""
+        self._held = None
+
+    @property
+    def tasks(self) -> int:
+        """Number of trajectories held."""
+        return 0 if self._held is None else len(self._held.task)
+
+    def __len__(self) -> int:
+        """Number of states held."""
+        return 0 if self._held is None else self.tasks * (self._held.returns.shape[1] - 1)
+
+    def draw(self, rng: np.random.Generator, minibatches: int) -> Iterator[tuple[Indices, Indices]]:
+        """One pass without replacement, in ``minibatches`` parts: (state numbers, trajectory rows).
+
+        Both are shuffled and split on their own, so that each part carries its share of the
+        states, for phi, and of the whole trajectories, for theta_0.
+        """
+        states = np.array_split(rng.permutation(len(self)), minibatches)
+        rows = np.array_split(rng.permutation(self.tasks), minibatches)
+        return iter([(np.sort(s), np.sort(r)) for s, r in zip(states, rows, strict=True)])
+
+    def states(self, numbers: Indices) -> TrajectoryState:
+        """The states of these numbers, stacked ``[S, ...]``."""
+        held = self._require()
+        row, step = np.divmod(numbers, held.returns.shape[1] - 1)
+        t, k = torch.from_numpy(row), torch.from_numpy(step)
+        return TrajectoryState(
+            task=held.task[t],
+            step=k,
+            theta=P.select(held.theta, t, k),
+            support=_gather(held.data, t, k),
+            query=_gather(held.data, t, k + 1),
+        )
+
+    def trajectories(self, rows: Indices) -> Trajectory:
+        """The trajectories in these rows, stacked ``[T, ...]``."""
+        return trajectory_rows(self._require(), torch.from_numpy(rows))
+
+    def _require(self) -> Trajectory:
+        if self._held is None:
+            raise ValueError("the buffer is empty")
+        return self._held
+
+
+def trajectory_rows(trajectory: Trajectory, rows: Tensor) -> Trajectory:
+    """A trajectory batch restricted to some rows."""
+    return Trajectory(
+        task=trajectory.task[rows],
+        theta=P.select(trajectory.theta, rows),
+        data=_gather(trajectory.data, rows),
+        returns=trajectory.returns[rows],
+        finite=trajectory.finite[rows],
+    )
+
+
+def concatenate(parts: list[Trajectory]) -> Trajectory:
+    """Join trajectory batches along the task axis."""
+    return Trajectory(
+        task=torch.cat([p.task for p in parts]),
+        theta={n: torch.cat([p.theta[n] for p in parts]) for n in parts[0].theta},
+        data=Batch(*(torch.cat(tensors) for tensors in zip(*(p.data for p in parts), strict=True))),
+        returns=torch.cat([p.returns for p in parts]),
+        finite=torch.cat([p.finite for p in parts]),
+    )
+
+
+def _gather(batch: Batch, *index: Tensor) -> Batch:
+    return Batch(*(tensor[index] for tensor in batch))

@@ -1,0 +1,177 @@
+"""The meta-objective of WarpGrad and the objectives of the learned initialisation. Pure functions.
+
+Notation: ``L_task`` is the inner loss, ``L_meta`` the outer one, alpha the inner step size, S the number
+of trajectory states at hand. Losses are per state, ``[S]``; nothing here averages over states.
+Equation numbers are those of Flennerhag et al., "Meta-Learning with Warped Gradient Descent", ICLR 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, assert_never
+
+import torch
+from torch import Tensor
+
+from warprl import params as P
+from warprl.types import (
+    Batch,
+    MetaLoss,
+    MetaLossValue,
+    Params,
+    TaskLoss,
+    Trajectory,
+    TrajectoryState,
+)
+
+ObjectiveKind = Literal["exact", "approximate"]
+InitKind = Literal["fixed", "leap", "reptile", "fomaml", "maml"]
+
+
+def inner_step(
+    task_loss: TaskLoss,
+    theta: Params,
+    phi: Params,
+    batch: Batch,
+    lr: float,
+    *,
+    create_graph: bool = False,
+) -> Params:
+    """``theta - alpha grad_theta L_task(theta; phi, D)`` for every row of stacked theta.
+
+    The gradient reaches theta through the warp layers, which precondition it (eq. 6). With
+    ``create_graph`` the result keeps its dependence on theta and phi; without, it is a constant.
+    """
+    with torch.enable_grad():
+        if not create_graph:
+            theta = P.leaves(theta)
+            phi = P.detach(phi)
+        loss = task_loss(theta, phi, batch).sum()
+        gradients = torch.autograd.grad(loss, list(theta.values()), create_graph=create_graph)
+    return {
+        name: (tensor if create_graph else tensor.detach()) - lr * gradient
+        for (name, tensor), gradient in zip(theta.items(), gradients, strict=True)
+    }
+
+
+def warp_objective(
+    kind: ObjectiveKind,
+    task_loss: TaskLoss,
+    meta_loss: MetaLoss,
+    phi: Params,
+    state: TrajectoryState,
+    lr: float,
+    kl_coefficient: float,
+) -> MetaLossValue:
+    """The look-ahead loss of each state as a function of phi, ``[S]``.
+
+    ``exact`` (eq. 11): ``L_meta(theta_k - alpha grad L_task(theta_k; phi, D_k); phi, D_{k+1})``, in which phi
+    acts twice. ``approximate`` (eq. 12): the same with a stop-gradient round the look-ahead.
+    """
+    match kind:
+        case "exact":
+            theta = P.leaves(state.theta)
+            ahead = inner_step(task_loss, theta, phi, state.support, lr, create_graph=True)
+        case "approximate":
+            ahead = inner_step(task_loss, state.theta, phi, state.support, lr)
+        case _:
+            assert_never(kind)
+    return meta_loss(ahead, phi, state.query, kl_coefficient)
+
+
+class InitGradient(NamedTuple):
+    """Gradients of the initialisation objective, stacked ``[T, ...]``, with its meta-loss and KL ``[T]``.
+
+    The last two are zero for the kinds that look at no meta-loss.
+    """
+
+    gradient: Params
+    value: MetaLossValue
+
+
+def init_gradient(
+    kind: InitKind,
+    task_loss: TaskLoss,
+    meta_loss: MetaLoss,
+    theta_0: Params,
+    phi: Params,
+    trajectory: Trajectory,
+    lr: float,
+    kl_coefficient: float,
+) -> InitGradient:
+    """Gradient of ``C(theta_0)`` (eq. 13), stacked over the tasks ``[T, ...]``, with phi held constant.
+
+    * ``fixed``: zero.
+    * ``reptile``: ``1/2 ||theta_0 - sg[theta_K]||^2`` (Nichol et al., 2018).
+    * ``fomaml``: ``L_meta(theta_K; phi, D_K)``, first order (Finn et al., ICML 2017).
+    * ``maml``: ``L_meta`` after K inner steps on the stored D_0 .. D_{K-1}, differentiated through all.
+    * ``leap``: the length of the path in (theta, loss) space (Flennerhag et al., ICLR 2019, eq. 8).
+
+    theta_0 is unstacked ``[...]``. The trajectories were drawn from an initialisation that theta_0
+    may have left since (later epochs); the first-order kinds then take the visited points to move
+    along with it, which is their approximation ``d theta_k / d theta_0 = 1`` itself.
+    """
+    phi = P.detach(phi)
+    start = P.broadcast(P.detach(theta_0), len(trajectory.task))
+    shift = {n: tensor - trajectory.theta[n][:, 0] for n, tensor in start.items()}
+    last = trajectory.returns.shape[1] - 1
+    none = torch.zeros(len(trajectory.task))
+    match kind:
+        case "fixed":
+            return InitGradient(P.zeros_like(start), MetaLossValue(none, none))
+        case "reptile":
+            gradient = {n: tensor - trajectory.theta[n][:, last] for n, tensor in start.items()}
+            return InitGradient(gradient, MetaLossValue(none, none))
+        case "leap":
+            gradient = _path_length_gradient(task_loss, phi, trajectory, shift)
+            return InitGradient(gradient, MetaLossValue(none, none))
+        case "fomaml":
+            leaves = P.leaves(P.add(P.select(trajectory.theta, slice(None), last), shift))
+            theta = leaves
+        case "maml":
+            leaves = theta = P.leaves(start)
+            for k in range(last):
+                batch = _data(trajectory, k)
+                theta = inner_step(task_loss, theta, phi, batch, lr, create_graph=True)
+        case _:
+            assert_never(kind)
+    value = meta_loss(theta, phi, _data(trajectory, last), kl_coefficient)
+    gradient = _gradient(value.loss, leaves)
+    return InitGradient(gradient, MetaLossValue(value.loss.detach(), value.kl.detach()))
+
+
+def _gradient(loss: Tensor, inputs: Params) -> Params:
+    return dict(zip(inputs, torch.autograd.grad(loss.sum(), list(inputs.values())), strict=True))
+
+
+def _path_length_gradient(
+    task_loss: TaskLoss, phi: Params, trajectory: Trajectory, shift: Params
+) -> Params:
+    """``-sum_k (dtheta_k + dL_k grad L(theta_k)) / ||(dtheta_k, dL_k)||``, stacked ``[T, ...]``.
+
+    Both ends of segment k are measured with the loss on D_k, whose gradient made the step. The
+    end of a segment and the dependence of theta_k on theta_0 beyond a shift are held constant.
+    """
+    points = trajectory.returns.shape[1]
+    total = P.zeros_like(P.select(trajectory.theta, slice(None), 0))
+    for k in range(points - 1):
+        batch = _data(trajectory, k)
+        here = P.leaves(P.add(P.select(trajectory.theta, slice(None), k), shift))
+        there = P.select(trajectory.theta, slice(None), k + 1)
+        loss = task_loss(here, phi, batch)
+        gradient = _gradient(loss, here)
+        with torch.no_grad():
+            fall = task_loss(there, phi, batch) - loss
+            move = {n: there[n] - here[n] for n in here}
+            squares = [m.square().flatten(1).sum(1) for m in move.values()]
+            length = torch.sqrt(torch.stack([fall.square(), *squares]).sum(0)).clamp_min(1e-12)
+            for n in total:
+                total[n] -= (move[n] + _rows(fall, move[n]) * gradient[n]) / _rows(length, move[n])
+    return total
+
+
+def _data(trajectory: Trajectory, k: int) -> Batch:
+    return Batch(*(tensor[:, k] for tensor in trajectory.data))
+
+
+def _rows(scalars: Tensor, like: Tensor) -> Tensor:
+    return scalars.reshape(-1, *[1] * (like.dim() - 1))
