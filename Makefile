@@ -1,0 +1,70 @@
+# Every target sets itself up: it needs Python 3.11 or newer, git and make, and installs into .venv only.
+#   make demo            the main job, from an empty checkout to a video
+#   make test            the tests
+# PYTHON=...      the interpreter to build .venv with (default: the first of python3, python3.13, ... that is >= 3.11)
+# TORCH_INDEX=... where torch comes from; the default offers CPU builds, empty leaves it to pip's own settings
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+READY := .venv/ready
+TESTS ?=
+
+.PHONY: help setup demo test slow-test lint type check format build lock clean
+.PHONY: benchmark-throughput benchmark-learning
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## install everything into .venv (every other target does it by itself)
+
+# torch comes first and alone: a GPU build drags gigabytes along, and only torch may come from TORCH_INDEX.
+# Where that index cannot be reached, pip says so and takes torch from where it takes everything else.
+$(READY): pyproject.toml constraints.txt
+	@if [ -z "$(PYTHON)" ]; then echo "WarpRL needs Python 3.11 or newer; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; fi
+	@if [ ! -d warprl/envs ]; then echo "warprl/envs is no symbolic link here; clone again with: git clone -c core.symlinks=true" >&2; exit 2; fi
+	@if [ ! -x $(BIN)/pip ] && ! $(PYTHON) -m venv --clear .venv; then \
+		rm -rf .venv; echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; fi
+	$(BIN)/pip install --quiet --retries 2 --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+test: $(READY) ## the tests (one file: make test TESTS=tests/test_warp.py)
+	$(BIN)/python -m pytest $(TESTS)
+
+slow-test: $(READY) ## the tests that take minutes: learning, long determinism runs
+	$(BIN)/python -m pytest -m slow $(TESTS)
+
+lint: $(READY) ## ruff: style, imports, docstrings, formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(READY) ## mypy, strict, over the package, the tests and the benchmarks
+	$(BIN)/mypy
+
+check: lint type test ## everything that CI runs, except the demo
+
+format: $(READY) ## rewrite the code as `make lint` wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+build: $(READY) ## the wheel and the source distribution, in dist/
+	$(BIN)/python -m build --no-isolation
+
+benchmark-throughput: $(READY) ## steps per second against the raw physics (minutes; wants an idle machine)
+	$(BIN)/python benchmarks/throughput.py
+
+benchmark-learning: $(READY) ## learning curves of the presets (hours)
+	$(BIN)/python benchmarks/learning.py
+
+lock: $(READY) ## rewrite constraints.txt from what .venv holds
+	$(BIN)/pip freeze --all --exclude pip --exclude-editable | sed -E 's/\+cpu$$//' > constraints.txt
+
+clean: ## remove .venv and everything that tools left; keeps runs/
+	rm -rf .venv build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

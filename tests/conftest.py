@@ -1,0 +1,25 @@
+"""What every test may rely on: one thread, deterministic torch, no display, and no Ray left behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ray_is_shut_down_at_the_end() -> Iterator[None]:
+    """Tests start Ray only where they need it; whoever did shares one, and it ends here."""
+    yield
+    ray = sys.modules.get("ray")
+    if ray is not None:
+        ray.shutdown()
