@@ -1,4 +1,4 @@
-"""What every test may rely on: one thread, deterministic torch, no display, and no Ray left behind."""
+"""What every test may rely on: one thread, deterministic torch, no display, no Ray left running."""
 
 from __future__ import annotations
 
