@@ -1,0 +1,274 @@
+"""The ``warprl`` command.
+
+Everything heavy is imported inside the verbs, so that ``warprl --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from warprl import __version__
+from warprl.launch.errors import UserError
+from warprl.launch.outcome import Outcome, to_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+AGENTS = "warpgrad, maml, fomaml, reptile or promp"
+# typer brings its own copy of click and names the base of its usage errors only as a base.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="warprl",
+    help="Meta-train policies with Warped Gradient Descent, and see how they adapt.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")
+]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/, or a path.")]
+Checkpoint = Annotated[
+    int | None, typer.Option(help="Iteration of the checkpoint to use.  [default: the newest]")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"warprl {__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+@app.command()
+def train(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="See 'warprl envs'.")],
+    agent: Annotated[
+        str, typer.Option(metavar="PRESET", help=f"Named agent: {AGENTS}.")
+    ] = "warpgrad",
+    iterations: Annotated[int | None, typer.Option(help="Meta-iterations.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Ray workers; 0 samples in this process.  [default: one a core]"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random number.")] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Run folder: a new name or path.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of config.yaml."),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Meta-train an agent on a task family. Prints the run folder last."""
+
+    def work() -> Outcome:
+        from warprl.launch import config, train
+
+        options = {"iterations": iterations, "workers": workers, "seed": seed}
+        resolved = config.resolve(family, agent, options, settings or ())
+        return train.start(resolved, run, _console(json))
+
+    return _finish(work, json)
+
+
+@app.command()
+def resume(
+    run: Run,
+    iterations: Annotated[
+        int | None, typer.Option(help="Go on for this many.  [default: to the planned end]")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Continue a run exactly where its newest checkpoint left it."""
+
+    def work() -> Outcome:
+        from warprl.launch import runs, train
+
+        return train.resume(runs.find(run), iterations, _console(json))
+
+    return _finish(work, json)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    steps: Annotated[
+        int | None, typer.Option(help="Inner steps; may exceed training.  [default: 3 or more]")
+    ] = None,
+    episodes: Annotated[
+        int | None, typer.Option(help="Episodes a task and step.  [default: as in training]")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="RUN", help="A second run of the same family.")
+    ] = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Compare with the policy before training.")
+    ] = False,
+    checkpoint: Checkpoint = None,
+    seed: Annotated[int | None, typer.Option(help="[default: the run's]")] = None,
+    json: Json = False,
+) -> int:
+    """Measure how a run adapts to held-out tasks: returns after 0..N inner steps."""
+
+    def work() -> Outcome:
+        from warprl.launch import evaluate, runs
+
+        folder, other = runs.find(run), None if against is None else runs.find(against)
+        return evaluate.evaluate(
+            folder, steps=steps, episodes=episodes, against=other, untrained=untrained,
+            checkpoint=checkpoint, seed=seed, console=_console(json),
+        )  # fmt: skip
+
+    return _finish(work, json)
+
+
+@app.command()
+def render(
+    run: Run,
+    task: Annotated[int, typer.Option(help="Position among the held-out tasks.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="Inner steps.  [default: as in training]")
+    ] = None,
+    checkpoint: Checkpoint = None,
+    json: Json = False,
+) -> int:
+    """Film one task before and after 1..K inner steps, side by side."""
+
+    def work() -> Outcome:
+        from warprl.launch import render, runs
+
+        return render.render(runs.find(run), task, steps, checkpoint, _console(json))
+
+    return _finish(work, json)
+
+
+@app.command()
+def envs(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A task family.")] = None,
+    json: Json = False,
+) -> int:
+    """List the task families, or print the definition card of one."""
+
+    def work() -> Outcome:
+        return _families() if name is None else _family(name)
+
+    return _finish(work, json)
+
+
+@app.command()
+def config(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="See 'warprl envs'.")],
+    agent: Annotated[str, typer.Option(metavar="PRESET", help=f"One of {AGENTS}.")] = "warpgrad",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as for train."),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Print the configuration that train would use, and so every key that --set takes."""
+
+    def work() -> Outcome:
+        from warprl.launch import config
+
+        resolved = config.resolve(family, agent, {}, settings or ())
+        return Outcome(resolved.model_dump(mode="json"), config.dump(resolved).rstrip())
+
+    return _finish(work, json)
+
+
+@app.command()
+def doctor(json: Json = False) -> int:
+    """Check this machine: each part is OK, or what to do."""
+
+    def work() -> Outcome:
+        from warprl.launch import doctor
+
+        return doctor.examine()
+
+    return _finish(work, json)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 2 for bad input, in one line on stderr."""
+    try:
+        status = app(None if arguments is None else list(arguments), standalone_mode=False)
+    except UserError as error:
+        return _complain(str(error), error.status)
+    except USAGE_ERROR as error:
+        message = getattr(error, "format_message", error.__str__)()
+        return _complain(" ".join(message.split()), 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    return status or 0
+
+
+def _families() -> Outcome:
+    from warprl.envs import family_names, make_family
+
+    summaries = {name: make_family(name).definition().summary for name in family_names()}
+    rows = [[name, summary] for name, summary in summaries.items()]
+    width = max(map(len, summaries))
+    return Outcome(summaries, "\n".join(f"{name:{width}}  {line}" for name, line in rows))
+
+
+def _family(name: str) -> Outcome:
+    from dataclasses import asdict
+
+    from warprl.envs import make_family
+    from warprl.launch.config import require_family
+
+    require_family(name)
+    definition = make_family(name).definition()
+    return Outcome(asdict(definition), definition.render())
+
+
+def _finish(work: Callable[[], Outcome], json: bool) -> int:
+    with _reserved_stdout() if json else contextlib.nullcontext():
+        outcome = work()
+    typer.echo(to_json(outcome.data) if json else outcome.text)
+    return outcome.status
+
+
+def _console(json: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=json)
+
+
+@contextlib.contextmanager
+def _reserved_stdout() -> Iterator[None]:
+    """Send to stderr what anything prints, native libraries and child processes included."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"warprl: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""The configuration of a run: typed, frozen, complete, and stored beside its results.
+
+A run is configured by a family, a preset (see :mod:`warprl.agents.presets`) and single overrides such
+as ``learner.lr=3e-4``. What that resolves to is written to ``config.yaml``: it repeats the run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from warprl.agents.inner import AdaptationConfig
+from warprl.agents.policy import PolicyConfig
+from warprl.agents.presets import PRESETS
+from warprl.envs import family_names
+from warprl.launch.errors import UserError, nearest
+from warprl.learner import LearnerConfig
+
+SCHEMA_VERSION = 1
+MAX_SEED = 2**32 - 1
+
+
+class RunConfig(BaseModel):
+    """Everything that determines a run, and how it is carried out.
+
+    ``workers`` and ``checkpoint_every`` change how fast and how safe a run is, never its results.
+    ``workers`` = 0 samples inside the driver.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    family: str
+    agent: str
+    seed: Annotated[int, Ge(0), Le(MAX_SEED)] = 0
+    iterations: Annotated[int, Gt(0)] = 200
+    workers: Annotated[int, Ge(0)] = 0
+    tasks: Annotated[int, Gt(0), Field(description="tasks of a meta-batch")] = 20
+    policy: PolicyConfig
+    adaptation: AdaptationConfig
+    learner: LearnerConfig
+    checkpoint_every: Annotated[int, Gt(0)] = 10
+    keep: Annotated[int, Ge(2), Field(description="newest checkpoints kept")] = 3
+
+
+def resolve(
+    family: str, agent: str, options: Mapping[str, int | None], settings: Sequence[str] = ()
+) -> RunConfig:
+    """The configuration of a new run: the preset, then ``settings`` (``a.b=c``), then ``options``.
+
+    An option that is None was not given. Raises UserError, in one line, for an unknown name or key
+    and for a value of wrong type or range.
+    """
+    require_family(family)
+    _known("agent", agent, PRESETS)
+    preset = PRESETS[agent]
+    base = RunConfig(
+        family=family,
+        agent=agent,
+        policy=preset.policy,
+        adaptation=preset.adaptation,
+        learner=preset.learner,
+    )
+    data = base.model_dump(mode="json")
+    given = dict(map(_parse, settings)) | {k: v for k, v in options.items() if v is not None}
+    for key, value in given.items():
+        _assign(data, key, value)
+    if "workers" not in given:
+        data["workers"] = min(available_cores(), data["tasks"])
+    return _validate(data, "")
+
+
+def load(path: Path) -> RunConfig:
+    """Read a stored configuration. Raises UserError if it is broken or of another version."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is not a run's configuration")
+    version = data.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {version!r} and this warprl reads {SCHEMA_VERSION}: "
+            "use the release that wrote it"
+        )
+    config = _validate(data, f"{path}: ")
+    require_family(config.family)
+    _known("agent", config.agent, PRESETS)
+    return config
+
+
+def dump(config: RunConfig) -> str:
+    """The configuration as YAML, keys in the order of their definition."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def available_cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def require_family(name: str) -> None:
+    """Raise UserError, with the nearest name, unless there is a task family of this name."""
+    _known("family", name, family_names())
+
+
+def _known(kind: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> None:
+    if name not in known:
+        raise UserError(f"unknown {kind} {name!r}: {nearest(name, known)}")
+
+
+def _parse(setting: str) -> tuple[str, Any]:
+    """``"learner.lr=3e-4"`` to ``("learner.lr", 3e-4)``; what is not JSON is text."""
+    key, separator, text = setting.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set {setting}: expected KEY=VALUE, such as learner.lr=3e-4")
+    if text.lower() == "none":
+        return key, None
+    try:
+        return key, json.loads(text)
+    except json.JSONDecodeError:
+        return key, text
+
+
+def _assign(data: dict[str, Any], path: str, value: Any) -> None:
+    keys = [key for key, _ in _leaves(data)]
+    if path not in keys:
+        inside = [key for key in keys if key.startswith(f"{path}.")]
+        if inside:
+            raise UserError(f"{path!r} is a section: set one of its keys, such as {inside[0]!r}")
+        raise UserError(f"unknown key {path!r}: {nearest(path, keys)}")
+    if path in ("schema_version", "family", "agent"):
+        raise UserError(f"{path!r} cannot be set: it is an argument or an option of its own")
+    *sections, last = path.split(".")
+    for section in sections:
+        data = data[section]
+    data[last] = value
+
+
+def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _validate(data: dict[str, Any], where: str) -> RunConfig:
+    # Strict JSON mode: true is not 1 and 2.5 is not 2, while a list may stand for a tuple.
+    try:
+        config = RunConfig.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        raise UserError(where + _explain(error)) from error
+    if config.workers > config.tasks:
+        raise UserError(
+            f"{where}workers = {config.workers}: must not exceed tasks = {config.tasks}, "
+            "for every worker takes whole tasks"
+        )
+    return config
+
+
+def _explain(error: ValidationError) -> str:
+    """The first of pydantic's findings: which field, which value, what would be right."""
+    first = error.errors()[0]
+    path = ".".join(map(str, first["loc"]))
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key {path!r}: {nearest(path, _all_keys())}"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"key {path!r} is missing"
+    message = first["msg"].removeprefix("Input ").replace("valid ", "")
+    value = first["input"]
+    shown = value if not isinstance(value, float) or math.isfinite(value) else str(value)
+    return f"{path} = {json.dumps(shown)}: {message}"
+
+
+def _all_keys() -> list[str]:
+    preset = next(iter(PRESETS.values()))
+    config = RunConfig(
+        family="", agent="", policy=preset.policy, adaptation=preset.adaptation,
+        learner=preset.learner,
+    )  # fmt: skip
+    return [key for key, _ in _leaves(config.model_dump(mode="json"))]

@@ -1,0 +1,42 @@
+"""What a verb of the command line hands back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Outcome(NamedTuple):
+    """The same result for machines and for people, and the exit status."""
+
+    data: Mapping[str, Any]
+    text: str
+    status: int = 0
+
+
+def to_json(value: Any) -> str:
+    """One line of strict JSON: numbers that are not finite become null."""
+    return json.dumps(_strict(value), allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Plain text with the first column left- and the others right-aligned."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for row in [header, *rows]:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
