@@ -1,6 +1,6 @@
 """Per-task linear feature baseline (Duan et al., ICML 2016, appendix; the one all peers use).
 
-Features: observation clipped to +-10, its square, time t/100 with its square and cube, and a constant.
+Features: observation clipped to +-10, its square, time t/100 with its square and cube, a constant.
 """
 
 from __future__ import annotations

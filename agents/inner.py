@@ -44,12 +44,13 @@ def adapt(
     seed: int,
     iteration: int,
 ) -> tuple[Trajectory, Timing]:
-    """Adapt unstacked theta_0 to T tasks with phi frozen; K + 1 rollouts, the last one after the last step.
+    """Adapt unstacked theta_0 to T tasks with phi frozen: K steps, K + 1 rollouts.
 
-    ``indices`` are the tasks' positions in the whole meta-batch: they key the random streams, so that a
-    task's trajectory has the same bits in whichever shard it is computed. ``env`` holds T * E simulations.
-    A task whose rollout or parameters stop being finite keeps its last good parameters, is marked in
-    ``Trajectory.finite`` and disturbs no other task.
+    ``indices`` are the tasks' positions in the whole meta-batch: they key the random streams, so
+    that a task's trajectory has the same bits in whichever shard it is computed. ``env`` holds
+    T * E simulations.
+    A task whose rollout or parameters stop being finite keeps its last good parameters, is marked
+    in ``Trajectory.finite`` and disturbs no other task.
     """
     timing = Timing()
     loss = InnerLoss(policy)

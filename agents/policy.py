@@ -1,9 +1,9 @@
 """Gaussian policies called with explicit, stacked parameters.
 
-The network interleaves task layers h (parameters theta, adapted) with warp layers w (parameters phi,
-shared and frozen in adaptation): ``mean = h_L . w_{L-1} . tanh . h_{L-1} . ... . w_1 . tanh . h_1``. One warp
-stands behind each hidden activation; the output layer and the log standard deviation are the task's
-alone. Without warp layers phi is empty.
+The network interleaves task layers h (parameters theta, adapted) with warp layers w (parameters
+phi, shared and frozen in adaptation): ``h_L . w_{L-1} . tanh . h_{L-1} ... w_1 . tanh . h_1``.
+One warp stands behind each hidden activation; the output layer and the log standard deviation are
+the task's alone. Without warp layers phi is empty.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class PolicyConfig:
 class GaussianPolicy:
     """A feed-forward policy with a diagonal Gaussian over actions; it holds no parameters.
 
-    theta: ``weight_l [.., in, out]``, ``bias_l [.., out]`` for each task layer l and ``log_std [.., A]``.
+    theta: ``weight_l [.., in, out]``, ``bias_l [.., out]`` of task layer l; ``log_std [.., A]``.
     phi: ``warp_l.*`` for each hidden layer l (see :mod:`warprl.warp`).
     """
 
@@ -51,9 +51,9 @@ class GaussianPolicy:
         return (self.obs_dim, *self.config.hidden, self.act_dim)
 
     def init(self, rng: np.random.Generator) -> tuple[Params, Params]:
-        """Fresh (theta, phi), unstacked: Xavier-uniform weights (Glorot & Bengio, 2010), zero biases.
+        """Fresh (theta, phi), unstacked: Xavier-uniform weights (Glorot & Bengio, 2010), no bias.
 
-        theta does not depend on the kind of warp, so that agents that differ in it alone start alike.
+        theta does not depend on the kind of warp: agents that differ in it alone start alike.
         """
         theta: Params = {}
         for layer, (fan_in, fan_out) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
@@ -89,7 +89,7 @@ class GaussianPolicy:
 
 
 def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
-    """Log-density ``[...]`` of ``mean + exp(log_std) * noise``, for noise and log_std ``[..., A]``."""
+    """Log-density ``[...]`` of ``mean + exp(log_std) * noise``; noise and log_std ``[..., A]``."""
     return -0.5 * (noise.square() + 2.0 * log_std + LOG_2PI).sum(-1)
 
 

@@ -18,7 +18,8 @@ def discounted_returns(reward: Tensor, valid: Tensor, gamma: float) -> Tensor:
 def gae(reward: Tensor, value: Tensor, valid: Tensor, gamma: float, lam: float) -> Tensor:
     """Generalised advantage estimates (Schulman et al., ICLR 2016, eq. 16), zero at invalid steps.
 
-    ``A_t = sum_l (gamma lam)^l delta_{t+l}`` with ``delta_t = r_t + gamma V_{t+1} - V_t``. All ``[..., H]``.
+    ``A_t = sum_l (gamma lam)^l delta_{t+l}`` with ``delta_t = r_t + gamma V_{t+1} - V_t``.
+    All arguments are ``[..., H]``.
     """
     value = value * valid
     following = torch.cat([value[..., 1:], torch.zeros_like(value[..., :1])], -1)
@@ -27,7 +28,7 @@ def gae(reward: Tensor, value: Tensor, valid: Tensor, gamma: float, lam: float) 
 
 
 def normalise(advantage: Tensor, valid: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """Zero mean and unit standard deviation over the valid steps of the last two axes ``[..., E, H]``."""
+    """Zero mean and unit standard deviation over the valid steps of the axes ``[..., E, H]``."""
     dims = (-2, -1)
     count = valid.sum(dims, keepdim=True).clamp_min(1.0)
     centred = (advantage - (advantage * valid).sum(dims, keepdim=True) / count) * valid

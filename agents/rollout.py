@@ -32,10 +32,10 @@ def collect(
     action_rngs: Sequence[np.random.Generator],
     timing: Timing,
 ) -> Rollout:
-    """One rollout of T tasks under stacked theta ``[T, ...]``, E = ``env.num_envs / T`` episodes each.
+    """One rollout of T tasks under stacked theta ``[T, ...]``, ``env.num_envs / T`` episodes each.
 
-    The exploration noise of a task is drawn from its own generator for the whole horizon at once, so
-    that it depends neither on the other tasks nor on when episodes end.
+    The exploration noise of a task is drawn from its own generator for the whole horizon at once,
+    so that it depends neither on the other tasks nor on when episodes end.
     """
     began = time.perf_counter()
     t, e, h = len(tasks), env.num_envs // len(tasks), env.horizon

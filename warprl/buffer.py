@@ -1,4 +1,4 @@
-"""The buffer of trajectory states between collection and the meta-update (algorithm 2 of the paper)."""
+"""The buffer of trajectory states between collection and the meta-update (algorithm 2)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class TrajectoryBuffer:
     """
 
     def __init__(self) -> None:
+        """Start empty."""
         self._held: Trajectory | None = None
 
     def add(self, trajectory: Trajectory) -> None:

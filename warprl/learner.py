@@ -1,8 +1,8 @@
 """The central learner: from trajectory states to the next warp parameters and initialisation.
 
-State in, state out: :meth:`Learner.update` changes nothing it is given. The gradient is summed over
-small chunks of states, which fit the processor's cache, in a fixed order; several threads may compute
-the chunks, and the result has the same bits for any number of them.
+State in, state out: :meth:`Learner.update` changes nothing it is given. The gradient is summed
+over small chunks of states, which fit the processor's cache, in a fixed order; several threads may
+compute the chunks, and the result has the same bits for any number of them.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ Count = Annotated[int, Gt(0)]
 class LearnerConfig:
     """What is learned, from which objective, and how fast.
 
-    ``lr`` is the step size of phi (beta in the paper) and ``init_lr`` that of theta_0 (lambda beta).
-    ``online`` (algorithm 1) takes one step on all states; ``offline`` (algorithm 2) takes ``epochs``
-    passes over them, without replacement, in ``minibatches`` parts. The KL is that of the adapted
-    policies from those that drew the data: a pass that finds it above ``kl_limit`` ends the update, and the
-    penalty's coefficient adapts towards ``kl_target``.
+    ``lr`` is the step size of phi (beta in the paper), ``init_lr`` that of theta_0 (lambda beta).
+    ``online`` (algorithm 1) takes one step on all states; ``offline`` (algorithm 2) takes
+    ``epochs`` passes over them, without replacement, in ``minibatches`` parts. The KL is that of
+    the adapted policies from those that drew the data: a step that finds it above ``kl_limit``
+    ends the update, and the penalty's coefficient adapts towards ``kl_target``.
     """
 
     objective: ObjectiveKind = "exact"
@@ -96,7 +96,7 @@ class LearnerState:
 
 
 class Report(NamedTuple):
-    """What an update did. ``diverged`` names the tasks of the meta-batch that it had to leave out."""
+    """What an update did; ``diverged`` names the tasks of the meta-batch that it left out."""
 
     metrics: dict[str, float]
     diverged: tuple[int, ...]
@@ -131,8 +131,8 @@ class Learner:
     ) -> tuple[LearnerState, Report]:
         """One meta-update from the trajectories of a meta-batch.
 
-        Tasks that diverged (``trajectory.finite``), or whose meta-gradient is not finite, are left out
-        and named. If none remains, only the iteration number changes.
+        Tasks that diverged (``trajectory.finite``), or whose meta-gradient is not finite, are left
+        out and named. If none remains, only the iteration number changes.
         """
         buffer = TrajectoryBuffer()
         buffer.add(trajectory)
@@ -203,7 +203,7 @@ class Learner:
 
 
 class _Joint(NamedTuple):
-    """The mean gradients of both objectives, and the loss and KL of the one that drives the update."""
+    """The mean gradients of both objectives, with the meta-loss and the larger KL."""
 
     theta: Params
     phi: Params

@@ -1,8 +1,9 @@
 """The meta-objective of WarpGrad and the objectives of the learned initialisation. Pure functions.
 
-Notation: ``L_task`` is the inner loss, ``L_meta`` the outer one, alpha the inner step size, S the number
-of trajectory states at hand. Losses are per state, ``[S]``; nothing here averages over states.
-Equation numbers are those of Flennerhag et al., "Meta-Learning with Warped Gradient Descent", ICLR 2020.
+Notation: ``L_task`` is the inner loss, ``L_meta`` the outer one, alpha the inner step size, S the
+number of trajectory states at hand. Losses are per state, ``[S]``; nothing here averages over
+states. Equation numbers are those of Flennerhag et al., "Meta-Learning with Warped Gradient
+Descent", ICLR 2020.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ def warp_objective(
 ) -> MetaLossValue:
     """The look-ahead loss of each state as a function of phi, ``[S]``.
 
-    ``exact`` (eq. 11): ``L_meta(theta_k - alpha grad L_task(theta_k; phi, D_k); phi, D_{k+1})``, in which phi
-    acts twice. ``approximate`` (eq. 12): the same with a stop-gradient round the look-ahead.
+    ``exact`` (eq. 11): ``L_meta(theta_k - alpha grad L_task(theta_k; phi, D_k); phi, D_{k+1})``, in
+    which phi acts twice. ``approximate`` (eq. 12): a stop-gradient round the look-ahead.
     """
     match kind:
         case "exact":
@@ -79,7 +80,7 @@ def warp_objective(
 
 
 class InitGradient(NamedTuple):
-    """Gradients of the initialisation objective, stacked ``[T, ...]``, with its meta-loss and KL ``[T]``.
+    """Gradients of the initialisation objective ``[T, ...]``, with its meta-loss and KL ``[T]``.
 
     The last two are zero for the kinds that look at no meta-loss.
     """
@@ -98,13 +99,13 @@ def init_gradient(
     lr: float,
     kl_coefficient: float,
 ) -> InitGradient:
-    """Gradient of ``C(theta_0)`` (eq. 13), stacked over the tasks ``[T, ...]``, with phi held constant.
+    """Gradient of ``C(theta_0)`` (eq. 13), stacked over tasks ``[T, ...]``, phi held constant.
 
     * ``fixed``: zero.
     * ``reptile``: ``1/2 ||theta_0 - sg[theta_K]||^2`` (Nichol et al., 2018).
     * ``fomaml``: ``L_meta(theta_K; phi, D_K)``, first order (Finn et al., ICML 2017).
-    * ``maml``: ``L_meta`` after K inner steps on the stored D_0 .. D_{K-1}, differentiated through all.
-    * ``leap``: the length of the path in (theta, loss) space (Flennerhag et al., ICLR 2019, eq. 8).
+    * ``maml``: ``L_meta`` after K inner steps on the stored D_0 .. D_{K-1}, differentiated through.
+    * ``leap``: the length of the path in (theta, loss) space (Flennerhag et al., ICLR 2019).
 
     theta_0 is unstacked ``[...]``. The trajectories were drawn from an initialisation that theta_0
     may have left since (later epochs); the first-order kinds then take the visited points to move

@@ -72,6 +72,6 @@ def all_finite(params: Params) -> bool:
 
 
 def finite_rows(params: Params) -> Tensor:
-    """For stacked parameters, which rows of the leading axis are finite throughout: bool ``[T]``."""
+    """Which rows of the leading axis of stacked parameters are finite: bool ``[T]``."""
     rows = [torch.isfinite(tensor).flatten(1).all(1) for tensor in params.values()]
     return torch.stack(rows).all(0)

@@ -1,7 +1,8 @@
 """One counter-based tree of random generators, so that results never depend on who draws when.
 
 Every random number of a run comes from a generator keyed ``(seed, iteration, task, k, purpose)``.
-Neither the number of workers, nor their order, nor a shard that was lost and recomputed can change it.
+Neither the number of workers, nor their order, nor a shard that was lost and recomputed can change
+it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _PURPOSES: dict[Purpose, int] = {
 def generator(
     seed: int, purpose: Purpose, *, iteration: int = 0, task: int = 0, k: int = 0
 ) -> np.random.Generator:
-    """The generator at one leaf of the tree; equal keys give equal streams, others independent ones.
+    """The generator at one leaf of the tree; equal keys, equal streams; others are independent.
 
     Raises ValueError if a key is negative.
     """

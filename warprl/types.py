@@ -85,13 +85,15 @@ class TrajectoryState(NamedTuple):
 
 
 class TaskLoss(Protocol):
-    """A per-task loss: stacked theta ``[S, ...]``, shared phi and data ``[S, N, ...]`` to ``[S]``."""
+    """A per-task loss."""
 
-    def __call__(self, theta: Params, phi: Params, batch: Batch) -> Tensor: ...
+    def __call__(self, theta: Params, phi: Params, batch: Batch) -> Tensor:
+        """Losses ``[S]`` of stacked theta ``[S, ...]``, shared phi and data ``[S, N, ...]``."""
+        ...
 
 
 class MetaLossValue(NamedTuple):
-    """A meta-loss ``[S]`` and the estimated KL ``[S]`` of the policy from the one that drew the data."""
+    """A meta-loss ``[S]`` and the KL ``[S]`` of the policy from the one that drew the data."""
 
     loss: Tensor
     kl: Tensor
@@ -102,13 +104,16 @@ class MetaLoss(Protocol):
 
     def __call__(
         self, theta: Params, phi: Params, batch: Batch, kl_coefficient: float
-    ) -> MetaLossValue: ...
+    ) -> MetaLossValue:
+        """Losses and KLs ``[S]`` of stacked theta ``[S, ...]`` and data ``[S, N, ...]``."""
+        ...
 
 
 class BatchEnv(Protocol):
     """``num_envs`` simulations stepped together, without automatic resets.
 
-    With T tasks and E = num_envs / T episodes each, simulation ``t * E + e`` is episode e of task t.
+    With T tasks and E = num_envs / T episodes each, simulation ``t * E + e`` is episode e of task
+    t.
     """
 
     num_envs: int
@@ -137,5 +142,5 @@ class BatchEnv(Protocol):
         ...
 
     def faults(self) -> NDArray[np.bool_]:
-        """``[N]``: the physics engine warned about (and perhaps silently reset) this simulation since the reset."""
+        """``[N]``: simulations the physics engine warned about (and may have reset) since reset."""
         ...
