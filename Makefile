@@ -30,6 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	@if [ ! -d warprl/envs ]; then echo "warprl/envs is no symbolic link here; clone again with: git clone -c core.symlinks=true" >&2; exit 2; fi
 	@if [ ! -x $(BIN)/pip ] && ! $(PYTHON) -m venv --clear .venv; then \
 		rm -rf .venv; echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; fi
+	@echo "Installing into .venv: a few minutes the first time"
 	$(BIN)/pip install --quiet --retries 2 --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
