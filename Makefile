@@ -35,6 +35,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+demo: $(READY) ## train, evaluate and film: three minutes (DEMO=short: a rehearsal; VIDEO=required: fail without GL)
+	$(BIN)/python -m warprl.launch.demo $(if $(filter short,$(DEMO)),--short) $(if $(filter required,$(VIDEO)),--require-video)
+
 test: $(READY) ## the tests (one file: make test TESTS=tests/test_warp.py)
 	$(BIN)/python -m pytest $(TESTS)
 
