@@ -32,12 +32,26 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number") from None
+
+
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")
 ]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/, or a path.")]
 Checkpoint = Annotated[
-    int | None, typer.Option(help="Iteration of the checkpoint to use.  [default: the newest]")
+    int | None,
+    typer.Option(
+        parser=_whole,
+        metavar="N",
+        help="Iteration of the checkpoint to use.",
+        show_default="the newest",
+    ),
 ]
 
 
@@ -60,12 +74,22 @@ def train(
     agent: Annotated[
         str, typer.Option(metavar="PRESET", help=f"Named agent: {AGENTS}.")
     ] = "warpgrad",
-    iterations: Annotated[int | None, typer.Option(help="Meta-iterations.")] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(parser=_whole, metavar="N", help="Meta-iterations.", show_default="200"),
+    ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Ray workers; 0 samples in this process.  [default: one a core]"),
+        typer.Option(
+            parser=_whole,
+            metavar="N",
+            help="Ray workers; 0 samples in this process.",
+            show_default="one a core",
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every random number.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(parser=_whole, metavar="N", help="Seed of every random number.")
+    ] = None,
     run: Annotated[
         str | None, typer.Option(metavar="NAME", help="Run folder: a new name or path.")
     ] = None,
@@ -91,7 +115,13 @@ def train(
 def resume(
     run: Run,
     iterations: Annotated[
-        int | None, typer.Option(help="Go on for this many.  [default: to the planned end]")
+        int | None,
+        typer.Option(
+            parser=_whole,
+            metavar="N",
+            help="Go on for this many.",
+            show_default="to the planned end",
+        ),
     ] = None,
     json: Json = False,
 ) -> int:
@@ -109,10 +139,22 @@ def resume(
 def evaluate(
     run: Run,
     steps: Annotated[
-        int | None, typer.Option(help="Inner steps; may exceed training.  [default: 3 or more]")
+        int | None,
+        typer.Option(
+            parser=_whole,
+            metavar="N",
+            help="Inner steps; may exceed training.",
+            show_default="as in training, 3 at least",
+        ),
     ] = None,
     episodes: Annotated[
-        int | None, typer.Option(help="Episodes a task and step.  [default: as in training]")
+        int | None,
+        typer.Option(
+            parser=_whole,
+            metavar="N",
+            help="Episodes a task and step.",
+            show_default="as in training",
+        ),
     ] = None,
     against: Annotated[
         str | None, typer.Option(metavar="RUN", help="A second run of the same family.")
@@ -121,7 +163,12 @@ def evaluate(
         bool, typer.Option("--untrained", help="Compare with the policy before training.")
     ] = False,
     checkpoint: Checkpoint = None,
-    seed: Annotated[int | None, typer.Option(help="[default: the run's]")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            parser=_whole, metavar="N", help="Seed of the episodes.", show_default="the run's"
+        ),
+    ] = None,
     json: Json = False,
 ) -> int:
     """Measure how a run adapts to held-out tasks: returns after 0..N inner steps."""
@@ -141,9 +188,14 @@ def evaluate(
 @app.command()
 def render(
     run: Run,
-    task: Annotated[int, typer.Option(help="Position among the held-out tasks.")] = 0,
+    task: Annotated[
+        int, typer.Option(parser=_whole, metavar="N", help="Position among the held-out tasks.")
+    ] = 0,
     steps: Annotated[
-        int | None, typer.Option(help="Inner steps.  [default: as in training]")
+        int | None,
+        typer.Option(
+            parser=_whole, metavar="N", help="Inner steps.", show_default="as in training"
+        ),
     ] = None,
     checkpoint: Checkpoint = None,
     json: Json = False,

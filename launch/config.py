@@ -1,14 +1,13 @@
 """The configuration of a run: typed, frozen, complete, and stored beside its results.
 
-A run is configured by a family, a preset (see :mod:`warprl.agents.presets`) and single overrides such
-as ``learner.lr=3e-4``. What that resolves to is written to ``config.yaml``: it repeats the run.
+A family, a preset (see :mod:`warprl.agents.presets`) and overrides such as ``learner.lr=3e-4``
+resolve to one complete configuration, which is written to ``config.yaml`` and repeats the run.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,9 +21,9 @@ from warprl.agents.policy import PolicyConfig
 from warprl.agents.presets import PRESETS
 from warprl.envs import family_names
 from warprl.launch.errors import UserError, nearest
+from warprl.launch.machine import available_cores
 from warprl.learner import LearnerConfig
 
-SCHEMA_VERSION = 1
 MAX_SEED = 2**32 - 1
 
 
@@ -37,7 +36,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     family: str
     agent: str
     seed: Annotated[int, Ge(0), Le(MAX_SEED)] = 0
@@ -89,9 +88,9 @@ def load(path: Path) -> RunConfig:
     if not isinstance(data, dict):
         raise UserError(f"{path} is not a run's configuration")
     version = data.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version != 1:
         raise UserError(
-            f"{path} has schema version {version!r} and this warprl reads {SCHEMA_VERSION}: "
+            f"{path} has schema version {version!r} and this warprl reads 1: "
             "use the release that wrote it"
         )
     config = _validate(data, f"{path}: ")
@@ -103,11 +102,6 @@ def load(path: Path) -> RunConfig:
 def dump(config: RunConfig) -> str:
     """The configuration as YAML, keys in the order of their definition."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def available_cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def require_family(name: str) -> None:

@@ -40,3 +40,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def parameters(task: Mapping[str, Any]) -> str:
+    """A task's numbers on one line: ``"direction=-1"``."""
+    return " ".join(
+        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in task.items()
+    )

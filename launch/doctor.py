@@ -1,0 +1,139 @@
+"""Checks of this machine: each part is OK, or what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from warprl import __version__
+from warprl.launch import machine, runs
+from warprl.launch.outcome import Outcome
+
+PACKAGES = ("torch", "ray", "mujoco", "gymnasium", "stable-baselines3", "numpy")
+FREE_GIB = 2.0
+RAY_PROBE = """
+import ray
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+assert ray.get(ray.remote(lambda: 42).remote(), timeout=60) == 42
+ray.shutdown()
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check saw; ``advice`` is empty if all is well."""
+
+    name: str
+    seen: str
+    advice: str = ""
+    needed: bool = True
+
+
+def examine() -> Outcome:
+    """Run every check. Exit status 0 if all that training and evaluation need is there, else 1."""
+    findings = [check() for check in CHECKS]
+    sound = not any(finding.needed and finding.advice for finding in findings)
+    width = max(len(finding.name) for finding in findings)
+    lines = [
+        f"{'OK  ' if not f.advice else 'FAIL' if f.needed else 'WARN'}  {f.name:{width}}  {f.seen}"
+        + (f"\n{'':{width + 6}}  to do: {f.advice}" if f.advice else "")
+        for f in findings
+    ]
+    data = {"ok": sound, "checks": [asdict(finding) for finding in findings]}
+    return Outcome(data, "\n".join(lines), 0 if sound else 1)
+
+
+def check_versions() -> Finding:
+    """Python and the packages that results depend on."""
+    seen = [f"warprl {__version__}", f"Python {platform.python_version()}"]
+    missing = []
+    for package in PACKAGES:
+        try:
+            seen.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(package)
+    advice = f"install WarpRL again: {', '.join(missing)} missing" if missing else ""
+    return Finding("versions", ", ".join(seen), advice)
+
+
+def check_cores() -> Finding:
+    """How many workers this process can feed."""
+    cores = machine.available_cores()
+    return Finding("cores", f"{cores}: up to {cores} workers sample at full speed")
+
+
+def check_physics() -> Finding:
+    """Whether the installed mujoco has the native batch that all families step on."""
+    if importlib.util.find_spec("mujoco.batch") is None:
+        return Finding("physics", "mujoco has no native batch", "pip install 'mujoco>=3.17'")
+    return Finding("physics", "native batch found")
+
+
+def check_ray() -> Finding:
+    """Start a local Ray and run one task, in a process of its own."""
+    failure = _failure(RAY_PROBE)
+    if failure is None:
+        return Finding("ray", "starts and runs a task")
+    advice = "see the message; '--workers 0' trains without Ray workers meanwhile"
+    return Finding("ray", f"does not start: {failure}", advice)
+
+
+def check_graphics() -> Finding:
+    """Whether ``warprl render`` can draw; nothing else needs it."""
+    backend = machine.find_backend()
+    if backend is None:
+        return Finding("graphics", "no OpenGL for rendering", machine.advice(), needed=False)
+    return Finding("graphics", f"renders with MUJOCO_GL={backend}", needed=False)
+
+
+def check_ffmpeg() -> Finding:
+    """Whether ``warprl render`` can write a video."""
+    failure = _failure("import imageio_ffmpeg; imageio_ffmpeg.get_ffmpeg_version()")
+    if failure is not None:
+        return Finding("ffmpeg", failure, "pip install imageio-ffmpeg", needed=False)
+    return Finding("ffmpeg", "found", needed=False)
+
+
+def check_disk() -> Finding:
+    """Room for runs, and for Ray's temporary files."""
+    places = {runs.root().absolute(), Path(tempfile.gettempdir())}
+    free = {place: shutil.disk_usage(_existing(place)).free / 2**30 for place in sorted(places)}
+    seen = ", ".join(f"{gib:.1f} GiB free in {place}" for place, gib in free.items())
+    tight = [str(place) for place, gib in free.items() if gib < FREE_GIB]
+    advice = f"free {FREE_GIB:.0f} GiB in {' and '.join(tight)}" if tight else ""
+    return Finding("disk", seen, advice)
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)
+
+
+def _failure(code: str) -> str | None:
+    """What Python says last before it fails on ``code``, or None if it does not fail."""
+    command = [sys.executable, "-c", code]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired:
+        return "no answer within two minutes"
+    if done.returncode == 0:
+        return None
+    return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    check_versions,
+    check_cores,
+    check_physics,
+    check_ray,
+    check_graphics,
+    check_ffmpeg,
+    check_disk,
+)

@@ -1,0 +1,64 @@
+"""What this machine offers: cores, and a GL backend to draw with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from warprl.launch.errors import MissingGraphicsError
+
+BACKENDS = ("egl", "osmesa")
+PACKAGES = "libegl1 libgl1-mesa-dri"
+PROBE = """
+import mujoco
+model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><light/></worldbody></mujoco>")
+with mujoco.Renderer(model, 16, 16) as renderer:
+    renderer.update_scene(mujoco.MjData(model))
+    renderer.render()
+"""
+
+
+def available_cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def works(backend: str) -> bool:
+    """Whether a process with this ``MUJOCO_GL`` draws a picture.
+
+    It has to be another process: a backend that is missing makes ``import mujoco`` itself fail, and
+    the choice cannot be changed after the import.
+    """
+    try:
+        subprocess.run(
+            [sys.executable, "-c", PROBE],
+            env={**os.environ, "MUJOCO_GL": backend},
+            capture_output=True,
+            timeout=60,
+            check=True,
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return False
+    return True
+
+
+def find_backend() -> str | None:
+    """The backend to draw with: the user's ``MUJOCO_GL`` if set, else the first that works."""
+    chosen = os.environ.get("MUJOCO_GL")
+    return next((name for name in ([chosen] if chosen else BACKENDS) if works(name)), None)
+
+
+def require_backend() -> str:
+    """The backend to draw with. Raises MissingGraphicsError, which says what to install."""
+    backend = find_backend()
+    if backend is None:
+        chosen = os.environ.get("MUJOCO_GL")
+        found = f"MUJOCO_GL={chosen} does not work" if chosen else "no OpenGL"
+        raise MissingGraphicsError(f"cannot render: {found} on this machine; {advice()}")
+    return backend
+
+
+def advice() -> str:
+    """What to do where nothing can be drawn."""
+    return f"install it with 'apt-get install {PACKAGES}' and set MUJOCO_GL=egl"

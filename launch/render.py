@@ -1,0 +1,232 @@
+"""One video of one task: the policy before adaptation and after 1..K inner steps, side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from warprl.launch import machine, runs
+from warprl.launch.errors import RunFailedError, UserError
+from warprl.launch.outcome import Outcome, parameters
+
+if TYPE_CHECKING:
+    import mujoco
+
+    from warprl.launch.stored import StoredRun
+    from warprl.types import BatchEnv, Task
+
+# Pixels; all of them multiples of 16, the block of the video format.
+PANEL = 320
+CAPTION = 48
+TITLE = 32
+COLUMNS = 4
+INK, PAPER = (20, 20, 20), (245, 245, 245)
+
+Image = NDArray[np.uint8]  # [height, width, 3]
+Positions = NDArray[np.float64]
+
+
+class Episode(NamedTuple):
+    """One recorded episode up to its end: ``qpos`` before each step and after the last; rewards."""
+
+    qpos: list[Positions]
+    reward: list[float]
+
+
+class Panel(NamedTuple):
+    """One part of the picture: two lines of text above the poses of one episode."""
+
+    caption: tuple[str, str]
+    qpos: Sequence[Positions]
+
+
+class Recorder:
+    """A :class:`warprl.types.BatchEnv` of a family that also keeps what its simulation 0 does.
+
+    Adaptation runs on it unchanged, so that a film shows the very episodes that it adapted on.
+    """
+
+    def __init__(self, batch: BatchEnv) -> None:
+        """Record ``batch``."""
+        self._batch = batch
+        self._running = False
+        self.num_envs = batch.num_envs
+        self.horizon = batch.horizon
+        self.observation_space = batch.observation_space
+        self.action_space = batch.action_space
+        self.faults = batch.faults
+        self.episodes: list[Episode] = []
+
+    def reset(
+        self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
+    ) -> NDArray[np.float64]:
+        """Reset the batch and begin to record an episode."""
+        observation = self._batch.reset(tasks, generators)
+        self.episodes.append(Episode([self._batch.render_state(0)], []))
+        self._running = True
+        return observation
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Step the batch; record simulation 0 until it terminates."""
+        observation, reward, terminated = self._batch.step(action)
+        if self._running:
+            self.episodes[-1].qpos.append(self._batch.render_state(0))
+            self.episodes[-1].reward.append(float(reward[0]))
+            self._running = not terminated[0]
+        return observation, reward, terminated
+
+
+def render(
+    folder: Path, task: int, steps: int | None, checkpoint: int | None, console: Console
+) -> Outcome:
+    """Film held-out task number ``task`` before and after 1..``steps`` inner steps.
+
+    Raises MissingGraphicsError, before any work is done, where nothing can be drawn, and UserError
+    for a task, number of steps or checkpoint that does not exist. Call it in a process that has not
+    imported mujoco yet: the GL backend is chosen at that import.
+    """
+    os.environ["MUJOCO_GL"] = machine.require_backend()
+    from warprl.launch import stored
+
+    run = stored.open_run(folder, checkpoint)
+    steps = run.config.adaptation.steps if steps is None else steps
+    if steps < 1:
+        raise UserError(f"--steps {steps}: must be 1 or more")
+    tasks = run.family.held_out_tasks()
+    if not 0 <= task < len(tasks):
+        raise UserError(
+            f"--task {task}: {run.config.family} has held-out tasks 0 to {len(tasks) - 1}"
+        )
+    runs.require_writable(folder)
+    with console.status("adapting"):
+        episodes, means = record(run, tasks[task], task, steps)
+    panels = [
+        Panel(_caption(k, episode, mean, run.config.adaptation.episodes), episode.qpos)
+        for k, (episode, mean) in enumerate(zip(episodes, means, strict=True))
+    ]
+    title = (
+        f"{run.config.family}   task {task}: {parameters(asdict(tasks[task]))}   "
+        f"{run.config.agent}, iteration {run.iteration}"
+    )
+    path = folder / "videos" / f"task{task}-iteration{run.iteration}-{datetime.now():%H%M%S%f}.mp4"
+    model = run.family.render_model(tasks[task])
+    with console.status("drawing"):
+        frames = film(model, panels, title)
+        write(path, frames, round(1.0 / run.family.dt))
+    data = {
+        "video": str(path),
+        "family": run.config.family,
+        "task": task,
+        "checkpoint": run.iteration,
+        "returns": [sum(episode.reward) for episode in episodes],
+        "mean_returns": means,
+    }
+    lines = [f"{' '.join(panel.caption)}" for panel in panels]
+    return Outcome(data, "\n".join([*lines, str(path)]))
+
+
+def record(
+    run: StoredRun, task: Task, number: int, steps: int
+) -> tuple[list[Episode], list[float]]:
+    """The first episode and the mean return after each of 0..``steps`` inner steps."""
+    import torch
+
+    from warprl.agents.inner import adapt
+
+    torch.set_num_threads(1)
+    config = replace(run.config.adaptation, steps=steps)
+    recorder = Recorder(run.family.make_batch(config.episodes))
+    trajectory, _ = adapt(
+        recorder, run.policy, run.theta, run.phi, [task], [number], config, run.config.seed, 0
+    )
+    return recorder.episodes, trajectory.returns[0].tolist()
+
+
+def film(model: mujoco.MjModel, panels: Sequence[Panel], title: str) -> Iterator[Image]:
+    """Pictures of all panels step by step; an episode that ended shows its last pose."""
+    import mujoco
+
+    # Software OpenGL spends most of its time on these: 181 pictures a second without, 12 with them.
+    model.vis.quality.offsamples = 0
+    data = mujoco.MjData(model)
+    camera = _camera(model)
+    canvas = _canvas([panel.caption for panel in panels], title)
+    with mujoco.Renderer(model, PANEL, PANEL) as renderer:
+        for step in range(max(len(panel.qpos) for panel in panels)):
+            for number, panel in enumerate(panels):
+                data.qpos[:] = panel.qpos[min(step, len(panel.qpos) - 1)]
+                mujoco.mj_forward(model, data)
+                renderer.update_scene(data, camera)
+                renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+                renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+                left, top = _corner(number)
+                top += CAPTION
+                canvas[top : top + PANEL, left : left + PANEL] = renderer.render()
+            yield canvas.copy()
+
+
+def write(path: Path, frames: Iterator[Image], fps: int) -> None:
+    """Encode pictures as an mp4. The file appears under its name only when it is complete.
+
+    Raises RunFailedError if it cannot be written.
+    """
+    import imageio_ffmpeg
+
+    partial = path.with_suffix(".partial.mp4")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        first = next(frames)
+        height, width, _ = first.shape
+        with closing(imageio_ffmpeg.write_frames(str(partial), (width, height), fps=fps)) as sink:
+            sink.send(None)
+            sink.send(first)
+            for frame in frames:
+                sink.send(frame)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunFailedError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _caption(step: int, episode: Episode, mean: float, episodes: int) -> tuple[str, str]:
+    when = f"after {step} inner step{'s' * (step > 1)}" if step else "before adaptation"
+    return when, f"return {sum(episode.reward):.1f} (mean of {episodes}: {mean:.1f})"
+
+
+def _corner(panel: int) -> tuple[int, int]:
+    """Left and top pixel of a panel, its caption included."""
+    row, column = divmod(panel, COLUMNS)
+    return column * PANEL, TITLE + row * (CAPTION + PANEL)
+
+
+def _canvas(captions: Sequence[tuple[str, str]], title: str) -> Image:
+    """The picture with all its text and room for the panels."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw, ImageFont
+
+    rows, columns = -(-len(captions) // COLUMNS), min(len(captions), COLUMNS)
+    size = (columns * PANEL, TITLE + rows * (CAPTION + PANEL))
+    picture = Pillow.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=15)
+    draw.text((8, 8), title, INK, font)
+    for number, lines in enumerate(captions):
+        left, top = _corner(number)
+        draw.multiline_text((left + 8, top + 4), "\n".join(lines), INK, font)
+    return np.array(picture)
+
+
+def _camera(model: mujoco.MjModel) -> int:
+    """The model's own camera; -1, the free one, if it has none."""
+    return 0 if model.ncam else -1

@@ -1,0 +1,112 @@
+"""The files and the text of an evaluation, from its summary alone."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warprl.launch.outcome import parameters, table
+
+Summary = Mapping[str, Any]
+
+
+def write_curve(path: Path, summary: Summary) -> None:
+    """One line for each policy and number of inner steps."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["policy", "inner_step", "mean", "stderr", "low", "high", "n"])
+        for curve in summary["curves"]:
+            for step, point in enumerate(curve["curve"]):
+                writer.writerow([curve["policy"], step, *point.values()])
+
+
+def write_tasks(path: Path, summary: Summary) -> None:
+    """One line for each policy and adaptation."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        steps = [f"return_step_{k}" for k in range(summary["inner_steps"] + 1)]
+        writer.writerow(["policy", "task", "parameters", "repeat", "finite", *steps])
+        for curve in summary["curves"]:
+            for row in curve["adaptations"]:
+                writer.writerow([
+                    curve["policy"], row["task"], parameters(row["parameters"]), row["repeat"],
+                    row["finite"], *row["returns"],
+                ])  # fmt: skip
+
+
+def plot(path: Path, summary: Summary) -> None:
+    """Draw all curves with their intervals."""
+    # The object interface needs no display and leaves matplotlib's global state alone.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for curve in summary["curves"]:
+        points = curve["curve"]
+        mean, low, high = ([point[key] for point in points] for key in ("mean", "low", "high"))
+        axes.plot(range(len(points)), mean, marker="o", label=curve["policy"])
+        axes.fill_between(range(len(points)), low, high, alpha=0.2)
+    axes.axvline(summary["trained_inner_steps"], color="grey", linestyle=":", label="training")
+    axes.set_xticks(range(summary["inner_steps"] + 1))
+    axes.set_xlabel("inner steps")
+    axes.set_ylabel("mean return, 95 % interval")
+    axes.set_title(
+        f"{summary['family']}, {summary['agent']}, iteration {summary['checkpoint']}, "
+        f"n = {summary['adaptations']}",
+        fontsize="medium",
+    )
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def text(summary: Summary) -> str:
+    """What a terminal shows: returns task by task, then every curve, then where the files are."""
+    repeated = f" x {summary['repeats']} repeats" if summary["repeats"] > 1 else ""
+    parts = [
+        _task_table(summary),
+        f"{summary['family']}, {summary['agent']}, iteration {summary['checkpoint']}: "
+        f"{summary['tasks']} held-out tasks{repeated}, n = {summary['adaptations']}, "
+        f"{summary['episodes']} episodes each at every step",
+        *map(_curve_table, summary["curves"]),
+        f"written to {summary['folder']}",
+    ]
+    return "\n\n".join(parts)
+
+
+def _task_table(summary: Summary) -> str:
+    """Mean returns of each task over its repeats."""
+    adaptations = summary["curves"][0]["adaptations"]
+    rows = []
+    for number in range(summary["tasks"]):
+        same = [row for row in adaptations if row["task"] == number]
+        means = np.mean([row["returns"] for row in same], axis=0)
+        label = f"{number}: {parameters(same[0]['parameters'])}"
+        rows.append([label, *(f"{value:.1f}" for value in means)])
+    header = ["return by task", *(f"step {k}" for k in range(summary["inner_steps"] + 1))]
+    return table(header, rows)
+
+
+def _curve_table(curve: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            f"step {step}",
+            f"{p['mean']:.1f}",
+            f"{p['stderr']:.1f}",
+            f"{p['low']:.1f} to {p['high']:.1f}",
+        ]
+        for step, p in enumerate(curve["curve"])
+    ]
+    gain = curve["gain"]
+    lines = [
+        table([curve["policy"], "mean", "std error", "95 % interval"], rows),
+        f"gain of {len(rows) - 1} inner steps: {gain['mean']:+.1f}, "
+        f"95 % interval {gain['low']:+.1f} to {gain['high']:+.1f}",
+    ]
+    for word, numbers in (("diverged", curve["diverged"]), ("left out", curve["left_out"])):
+        if numbers:
+            lines.append(f"{word}: adaptations {', '.join(map(str, numbers))}")
+    return "\n".join(lines)

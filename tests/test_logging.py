@@ -1,0 +1,138 @@
+"""What a run leaves behind and shows while it goes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from warprl.launch.logging import RunLog, duration
+from warprl.launch.statistics import estimate
+
+
+def metrics(iteration: int, **more: Any) -> dict[str, Any]:
+    return {
+        "iteration": iteration,
+        "return_step_0": -40.0 - iteration,
+        "return_step_1": -20.0,
+        "steps_per_s": 12345.6,
+        "physics_fraction": 0.625,
+        "time.physics": 1.5,
+        **more,
+    }
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def write(folder: Path, console: Console, first: int, last: int, total: int = 10) -> None:
+    with RunLog(folder, console, first - 1, total) as log:
+        for iteration in range(first, last + 1):
+            log.write(metrics(iteration))
+
+
+def plain() -> Console:
+    return Console(file=io.StringIO(), width=60)
+
+
+def shown(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_every_iteration_is_one_line_of_json_on_disk_at_once(tmp_path: Path) -> None:
+    with RunLog(tmp_path, plain(), 0, 2) as log:
+        log.write(metrics(1))
+        assert lines(tmp_path) == [metrics(1)]
+
+
+def test_numbers_that_are_not_finite_are_written_as_null(tmp_path: Path) -> None:
+    with RunLog(tmp_path, plain(), 0, 1) as log:
+        log.write(metrics(1, kl=float("nan"), names=(1, float("inf"))))
+    assert lines(tmp_path)[0]["kl"] is None
+    assert lines(tmp_path)[0]["names"] == [1, None]
+
+
+def test_a_resumed_log_has_each_iteration_once(tmp_path: Path) -> None:
+    write(tmp_path, plain(), 1, 5)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 6, "retu')
+    write(tmp_path, plain(), 4, 6)
+    assert [line["iteration"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_half_written_last_line_is_dropped_on_resume(tmp_path: Path) -> None:
+    write(tmp_path, plain(), 1, 2)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 3, "retu')
+    write(tmp_path, plain(), 3, 3)
+    assert [line["iteration"] for line in lines(tmp_path)] == [1, 2, 3]
+
+
+def test_tensorboard_has_the_same_numbers(tmp_path: Path) -> None:
+    write(tmp_path, plain(), 1, 3)
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in board.Scalars("return_step_0")] == [
+        (1, -41.0), (2, -42.0), (3, -43.0)
+    ]  # fmt: skip
+    assert "time/physics" in board.Tags()["scalars"]
+
+
+def test_a_file_gets_one_plain_line_an_iteration(tmp_path: Path) -> None:
+    console = plain()
+    write(tmp_path, console, 1, 2)
+    first, second = shown(console).splitlines()
+    assert first.startswith(
+        "iteration 1/10  return -41.0 > -20.0  12,346 steps/s  physics 62%  left "
+    )
+    assert second.startswith("iteration 2/10  return -42.0 > -20.0")
+    assert "\x1b" not in shown(console)
+
+
+def test_a_terminal_gets_a_live_bar(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    write(tmp_path, console, 1, 2)
+    for part in ("2/10", "-42.0 > -20.0", "12,346 steps/s", "physics 62%", "left 0:"):
+        assert part in shown(console)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61, "1:01"), (3723, "1:02:03")])
+def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_an_estimate_is_the_textbook_mean_and_standard_error() -> None:
+    values = np.array([1.0, 2.0, 3.0, 6.0])
+    result = estimate(values, np.zeros(4, dtype=np.int64), np.random.default_rng(0))
+    assert result.mean == 3.0
+    assert result.stderr == pytest.approx(np.std(values, ddof=1) / 2.0)
+    assert 1.0 <= result.low < 3.0 < result.high <= 6.0
+    assert result.n == 4
+
+
+def test_the_interval_covers_the_true_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(300):
+        result = estimate(rng.normal(size=40), np.zeros(40, dtype=np.int64), rng)
+        hits += result.low <= 0.0 <= result.high
+    assert 0.91 <= hits / 300 <= 0.98
+
+
+def test_differences_between_all_tasks_of_a_family_are_not_chance() -> None:
+    values = np.array([0.0, 0.0, 0.0, 10.0, 10.0, 10.0])
+    stratum = np.array([0, 0, 0, 1, 1, 1])
+    result = estimate(values, stratum, np.random.default_rng(0))
+    assert (result.mean, result.stderr, result.low, result.high) == (5.0, 0.0, 5.0, 5.0)
+
+
+def test_an_estimate_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        estimate(np.zeros(0), np.zeros(0, dtype=np.int64), np.random.default_rng(0))
