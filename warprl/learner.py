@@ -37,7 +37,8 @@ class LearnerConfig:
     ``online`` (algorithm 1) takes one step on all states; ``offline`` (algorithm 2) takes
     ``epochs`` passes over them, without replacement, in ``minibatches`` parts. The KL is that of
     the adapted policies from those that drew the data: a step that finds it above ``kl_limit``
-    ends the update, and the penalty's coefficient adapts towards ``kl_target``.
+    ends the update, and the penalty's coefficient adapts towards ``kl_target``. The gradients of
+    phi and of theta_0 are each scaled down to the norm ``max_grad_norm``.
     """
 
     objective: ObjectiveKind = "exact"
@@ -52,6 +53,7 @@ class LearnerConfig:
     kl_coefficient: Annotated[float, Gt(0)] = 5e-4
     kl_target: Positive = 0.02
     kl_limit: Positive = 0.1
+    max_grad_norm: Positive = 1.0
 
     def passes(self) -> tuple[int, int]:
         """Epochs and minibatches of one update under the schedule."""
@@ -230,6 +232,7 @@ class _Trainer:
         self.theta = P.leaves(P.tree_map(torch.clone, state.theta))
         self.phi = P.leaves(P.tree_map(torch.clone, state.phi))
         self.steps = 0
+        self._max_norm = config.max_grad_norm
         self._iteration = state.iteration
         self._named = P.prefix("theta", self.theta) | P.prefix("phi", self.phi)
         groups = [
@@ -243,10 +246,12 @@ class _Trainer:
                 self._adam.state[parameter] = P.tree_map(torch.clone, moments)
 
     def step(self, theta_gradient: Params, phi_gradient: Params) -> None:
-        """One Adam step along the two gradients; a parameter without gradient stays as it is."""
+        """One Adam step along the two gradients, each clipped by its norm."""
         gradients = P.prefix("theta", theta_gradient) | P.prefix("phi", phi_gradient)
         for name, parameter in self._named.items():
             parameter.grad = gradients[name]
+        for group in self._adam.param_groups:
+            torch.nn.utils.clip_grad_norm_(group["params"], self._max_norm)
         self._adam.step()
         self.steps += 1
 
