@@ -7,7 +7,6 @@ resolve to one complete configuration, which is written to ``config.yaml`` and r
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -133,7 +132,7 @@ def _assign(data: dict[str, Any], path: str, value: Any) -> None:
         inside = [key for key in keys if key.startswith(f"{path}.")]
         if inside:
             raise UserError(f"{path!r} is a section: set one of its keys, such as {inside[0]!r}")
-        raise UserError(f"unknown key {path!r}: {nearest(path, keys)}")
+        raise UserError(f"unknown key {path!r}: {_nearest_key(path, keys)}")
     if path in ("schema_version", "family", "agent"):
         raise UserError(f"{path!r} cannot be set: it is an argument or an option of its own")
     *sections, last = path.split(".")
@@ -169,13 +168,17 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     path = ".".join(map(str, first["loc"]))
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {path!r}: {nearest(path, _all_keys())}"
+        return f"unknown key {path!r}: {_nearest_key(path, _all_keys())}"
     if first["type"] in ("missing", "missing_argument"):
         return f"key {path!r} is missing"
     message = first["msg"].removeprefix("Input ").replace("valid ", "")
-    value = first["input"]
-    shown = value if not isinstance(value, float) or math.isfinite(value) else str(value)
-    return f"{path} = {json.dumps(shown)}: {message}"
+    return f"{path} = {json.dumps(first['input'])}: {message}"
+
+
+def _nearest_key(path: str, keys: Sequence[str]) -> str:
+    name = path.rpartition(".")[2]
+    same = [repr(key) for key in keys if key.rpartition(".")[2] == name]
+    return f"did you mean {' or '.join(same)}?" if same else nearest(path, keys)
 
 
 def _all_keys() -> list[str]:

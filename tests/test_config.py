@@ -1,0 +1,164 @@
+"""Configurations: typed, complete, refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from warprl.agents.presets import PRESETS
+from warprl.launch.cli import AGENTS
+from warprl.launch.config import RunConfig, dump, load, resolve
+from warprl.launch.errors import UserError
+
+FAMILY = "point-navigation-v1"
+
+
+def refusal(*settings: str, agent: str = "promp", **options: int) -> str:
+    with pytest.raises(UserError) as caught:
+        resolve(FAMILY, agent, options, settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def stored(folder: Path, **changes: Any) -> Path:
+    data = yaml.safe_load(dump(resolve(FAMILY, "promp", {"workers": 0}))) | changes
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def test_a_preset_gives_the_defaults_and_settings_override_them() -> None:
+    config = resolve(
+        FAMILY,
+        "warpgrad",
+        {"seed": 7, "workers": None},
+        ["learner.lr=3e-4", "policy.hidden=[32, 16]", "policy.warp=none", "tasks=1", "seed=3"],
+    )
+    preset = PRESETS["warpgrad"]
+    assert config.adaptation == preset.adaptation
+    assert config.learner.lr == 3e-4
+    assert config.learner.objective == preset.learner.objective
+    assert config.policy.hidden == (32, 16)
+    assert config.policy.warp is None
+    assert config.seed == 7
+    assert config.workers == 1, "never more workers than tasks, unless asked for"
+
+
+def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
+    config = resolve(FAMILY, "warpgrad", {"iterations": 5}, ["learner.lr=1e-05"])
+    (tmp_path / "config.yaml").write_text(dump(config))
+    assert load(tmp_path / "config.yaml") == config
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    config = resolve(FAMILY, "promp", {})
+    with pytest.raises(ValidationError):
+        config.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("learner.lrr=1", "unknown key 'learner.lrr': did you mean 'learner.lr'?"),
+        ("lr=1", "unknown key 'lr': did you mean 'adaptation.lr' or 'learner.lr'?"),
+        ("learner.lr=fast", 'learner.lr = "fast": should be a number'),
+        ("learner.lr=-1", "learner.lr = -1: should be greater than 0"),
+        ("learner.lr=NaN", "learner.lr = NaN: should be a finite number"),
+        ("adaptation.steps=2.5", "adaptation.steps = 2.5: should be a"),
+        ("adaptation.steps=true", "adaptation.steps = true: should be a"),
+        ("adaptation.steps=0", "adaptation.steps = 0: should be greater than 0"),
+        ("adaptation.gamma=1.1", "adaptation.gamma = 1.1: should be less than or equal to 1"),
+        (
+            "policy.warp=lineer",
+            "policy.warp = \"lineer\": should be 'linear', 'residual' or 'gate'",
+        ),
+        ("policy.hidden=[]", "policy.hidden = []: "),
+        ("policy.hidden=64", "policy.hidden = 64: should be "),
+        ("learner=3", "'learner' is a section: set one of its keys, such as 'learner."),
+        ("learner.lr", "--set learner.lr: expected KEY=VALUE"),
+        ("family=ant-goal-v1", "'family' cannot be set"),
+        ("keep=1", "keep = 1: should be greater than or equal to 2"),
+        ("workers=21", "workers = 21: must not exceed tasks = 20"),
+    ],
+)
+def test_a_bad_setting_is_refused_with_key_value_and_remedy(setting: str, message: str) -> None:
+    assert refusal(setting).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": -1}, "workers = -1: should be greater than or equal to 0"),
+        ({"iterations": 0}, "iterations = 0: should be greater than 0"),
+        ({"seed": -1}, "seed = -1: should be greater than or equal to 0"),
+        ({"seed": 2**40}, f"seed = {2**40}: should be less than or equal to"),
+    ],
+)
+def test_a_bad_option_is_refused_like_a_setting(options: dict[str, int], message: str) -> None:
+    assert refusal(**options).startswith(message)
+
+
+def test_unknown_names_are_refused_with_the_nearest_one() -> None:
+    assert refusal(agent="warpgard") == "unknown agent 'warpgard': did you mean 'warpgrad'?"
+    with pytest.raises(UserError, match="did you mean 'point-navigation-v1'"):
+        resolve("point-navigation", "promp", {})
+
+
+def test_the_help_names_every_preset() -> None:
+    assert set(AGENTS.replace(" or ", ", ").split(", ")) == set(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema_version": 2}, "has schema version 2 and this warprl reads 1"),
+        ({"schema_version": None}, "has schema version None"),
+        ({"tasks": "many"}, 'tasks = "many": should be'),
+        ({"colour": "red"}, "unknown key 'colour'"),
+        ({"learner": {"objectiv": "exact"}}, "did you mean 'learner.objective'?"),
+        ({"family": "gone-v1"}, "unknown family 'gone-v1'"),
+        ({"agent": "gone"}, "unknown agent 'gone'"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load(stored(tmp_path, **changes))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a: [", "just words", "", "\x00"])
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match="not"):
+        load(tmp_path / "config.yaml")
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    path = stored(tmp_path)
+    data = yaml.safe_load(path.read_text())
+    del data["policy"]
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(UserError, match="key 'policy' is missing"):
+        load(path)
+
+
+def test_stored_values_run_no_code(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"!!python/object/apply:os.mkdir ['{tmp_path / 'made'}']")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load(path)
+    assert not (tmp_path / "made").exists()
+
+
+def test_every_key_has_a_schema() -> None:
+    schema = RunConfig.model_json_schema()
+    assert schema["additionalProperties"] is False
+    assert set(schema["properties"]) == set(RunConfig.model_fields)
