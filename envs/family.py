@@ -1,0 +1,154 @@
+"""Task families: a distribution over tasks plus the world that they share."""
+
+from __future__ import annotations
+
+import textwrap
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+
+from warprl.envs.held_out import NUM_HELD_OUT, load_manifest
+from warprl.envs.tasks import TaskDistribution
+from warprl.types import BatchEnv, Task
+
+
+@dataclass(frozen=True)
+class Definition:
+    """The definition card: all that fixes the numbers a family gives.
+
+    Returns are comparable between two programs only if every line of their cards agrees.
+    """
+
+    name: str
+    reward: str
+    tasks: str
+    held_out: str
+    horizon: int
+    frame_skip: int
+    dt: float
+    observation: str
+    action: str
+    action_scale: float
+    initial_state: str
+    termination: str
+    physics: str
+    differences: str
+    source: str
+
+    def render(self) -> str:
+        """The card as text, one aligned paragraph a field."""
+        lines = [self.name]
+        for key, value in list(asdict(self).items())[1:]:
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            label = f"  {key.replace('_', ' '):<15}"
+            lines.append(textwrap.fill(text, 96, initial_indent=label, subsequent_indent=" " * 17))
+        return "\n".join(lines)
+
+
+class RenderableBatch(BatchEnv, ABC):
+    """What the batches of this package offer beyond the sampler's protocol."""
+
+    @abstractmethod
+    def restart(
+        self, ids: NDArray[np.intp], generators: Sequence[np.random.Generator]
+    ) -> NDArray[np.float64]:
+        """Start a new episode of the same task in simulations ``ids``, one generator each.
+
+        Returns their observations ``[len(ids), O]`` and leaves every other simulation untouched.
+        """
+
+    @abstractmethod
+    def render_state(self, index: int) -> NDArray[np.float64]:
+        """The ``qpos`` ``[nq]`` that puts the render model into the state of one simulation."""
+
+
+class TaskFamily(ABC):
+    """A versioned distribution over tasks and the physics, observation and reward they share.
+
+    A family is stateless: every draw is from a generator that the caller hands in.
+    """
+
+    name: str
+    horizon: int
+    action_scale: float
+    distribution: TaskDistribution
+    observation_space: Box
+    action_space: Box
+
+    @property
+    def task_type(self) -> type[Task]:
+        """The frozen dataclass of this family's tasks."""
+        return self.distribution.task_type
+
+    def parse_task(self, values: Mapping[str, Any]) -> Task:
+        """The task with these field values.
+
+        Raises ValueError, one line naming the family, the field and what would be right.
+        """
+        try:
+            return self.distribution.parse(values)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
+
+    def sample_tasks(self, rng: np.random.Generator, n: int) -> list[Task]:
+        """Draw n training tasks; of a continuous family never one of the held-out tasks.
+
+        Raises ValueError if n is not positive.
+        """
+        if n < 1:
+            raise ValueError(f"{self.name}: the number of tasks must be at least 1, got {n}")
+        if self.distribution.all_tasks() is not None:
+            return self.distribution.sample(rng, n)
+        held_out = set(self.held_out_tasks())
+        tasks: list[Task] = []
+        while len(tasks) < n:
+            drawn = self.distribution.sample(rng, n - len(tasks))
+            tasks += [task for task in drawn if task not in held_out]
+        return tasks
+
+    def held_out_tasks(self) -> list[Task]:
+        """The tasks for evaluation: the saved manifest, or all tasks of a discrete family."""
+        return self.distribution.all_tasks() or list(load_manifest(self.name, self.parse_task))
+
+    @property
+    def held_out_text(self) -> str:
+        """What the card says about the tasks for evaluation."""
+        if self.distribution.all_tasks() is not None:
+            return "all tasks: the family is discrete"
+        return (
+            f"{NUM_HELD_OUT} tasks in a saved manifest; a training draw that equals one is redrawn"
+        )
+
+    @abstractmethod
+    def make_batch(self, num_envs: int) -> RenderableBatch:
+        """``num_envs`` simulations stepped together on one thread."""
+
+    @abstractmethod
+    def definition(self) -> Definition:
+        """The definition card."""
+
+    @abstractmethod
+    def render_model(self, task: Task) -> mujoco.MjModel:
+        """A model for drawing, with the task made visible and the ``qpos`` of the physics."""
+
+
+def task_rows(tasks: Sequence[Task], num_envs: int) -> NDArray[np.float64]:
+    """The numbers of each simulation's task, ``[N, D]``."""
+    rows = np.array([astuple(task) for task in tasks], dtype=np.float64)
+    return np.repeat(rows, num_envs // len(tasks), axis=0)
+
+
+def check_reset(
+    tasks: Sequence[Task], generators: Sequence[np.random.Generator], num_envs: int
+) -> None:
+    """Raises ValueError unless T divides N and there is one generator a task."""
+    if not tasks or num_envs % len(tasks):
+        raise ValueError(f"{num_envs} simulations cannot be shared evenly among {len(tasks)} tasks")
+    if len(generators) != len(tasks):
+        raise ValueError(f"one generator a task: {len(generators)} for {len(tasks)} tasks")

@@ -1,0 +1,185 @@
+"""What the MuJoCo robots share: a batch of simulations whose episodes differ in task only."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+
+from warprl.envs.family import Definition, RenderableBatch, TaskFamily, check_reset, task_rows
+from warprl.envs.physics import Physics, load_model, model_path, quiet_compiler
+from warprl.types import Task
+
+
+class Motion(NamedTuple):
+    """What one environment step did, for the reward."""
+
+    position: NDArray[np.float64]  # [N, D], of the tracked point after the step, m
+    velocity: NDArray[np.float64]  # [N, D], its displacement over the step / dt, m/s
+    control: NDArray[np.float32]  # [N, A], the actuator command u after scaling and clipping
+
+
+def control_cost(control: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
+    """``weight * sum(u^2)``, ``[N]``, in float32 because Gymnasium computes it so."""
+    cost: NDArray[np.float32] = weight * np.square(control).sum(-1)
+    return cost
+
+
+class LocomotionFamily(TaskFamily):
+    """Tasks for one of Gymnasium's v5 robots, with its frame skip and its initial noise.
+
+    The policy's output is divided by ``action_scale`` and clipped to the actuators' range, as ProMP
+    and its successors do without saying so: it sets exploration (an initial standard deviation of
+    1 is a tenth of the range) and the effective inner learning rate.
+    """
+
+    model_file: str
+    frame_skip: int
+    skipped_positions: int  # leading entries of qpos that the observation leaves out
+    observation_text: str
+    termination_text: str
+    reset_noise = 0.1
+    action_scale = 10.0
+
+    def __init__(self) -> None:
+        """Load the model, for the spaces."""
+        model = load_model(self.model_file)
+        size = model.nq - self.skipped_positions + model.nv
+        low, high = self.action_scale * model.actuator_ctrlrange.T.astype(np.float32)
+        self.observation_space = Box(-np.inf, np.inf, (size,), np.float64)
+        self.action_space = Box(low, high, dtype=np.float32)
+
+    def make_batch(self, num_envs: int) -> LocomotionBatch:
+        """``num_envs`` simulations stepped together on one thread."""
+        return LocomotionBatch(self, num_envs)
+
+    @abstractmethod
+    def track(self, physics: Physics) -> NDArray[np.float64]:
+        """Position ``[N, D]`` of the point whose motion is rewarded; a view is enough."""
+
+    @abstractmethod
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rewards ``[N]`` under the task numbers ``target`` ``[N, D]``."""
+
+    def terminated(self, physics: Physics) -> NDArray[np.bool_]:
+        """``[N]``: simulations whose episode ends here; none by default."""
+        return np.zeros(len(physics.qpos), dtype=np.bool_)
+
+    @abstractmethod
+    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
+        """Add the task's marker to a model for drawing."""
+
+    def card(self, *, reward: str, differences: str, source: str) -> Definition:
+        """The definition card; what the robot fixes is filled in here."""
+        model = load_model(self.model_file)
+        low, high = model.actuator_ctrlrange[0]
+        return Definition(
+            name=self.name,
+            reward=reward,
+            tasks=self.distribution.text,
+            held_out=self.held_out_text,
+            horizon=self.horizon,
+            frame_skip=self.frame_skip,
+            dt=model.opt.timestep * self.frame_skip,
+            observation=self.observation_text,
+            action=f"u = clip(a / {self.action_scale:g}, {low:g}, {high:g}), the {model.nu} "
+            "actuator commands; a is the policy's output",
+            action_scale=self.action_scale,
+            initial_state=f"as Gymnasium v5: qpos0 + U[-{self.reset_noise:g}, "
+            f"{self.reset_noise:g}], qvel {self.reset_noise:g} * N(0, 1)",
+            termination=self.termination_text,
+            physics=f"MuJoCo {mujoco.__version__}, Gymnasium {gymnasium.__version__} "
+            f"{self.model_file}; trajectories of other MuJoCo versions differ",
+            differences=differences,
+            source=source,
+        )
+
+    def render_model(self, task: Task) -> mujoco.MjModel:
+        """Gymnasium's model plus a marker that nothing can touch; ``qpos`` as in the physics."""
+        with quiet_compiler():
+            spec = mujoco.MjSpec.from_file(str(model_path(self.model_file)))
+            self.draw_task(spec, task)
+            return spec.compile()
+
+
+class LocomotionBatch(RenderableBatch):
+    """N simulations of a :class:`LocomotionFamily`; see :class:`warprl.types.BatchEnv`."""
+
+    def __init__(self, family: LocomotionFamily, num_envs: int) -> None:
+        """Raises ValueError if ``num_envs`` is not positive."""
+        model = load_model(family.model_file)
+        self.family = family
+        self.num_envs = num_envs
+        self.horizon = family.horizon
+        self.observation_space = family.observation_space
+        self.action_space = family.action_space
+        self.physics = Physics(model, num_envs, family.frame_skip)
+        self._scale = np.float32(family.action_scale)
+        self._low, self._high = model.actuator_ctrlrange.T.astype(np.float32)
+        self._init_qpos = model.qpos0.copy()
+        self._target = np.empty((num_envs, 0))
+
+    def reset(
+        self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
+    ) -> NDArray[np.float64]:
+        """Start an episode in every simulation, with the initial noise of Gymnasium's v5 robots.
+
+        Raises ValueError if T does not divide N or there is not one generator a task.
+        """
+        check_reset(tasks, generators, self.num_envs)
+        self._target = task_rows(tasks, self.num_envs)
+        self.physics.reset(*self._initial_states(generators, self.num_envs))
+        return self._observe()
+
+    def restart(
+        self, ids: NDArray[np.intp], generators: Sequence[np.random.Generator]
+    ) -> NDArray[np.float64]:
+        """Start a new episode of the same task in simulations ``ids``; see the base class."""
+        self.physics.reset(*self._initial_states(generators, len(ids)), ids)
+        return self._observe()[ids]
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Advance by one environment step under actions ``[N, A]``; see the protocol."""
+        control = np.clip(action / self._scale, self._low, self._high)
+        before = self.family.track(self.physics).copy()
+        self.physics.ctrl[:] = control
+        self.physics.step()
+        position = self.family.track(self.physics).copy()
+        motion = Motion(position, (position - before) / self.physics.dt, control)
+        reward = self.family.reward(motion, self._target)
+        return self._observe(), reward, self.family.terminated(self.physics)
+
+    def faults(self) -> NDArray[np.bool_]:
+        """``[N]``: simulations that MuJoCo warned about since their reset."""
+        return self.physics.faults()
+
+    def render_state(self, index: int) -> NDArray[np.float64]:
+        """A copy of one simulation's ``qpos``."""
+        qpos: NDArray[np.float64] = self.physics.qpos[index].copy()
+        return qpos
+
+    def _observe(self) -> NDArray[np.float64]:
+        """Observations ``[N, O]``, in an array of its own that callers may keep."""
+        positions = self.physics.qpos[:, self.family.skipped_positions :]
+        return np.concatenate((positions, self.physics.qvel), axis=1)
+
+    def _initial_states(
+        self, generators: Sequence[np.random.Generator], n: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """qpos ``[n, nq]`` and qvel ``[n, nv]``; each generator draws its positions first."""
+        episodes, scale = n // len(generators), self.family.reset_noise
+        nq, nv = self.physics.qpos.shape[1], self.physics.qvel.shape[1]
+        draws = [
+            (g.uniform(-scale, scale, (episodes, nq)), scale * g.standard_normal((episodes, nv)))
+            for g in generators
+        ]
+        qpos, qvel = (np.concatenate(parts) for parts in zip(*draws, strict=True))
+        return self._init_qpos + qpos, qvel

@@ -1,0 +1,43 @@
+"""Visible task markers for drawing: sites, which have no mass and which nothing can touch."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+_RED = (0.9, 0.2, 0.1, 1.0)
+
+
+def add_goal(spec: mujoco.MjSpec, x: float, y: float, radius: float) -> None:
+    """A flat red disc on the floor at the goal."""
+    spec.worldbody.add_site(
+        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+        pos=(x, y, 0.01),
+        size=(radius, 0.01, 0.0),
+        rgba=_RED,
+    )
+
+
+def add_direction(spec: mujoco.MjSpec, sign: float, reach: int = 30, spacing: int = 2) -> None:
+    """Red arrow heads along the x axis, which point where the robot should run."""
+    for x in range(-reach, reach + 1, spacing):
+        for side in (-1.0, 1.0):
+            angle = side * sign * np.pi / 4
+            spec.worldbody.add_site(
+                type=mujoco.mjtGeom.mjGEOM_BOX,
+                pos=(x, -0.14 * side, 0.01),
+                size=(0.22, 0.05, 0.01),
+                quat=(np.cos(angle / 2), 0.0, 0.0, np.sin(angle / 2)),
+                rgba=_RED,
+            )
+
+
+def add_milestones(spec: mujoco.MjSpec, velocity: float, seconds: int) -> None:
+    """Red posts behind the track, where a perfect runner is after each second."""
+    for second in range(1, seconds + 1):
+        spec.worldbody.add_site(
+            type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+            pos=(velocity * second, 0.6, 0.4),
+            size=(0.04, 0.4, 0.0),
+            rgba=_RED,
+        )

@@ -1,0 +1,140 @@
+"""The native batch: ``mujoco.batch.Batch`` behind one small class.
+
+One call steps every simulation, without a Python loop and without a thread switch: one thread a
+process, because WarpRL runs one process a core. Results are bit-equal to one ``mujoco.MjData`` a
+simulation, whatever the neighbours do, since a state row holds all that MuJoCo integrates from,
+warm start included.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mujoco
+import numpy as np
+from gymnasium.envs import mujoco as gymnasium_mujoco
+from mujoco.batch import Batch, SimulationError
+from numpy.typing import NDArray
+
+_ASSETS = Path(gymnasium_mujoco.__file__).parent / "assets"
+_HARMLESS = "compiler attribute 'settotalmass' is deprecated"
+
+
+def model_path(file: str) -> Path:
+    """Where Gymnasium keeps the v5 model ``file``."""
+    return _ASSETS / file
+
+
+@contextmanager
+def quiet_compiler() -> Iterator[None]:
+    """Keep one known remark about Gymnasium's HalfCheetah off stderr and out of a log file.
+
+    MuJoCo makes it at every load, and dropping the attribute instead would change the model's
+    ``stat.meaninertia``, hence the solver's tolerance, hence trajectories. Every other message
+    becomes a Python warning.
+    """
+
+    def handler(message: str) -> None:
+        if not message.startswith(_HARMLESS):
+            warnings.warn(f"MuJoCo: {message}", RuntimeWarning, stacklevel=3)
+
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message=_HARMLESS
+            )  # MjSpec.compile makes it in Python
+            yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+@functools.cache
+def load_model(file: str) -> mujoco.MjModel:
+    """Gymnasium's v5 model ``file``, compiled once a process; treat it as read-only."""
+    with quiet_compiler():
+        return mujoco.MjModel.from_xml_path(str(model_path(file)))
+
+
+class Physics:
+    """``num_envs`` simulations of one model.
+
+    ``qpos`` ``[N, nq]``, ``qvel`` ``[N, nv]`` and ``ctrl`` ``[N, nu]`` are live views: writing to
+    them is writing the state. ``xpos`` ``[N, nbody, 3]`` is read-only and, as after
+    ``mujoco.mj_step``, one substep behind the state.
+    """
+
+    def __init__(self, model: mujoco.MjModel, num_envs: int, frame_skip: int) -> None:
+        """Raises ValueError if ``num_envs`` is not positive."""
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        self._batch = Batch(model, nsim=num_envs, nthread=1)
+        self._frame_skip = frame_skip
+        self._failed = np.zeros(num_envs, dtype=np.bool_)
+        self.dt: float = model.opt.timestep * frame_skip
+        self.qpos: NDArray[np.float64] = self._batch.bind("qpos")
+        self.qvel: NDArray[np.float64] = self._batch.bind("qvel")
+        self.ctrl: NDArray[np.float64] = self._batch.bind("ctrl")
+        # A derived field is filled by the next call only, so bind it before the first one.
+        self.xpos: NDArray[np.float64] = self._batch.bind("xpos")
+
+    def reset(
+        self,
+        qpos: NDArray[np.float64],
+        qvel: NDArray[np.float64],
+        ids: NDArray[np.intp] | None = None,
+    ) -> None:
+        """Put simulations ``ids`` (all by default) at ``qpos`` ``[n, nq]``, ``qvel`` ``[n, nv]``.
+
+        Clears their faults and warm starts and leaves every other simulation untouched.
+        """
+        where = slice(None) if ids is None else ids
+        self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
+        self.qpos[where] = qpos
+        self.qvel[where] = qvel
+        self._failed[where] = False
+        with self._failures_recorded():
+            self._batch.forward(ids)
+
+    def step(self) -> None:
+        """Advance every simulation by ``frame_skip`` physics steps under ``ctrl``.
+
+        A simulation in which MuJoCo raises an error keeps its state; see :meth:`faults`.
+        """
+        with self._failures_recorded():
+            self._batch.step(nstep=self._frame_skip)
+
+    def faults(self) -> NDArray[np.bool_]:
+        """``[N]``: simulations MuJoCo warned about or raised in since their last reset.
+
+        On a NaN or a huge value MuJoCo warns, silently resets that simulation and goes on, so the
+        counters are the only trace.
+        """
+        warned: NDArray[np.bool_] = self._batch.warning[:, :, 1].any(axis=1)
+        return warned | self._failed
+
+    def model_field(self, name: str) -> NDArray[np.float64]:
+        """Live per-simulation values ``[N, ...]`` of a model field such as ``body_mass``.
+
+        Write them, then call :meth:`apply_model_fields`; without it the constants that MuJoCo
+        derives from them stay those of the shared model, silently.
+        """
+        field: NDArray[np.float64] = self._batch.expand(name)
+        return field
+
+    def apply_model_fields(self) -> None:
+        """Derive the constants that depend on the per-simulation model fields."""
+        self._batch.set_const()
+
+    @contextmanager
+    def _failures_recorded(self) -> Iterator[None]:
+        """Record the simulations MuJoCo raised in; the others have run to completion."""
+        try:
+            yield
+        except SimulationError as error:
+            self._failed[error.ids] = True

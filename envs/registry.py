@@ -1,0 +1,36 @@
+"""Names of task families."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+
+from warprl.envs.family import TaskFamily
+from warprl.envs.half_cheetah import HalfCheetahDir, HalfCheetahVel
+from warprl.envs.point import PointNavigation
+
+_FAMILIES: dict[str, type[TaskFamily]] = {
+    family.name: family for family in (PointNavigation, HalfCheetahDir, HalfCheetahVel)
+}
+
+
+class UnknownFamily(ValueError):
+    """No task family has this name."""
+
+
+def family_names() -> list[str]:
+    """Every name that :func:`make_family` knows."""
+    return list(_FAMILIES)
+
+
+@functools.cache
+def make_family(name: str) -> TaskFamily:
+    """The task family ``name``; families are stateless, so there is one object a process.
+
+    Raises UnknownFamily, with the nearest names if there are any.
+    """
+    if name not in _FAMILIES:
+        near = difflib.get_close_matches(name, _FAMILIES, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_FAMILIES)}"
+        raise UnknownFamily(f"unknown task family {name!r}; {hint}")
+    return _FAMILIES[name]()

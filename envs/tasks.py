@@ -1,0 +1,190 @@
+"""Tasks as plain numbers, and the distributions that they are drawn from."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from warprl.types import Task
+
+
+@dataclass(frozen=True)
+class Direction(Task):
+    """Run forward (+1) or backward (-1) along x."""
+
+    direction: float
+
+
+@dataclass(frozen=True)
+class Velocity(Task):
+    """Run along x at this velocity, in m/s."""
+
+    velocity: float
+
+
+@dataclass(frozen=True)
+class Goal(Task):
+    """Reach this point of the plane, in m."""
+
+    x: float
+    y: float
+
+
+class TaskDistribution(ABC):
+    """Where the tasks of a family come from."""
+
+    task_type: ClassVar[type[Task]]
+
+    @property
+    @abstractmethod
+    def text(self) -> str:
+        """For the definition card."""
+
+    @abstractmethod
+    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
+        """Draw n tasks."""
+
+    @abstractmethod
+    def check(self, task: Task) -> None:
+        """Raises ValueError, naming field and range, if ``task`` is outside the support."""
+
+    def all_tasks(self) -> list[Task] | None:
+        """Every task, if the distribution is discrete."""
+        return None
+
+    def parse(self, values: Mapping[str, Any]) -> Task:
+        """The task with these fields.
+
+        Raises ValueError, one line naming the field and what would be right.
+        """
+        names = [field.name for field in fields(self.task_type)]
+        if not isinstance(values, Mapping) or set(values) != set(names):
+            got = sorted(map(str, values)) if isinstance(values, Mapping) else repr(values)
+            raise ValueError(f"a task here is a mapping with the fields {names}, got {got}")
+        for name in names:
+            value = values[name]
+            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            if not number or not math.isfinite(value):
+                raise ValueError(f"task field {name!r} must be a finite number, got {value!r}")
+        task = self.task_type(**{name: float(values[name]) for name in names})
+        self.check(task)
+        return task
+
+
+class Directions(TaskDistribution):
+    """Forward and backward, balanced: half of the tasks each, in random order.
+
+    With an odd number of tasks a coin decides about the last one.
+    """
+
+    task_type = Direction
+
+    @property
+    def text(self) -> str:
+        """For the definition card."""
+        return "direction d in {-1, +1}, half of the meta-batch each, in random order"
+
+    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
+        """Draw n tasks, balanced."""
+        signs = np.resize([1.0, -1.0], n)
+        signs[n - n % 2 :] = rng.choice([1.0, -1.0])
+        return [Direction(float(sign)) for sign in rng.permutation(signs)]
+
+    def check(self, task: Task) -> None:
+        """Raises ValueError unless the direction is +1 or -1."""
+        assert isinstance(task, Direction)
+        if task.direction not in (-1.0, 1.0):
+            raise ValueError(f"task field 'direction' must be -1 or 1, got {task.direction:g}")
+
+    def all_tasks(self) -> list[Task]:
+        """Both directions, forward first."""
+        return [Direction(1.0), Direction(-1.0)]
+
+
+@dataclass(frozen=True)
+class UniformVelocity(TaskDistribution):
+    """A target velocity, uniform on ``[low, high]``."""
+
+    low: float
+    high: float
+    task_type = Velocity
+
+    @property
+    def text(self) -> str:
+        """For the definition card."""
+        return f"target velocity v* ~ U[{self.low:g}, {self.high:g}] m/s"
+
+    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
+        """Draw n target velocities."""
+        return [Velocity(float(v)) for v in rng.uniform(self.low, self.high, n)]
+
+    def check(self, task: Task) -> None:
+        """Raises ValueError if the velocity is outside ``[low, high]``."""
+        assert isinstance(task, Velocity)
+        if not self.low <= task.velocity <= self.high:
+            raise ValueError(
+                f"task field 'velocity' must be between {self.low:g} and {self.high:g},"
+                f" got {task.velocity:g}"
+            )
+
+
+@dataclass(frozen=True)
+class SquareGoals(TaskDistribution):
+    """A goal, uniform on the square ``[-half_width, half_width]^2``."""
+
+    half_width: float
+    task_type = Goal
+
+    @property
+    def text(self) -> str:
+        """For the definition card."""
+        return f"goal g ~ U[-{self.half_width:g}, {self.half_width:g}]^2 m"
+
+    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
+        """Draw n goals."""
+        return [Goal(float(x), float(y)) for x, y in rng.uniform(-1, 1, (n, 2)) * self.half_width]
+
+    def check(self, task: Task) -> None:
+        """Raises ValueError if the goal is outside the square."""
+        assert isinstance(task, Goal)
+        for name, value in (("x", task.x), ("y", task.y)):
+            if abs(value) > self.half_width:
+                raise ValueError(
+                    f"task field {name!r} must be between {-self.half_width:g} and"
+                    f" {self.half_width:g}, got {value:g}"
+                )
+
+
+@dataclass(frozen=True)
+class DiscGoals(TaskDistribution):
+    """A goal, uniform in area on the disc of this radius about the origin."""
+
+    radius: float
+    task_type = Goal
+
+    @property
+    def text(self) -> str:
+        """For the definition card."""
+        return f"goal g uniform in area on the disc of radius {self.radius:g} m"
+
+    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
+        """Draw n goals; the square root makes the density uniform in area."""
+        distance = self.radius * np.sqrt(rng.uniform(size=n))
+        angle = rng.uniform(0.0, 2.0 * np.pi, n)
+        points = zip(distance * np.cos(angle), distance * np.sin(angle), strict=True)
+        return [Goal(float(x), float(y)) for x, y in points]
+
+    def check(self, task: Task) -> None:
+        """Raises ValueError if the goal is outside the disc."""
+        assert isinstance(task, Goal)
+        distance = math.hypot(task.x, task.y)
+        if distance > self.radius * (1 + 1e-12):  # a goal on the rim, but for rounding
+            raise ValueError(
+                f"task fields 'x' and 'y' must lie within {self.radius:g} of the origin,"
+                f" got {distance:g}"
+            )
