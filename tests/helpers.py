@@ -1,0 +1,172 @@
+"""Finite differences, comparisons, and small problems that the tests of the core share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import naive
+import numpy as np
+import torch
+from torch import Tensor
+
+from warprl.agents.policy import GaussianPolicy, PolicyConfig
+from warprl.types import Batch, Params, Trajectory, TrajectoryState
+from warprl.warp import WarpKind
+
+CLIP = 0.2
+KL_COEFFICIENT = 0.3
+LR = 0.1
+OBS, ACT, HIDDEN, TRANSITIONS = 2, 2, (3, 2), 6
+
+
+def finite_difference(scalar: Callable[[Params], Tensor], at: Params, step: float = 1e-5) -> Params:
+    """Central differences of a scalar, one number of one tensor at a time."""
+    result = {name: torch.zeros_like(value) for name, value in at.items()}
+    for name, value in at.items():
+        for i in range(value.numel()):
+            ends = []
+            for sign in (+1.0, -1.0):
+                moved = value.clone()
+                moved.view(-1)[i] += sign * step
+                ends.append(scalar({**at, name: moved}).detach())
+            result[name].view(-1)[i] = (ends[0] - ends[1]) / (2.0 * step)
+    return result
+
+
+def relative_error(found: Params, expected: Params) -> float:
+    """The largest, over the named tensors, of ``||found - expected|| / ||expected||``."""
+    assert found.keys() == expected.keys()
+    worst = 0.0
+    for name in expected:
+        assert found[name].shape == expected[name].shape, name
+        size = float(torch.linalg.vector_norm(expected[name]))
+        error = float(torch.linalg.vector_norm(found[name] - expected[name]))
+        worst = max(worst, error / size if size > 0.0 else (0.0 if error == 0.0 else np.inf))
+    return worst
+
+
+def same_bits(left: Params, right: Params) -> bool:
+    """Equal names and bit-equal tensors."""
+    return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
+
+
+def gradient_of(scalar: Tensor, at: Params) -> Params:
+    """Autograd's gradient of a scalar that the package computed; unused inputs are an error."""
+    return dict(zip(at, torch.autograd.grad(scalar, list(at.values())), strict=True))
+
+
+def as_leaves(params: Params) -> Params:
+    """The same values as leaves, for the gradient of what the package computes from them."""
+    return {name: value.detach().clone().requires_grad_(True) for name, value in params.items()}
+
+
+def perturbed(params: Params, rng: np.random.Generator, scale: float) -> Params:
+    """Float64 parameters a normal step of the given size away."""
+    return {
+        name: value.double() + scale * torch.as_tensor(rng.standard_normal(value.shape))
+        for name, value in params.items()
+    }
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Adaptation trajectories of a few tasks, both stacked and padded and as plain lists."""
+
+    policy: GaussianPolicy
+    theta_0: Params
+    phi: Params
+    trajectory: Trajectory
+    paths: list[naive.Path]
+
+    def setting(self, clip: float | None = CLIP) -> naive.Setting:
+        """The same numbers for the naive loop."""
+        return naive.Setting(self.policy.config.warp, LR, clip, KL_COEFFICIENT)
+
+    def states(self) -> TrajectoryState:
+        """Every trajectory state, gathered by hand rather than by the package's buffer."""
+        tasks, steps = len(self.paths), len(self.paths[0].theta) - 1
+        rows = [(t, k) for t in range(tasks) for k in range(steps)]
+        data, theta = self.trajectory.data, self.trajectory.theta
+
+        def at(offset: int) -> Batch:
+            return Batch(*(torch.stack([x[t, k + offset] for t, k in rows]) for x in data))
+
+        return TrajectoryState(
+            task=torch.tensor([t for t, _ in rows]),
+            step=torch.tensor([k for _, k in rows]),
+            theta={n: torch.stack([v[t, k] for t, k in rows]) for n, v in theta.items()},
+            support=at(0),
+            query=at(1),
+        )
+
+
+def make_problem(warp: WarpKind | None, steps: int, tasks: int = 2, seed: int = 3) -> Problem:
+    """Float64 trajectories with unequal masks, ratios on both sides of the clip, phi off identity.
+
+    They start from a slightly older theta_0 and were reached under a slightly older phi, as in
+    every epoch but the first of a meta-update.
+    """
+    rng = np.random.default_rng([seed, steps])
+    policy = GaussianPolicy(OBS, ACT, PolicyConfig(hidden=HIDDEN, warp=warp, log_std=-0.3))
+    theta, phi = policy.init(rng)
+    start, old_phi = perturbed(theta, rng, 0.2), perturbed(phi, rng, 0.2)
+    theta_0, phi = perturbed(start, rng, 0.05), perturbed(old_phi, rng, 0.1)
+    setting = naive.Setting(warp, LR, CLIP, KL_COEFFICIENT)
+    paths, batches = [], []
+    for _ in range(tasks):
+        path, padded = _adapt(setting, start, old_phi, steps, rng)
+        paths.append(path)
+        batches.append(padded)
+    trajectory = Trajectory(
+        task=torch.arange(tasks),
+        theta={
+            name: torch.stack([torch.stack([step[name] for step in p.theta]) for p in paths])
+            for name in theta_0
+        },
+        data=Batch(*(torch.stack(x) for x in zip(*batches, strict=True))),
+        returns=torch.zeros(tasks, steps + 1, dtype=torch.float64),
+        finite=torch.ones(tasks, dtype=torch.bool),
+    )
+    return Problem(policy, theta_0, phi, trajectory, paths)
+
+
+def _adapt(
+    setting: naive.Setting, theta: Params, phi: Params, steps: int, rng: np.random.Generator
+) -> tuple[naive.Path, Batch]:
+    path, padded = naive.Path([theta], []), []
+    for k in range(steps + 1):
+        transitions, batch = _draw(setting, path.theta[k], phi, rng)
+        path.data.append(transitions)
+        padded.append(batch)
+        if k < steps:
+            path.theta.append(naive.inner_step(setting, path.theta[k], phi, transitions))
+    return path, Batch(*(torch.stack(x) for x in zip(*padded, strict=True)))
+
+
+def _draw(
+    setting: naive.Setting, theta: Params, phi: Params, rng: np.random.Generator
+) -> tuple[list[naive.Transition], Batch]:
+    """Transitions of which three to all are real; the padding would be noticed."""
+    obs = torch.as_tensor(rng.standard_normal((TRANSITIONS, OBS)))
+    std = torch.exp(theta["log_std"].detach())
+    act = torch.stack(
+        [
+            naive.mean_action(setting.warp, theta, phi, x).detach()
+            + std * torch.as_tensor(rng.standard_normal(ACT))
+            for x in obs
+        ]
+    )
+    valid = torch.zeros(TRANSITIONS, dtype=torch.float64)
+    valid[torch.as_tensor(rng.permutation(TRANSITIONS)[: rng.integers(3, TRANSITIONS + 1)])] = 1.0
+    advantage = torch.where(valid > 0, torch.as_tensor(rng.standard_normal(TRANSITIONS)), 50.0)
+    now = torch.stack(
+        [naive.log_prob(setting.warp, theta, phi, obs[i], act[i]) for i in range(TRANSITIONS)]
+    )
+    logp = now.detach() - torch.as_tensor(rng.choice([-0.6, -0.05, 0.05, 0.6], TRANSITIONS))
+    transitions = [
+        naive.Transition(obs[i], act[i], float(logp[i]), float(advantage[i]))
+        for i in range(TRANSITIONS)
+        if valid[i] > 0
+    ]
+    return transitions, Batch(obs, act, logp, advantage, valid)

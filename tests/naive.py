@@ -1,0 +1,301 @@
+"""The mathematics of WarpRL a second time: one task, one transition, one layer at a time.
+
+Written from the equations alone and sharing nothing with the package, so that an error would have
+to be made twice to go unseen. No stacking, no masks (a batch is the list of its real transitions),
+no functional tricks: ``torch.autograd.grad`` for derivatives, python loops for everything else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Parameters = dict[str, Tensor]
+Loss = Callable[[Parameters], Tensor]
+
+
+class Transition(NamedTuple):
+    """One real step of one episode."""
+
+    obs: Tensor  # [O]
+    act: Tensor  # [A]
+    logp: float
+    advantage: float
+
+
+class Path(NamedTuple):
+    """The adaptation of one task: theta_0 .. theta_K and the transitions drawn at each."""
+
+    theta: list[Parameters]
+    data: list[list[Transition]]
+
+
+class Setting(NamedTuple):
+    """What a gradient depends on besides the parameters and the data."""
+
+    warp: str | None
+    lr: float  # alpha
+    clip: float | None  # epsilon of PPO; None is the unclipped ratio
+    kl_coefficient: float
+
+
+# --- the policy ---------------------------------------------------------------------------------
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A row vector times a matrix, plus a bias."""
+    return x @ weight + bias
+
+
+def warp(kind: str, phi: Parameters, layer: int, x: Tensor) -> Tensor:
+    def of(name: str) -> Tensor:
+        return phi[f"warp_{layer}.{name}"]
+
+    if kind == "linear":
+        return affine(x, of("weight"), of("bias"))
+    if kind == "residual":
+        inner = torch.tanh(affine(x, of("weight_in"), of("bias_in")))
+        return x + affine(inner, of("weight_out"), of("bias_out"))
+    if kind == "gate":
+        return x * (1.0 + torch.tanh(affine(x, of("weight"), of("bias"))))
+    raise ValueError(kind)
+
+
+def mean_action(kind: str | None, theta: Parameters, phi: Parameters, obs: Tensor) -> Tensor:
+    layers = sum(name.startswith("weight_") for name in theta)
+    x = obs
+    for layer in range(layers - 1):
+        x = torch.tanh(affine(x, theta[f"weight_{layer}"], theta[f"bias_{layer}"]))
+        if kind is not None:
+            x = warp(kind, phi, layer, x)
+    return affine(x, theta[f"weight_{layers - 1}"], theta[f"bias_{layers - 1}"])
+
+
+def log_prob(
+    kind: str | None, theta: Parameters, phi: Parameters, obs: Tensor, act: Tensor
+) -> Tensor:
+    mean = mean_action(kind, theta, phi, obs)
+    total = -0.5 * len(act) * math.log(2.0 * math.pi)
+    for value, centre, log_std in zip(act, mean, theta["log_std"], strict=True):
+        total = total - log_std - 0.5 * ((value - centre) * torch.exp(-log_std)) ** 2
+    return torch.as_tensor(total)
+
+
+# --- losses of one task -------------------------------------------------------------------------
+
+
+def task_loss(
+    setting: Setting, theta: Parameters, phi: Parameters, data: Sequence[Transition]
+) -> Tensor:
+    """``L_task``: minus the mean of likelihood ratio times advantage."""
+    total = torch.zeros((), dtype=torch.float64)
+    for step in data:
+        logp = log_prob(setting.warp, theta, phi, step.obs, step.act)
+        total = total + torch.exp(logp - step.logp) * step.advantage
+    return -total / len(data)
+
+
+def meta_loss(
+    setting: Setting, theta: Parameters, phi: Parameters, data: Sequence[Transition]
+) -> Tensor:
+    """``L_meta``: the (clipped) ratio surrogate plus the KL penalty."""
+    total = torch.zeros((), dtype=torch.float64)
+    for step in data:
+        logp = log_prob(setting.warp, theta, phi, step.obs, step.act)
+        ratio = torch.exp(logp - step.logp)
+        gain = ratio * step.advantage
+        if setting.clip is not None:
+            low, high = 1.0 - setting.clip, 1.0 + setting.clip
+            held = ratio if low <= ratio <= high else torch.full_like(ratio, low)
+            if ratio > high:
+                held = torch.full_like(ratio, high)
+            clipped = held * step.advantage
+            gain = gain if gain < clipped else clipped
+        total = total - gain + setting.kl_coefficient * (ratio - 1.0 - (logp - step.logp))
+    return total / len(data)
+
+
+def gradient(loss: Loss, at: Parameters, create_graph: bool = False) -> Parameters:
+    """Derivative of a scalar with respect to every tensor; zero where it does not depend on one."""
+    inputs = {name: value if create_graph else cut(value) for name, value in at.items()}
+    value = loss(inputs)
+    found = torch.autograd.grad(
+        value, list(inputs.values()), create_graph=create_graph, allow_unused=True
+    )
+    return {
+        name: torch.zeros_like(at[name]) if g is None else g
+        for name, g in zip(inputs, found, strict=True)
+    }
+
+
+def cut(value: Tensor) -> Tensor:
+    """A fresh leaf of the same value."""
+    return value.detach().clone().requires_grad_(True)
+
+
+def inner_step(
+    setting: Setting,
+    theta: Parameters,
+    phi: Parameters,
+    data: Sequence[Transition],
+    differentiable: bool = False,
+) -> Parameters:
+    """``theta - alpha grad_theta L_task``; its dependence on theta and phi is kept on request."""
+    start = theta
+    if differentiable:
+        start = {n: v if v.requires_grad else cut(v) for n, v in theta.items()}
+    slope = gradient(
+        lambda at: task_loss(setting, at, phi, data), start, create_graph=differentiable
+    )
+    return {name: start[name] - setting.lr * slope[name] for name in start}
+
+
+# --- objectives: scalars whose gradients are under test -----------------------------------------
+
+
+def exact(setting: Setting, phi: Parameters, paths: Sequence[Path]) -> Tensor:
+    """Eq. 11, the mean over tasks and k of the loss behind one differentiable look-ahead."""
+    losses = []
+    for path in paths:
+        for k in range(len(path.theta) - 1):
+            ahead = inner_step(setting, path.theta[k], phi, path.data[k], differentiable=True)
+            losses.append(meta_loss(setting, ahead, phi, path.data[k + 1]))
+    return sum(losses, torch.zeros((), dtype=torch.float64)) / len(losses)
+
+
+def look_aheads(setting: Setting, phi: Parameters, paths: Sequence[Path]) -> list[list[Parameters]]:
+    """The bracket of eq. 12 at this phi, as constants."""
+    return [
+        [
+            {
+                name: value.detach()
+                for name, value in inner_step(setting, path.theta[k], phi, path.data[k]).items()
+            }
+            for k in range(len(path.theta) - 1)
+        ]
+        for path in paths
+    ]
+
+
+def approximate(
+    setting: Setting,
+    phi: Parameters,
+    paths: Sequence[Path],
+    brackets: Sequence[Sequence[Parameters]],
+) -> Tensor:
+    """Eq. 12: as eq. 11 with the look-aheads given, so that phi acts in the outer loss alone."""
+    losses = []
+    for path, ahead in zip(paths, brackets, strict=True):
+        for k in range(len(path.theta) - 1):
+            losses.append(meta_loss(setting, ahead[k], phi, path.data[k + 1]))
+    return sum(losses, torch.zeros((), dtype=torch.float64)) / len(losses)
+
+
+def init_objective(
+    kind: str, setting: Setting, theta_0: Parameters, phi: Parameters, path: Path
+) -> Tensor:
+    """``C(theta_0)`` of one task. What the kind holds constant comes from ``path``."""
+    last = len(path.theta) - 1
+    if kind == "fixed":
+        return torch.zeros((), dtype=torch.float64)
+    if kind == "reptile":
+        return 0.5 * squared_distance(theta_0, path.theta[last])
+    if kind == "fomaml":
+        return meta_loss(setting, shifted(path, last, theta_0), phi, path.data[last])
+    if kind == "maml":
+        theta = theta_0
+        for k in range(last):
+            theta = inner_step(setting, theta, phi, path.data[k], differentiable=True)
+        return meta_loss(setting, theta, phi, path.data[last])
+    if kind == "leap":
+        length = torch.zeros((), dtype=torch.float64)
+        for k in range(last):
+            here, there = shifted(path, k, theta_0), path.theta[k + 1]
+            rise = task_loss(setting, there, phi, path.data[k]).detach() - task_loss(
+                setting, here, phi, path.data[k]
+            )
+            length = length + torch.sqrt(squared_distance(there, here) + rise**2)
+        return length
+    raise ValueError(kind)
+
+
+def shifted(path: Path, k: int, theta_0: Parameters) -> Parameters:
+    """``theta_k`` as it moves with theta_0 if its Jacobian is taken for the identity."""
+    return {
+        name: path.theta[k][name].detach() + (theta_0[name] - path.theta[0][name].detach())
+        for name in theta_0
+    }
+
+
+def squared_distance(left: Parameters, right: Parameters) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for name in left:
+        total = total + ((left[name] - right[name]) ** 2).sum()
+    return total
+
+
+def leap_by_hand(setting: Setting, theta_0: Parameters, phi: Parameters, path: Path) -> Parameters:
+    """``-sum_k (dtheta_k + dL_k grad L_task(theta_k)) / ||(dtheta_k, dL_k)||``, as printed."""
+    result = {name: torch.zeros_like(value) for name, value in theta_0.items()}
+    for k in range(len(path.theta) - 1):
+        here, there, data = shifted(path, k, theta_0), path.theta[k + 1], path.data[k]
+        rise = float(task_loss(setting, there, phi, data) - task_loss(setting, here, phi, data))
+        slope = gradient(lambda at, data=data: task_loss(setting, at, phi, data), here)  # type: ignore[misc]
+        length = math.sqrt(float(squared_distance(here, there)) + rise**2)
+        for name in result:
+            result[name] -= (there[name] - here[name] + rise * slope[name]) / length
+    return result
+
+
+# --- returns, advantages, baseline --------------------------------------------------------------
+
+
+def discounted_returns(reward: Sequence[float], gamma: float) -> list[float]:
+    """``G_t = sum_l gamma^l r_{t+l}`` of one episode's real steps."""
+    return [
+        sum(gamma**ell * reward[t + ell] for ell in range(len(reward) - t))
+        for t in range(len(reward))
+    ]
+
+
+def gae(reward: Sequence[float], value: Sequence[float], gamma: float, lam: float) -> list[float]:
+    """Mean of the n-step advantages with weights ``(1 - lam) lam^(n-1)``, the last taking the rest.
+
+    The definition of Schulman et al. (2016, before eq. 16), not the telescoped sum of residuals.
+    """
+    steps = len(reward)
+    result = []
+    for t in range(steps):
+        longest = steps - t
+        total = 0.0
+        for n in range(1, longest + 1):
+            ahead = value[t + n] if n < longest else 0.0
+            n_step = sum(gamma**i * reward[t + i] for i in range(n)) + gamma**n * ahead - value[t]
+            weight = (1.0 - lam) * lam ** (n - 1) if n < longest else lam ** (n - 1)
+            total += weight * n_step
+        result.append(total)
+    return result
+
+
+def baseline(
+    episodes: Sequence[NDArray[np.float64]], returns: Sequence[Sequence[float]], ridge: float = 1e-5
+) -> list[NDArray[np.float64]]:
+    """Ridge regression as least squares with the rows ``sqrt(ridge) I``; no normal equations."""
+    designs = []
+    for obs in episodes:
+        rows = []
+        for t, x in enumerate(obs):
+            x = np.clip(x, -10.0, 10.0)
+            rows.append([*x, *(x * x), t / 100.0, (t / 100.0) ** 2, (t / 100.0) ** 3, 1.0])
+        designs.append(np.array(rows))
+    width = designs[0].shape[1]
+    design = np.concatenate([*designs, math.sqrt(ridge) * np.eye(width)])
+    target = np.concatenate([*[np.array(r) for r in returns], np.zeros(width)])
+    weights = np.linalg.lstsq(design, target, rcond=None)[0]
+    return [d @ weights for d in designs]

@@ -1,0 +1,273 @@
+"""The gradients WarpRL descends, in float64, against finite differences and a naive loop."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import get_args
+
+import naive
+import pytest
+import torch
+from helpers import (
+    CLIP,
+    KL_COEFFICIENT,
+    LR,
+    Problem,
+    as_leaves,
+    finite_difference,
+    gradient_of,
+    make_problem,
+    relative_error,
+)
+
+from warprl.agents.losses import InnerLoss, OuterLoss
+from warprl.objective import InitKind, ObjectiveKind, init_gradient, inner_step, warp_objective
+from warprl.types import Params
+from warprl.warp import WARP_KINDS, WarpKind
+
+TOLERANCE = 1e-6
+STEPS = (1, 2, 3)
+INIT_KINDS: tuple[InitKind, ...] = get_args(InitKind)
+
+each_warp = pytest.mark.parametrize("warp", WARP_KINDS)
+each_warp_and_none = pytest.mark.parametrize("warp", [*WARP_KINDS, None])
+each_length = pytest.mark.parametrize("steps", STEPS)
+
+
+@cache
+def problem(warp: WarpKind | None, steps: int) -> Problem:
+    return make_problem(warp, steps)
+
+
+def package_meta_gradient(p: Problem, kind: ObjectiveKind, clip: float | None = CLIP) -> Params:
+    phi = as_leaves(p.phi)
+    value = warp_objective(
+        kind, InnerLoss(p.policy), OuterLoss(p.policy, clip), phi, p.states(), LR, KL_COEFFICIENT
+    )
+    return gradient_of(value.loss.mean(), phi)
+
+
+@cache
+def exact_by_differences(warp: WarpKind, steps: int, clip: float | None = CLIP) -> Params:
+    p = problem(warp, steps)
+    return finite_difference(lambda phi: naive.exact(p.setting(clip), phi, p.paths), p.phi)
+
+
+# --- the conditions under which the comparisons mean something ----------------------------------
+
+
+def points_of_the_meta_loss(p: Problem) -> list[tuple[Params, list[naive.Transition]]]:
+    """Where the clipped loss is evaluated: behind each look-ahead, and at theta_K twice over."""
+    setting, points = p.setting(), []
+    for path, ahead in zip(p.paths, naive.look_aheads(setting, p.phi, p.paths), strict=True):
+        points += list(zip(ahead, path.data[1:], strict=True))
+        last = len(ahead)
+        theta = p.theta_0
+        for k in range(last):
+            theta = naive.inner_step(setting, theta, p.phi, path.data[k])
+        points += [
+            (naive.shifted(path, last, p.theta_0), path.data[last]),
+            (theta, path.data[last]),
+        ]
+    return points
+
+
+@each_warp_and_none
+@each_length
+def test_problems_clip_some_ratios_and_not_others_and_keep_off_the_kink(
+    warp: WarpKind | None, steps: int
+) -> None:
+    p = problem(warp, steps)
+    clipped = []
+    for theta, data in points_of_the_meta_loss(p):
+        for step in data:
+            logp = naive.log_prob(warp, theta, p.phi, step.obs, step.act)
+            ratio = torch.exp(logp - step.logp).item()
+            assert min(abs(ratio - 1 - CLIP), abs(ratio - 1 + CLIP)) > 1e-3
+            clipped.append(ratio > 1 + CLIP if step.advantage > 0 else ratio < 1 - CLIP)
+    assert any(clipped) and not all(clipped)
+    assert len({len(data) for path in p.paths for data in path.data}) > 1  # unequal masks
+
+
+# --- the inner step -----------------------------------------------------------------------------
+
+
+@each_warp_and_none
+@each_length
+def test_inner_step_descends_the_gradient_of_the_task_loss(
+    warp: WarpKind | None, steps: int
+) -> None:
+    p = problem(warp, steps)
+    states = p.states()
+    moved = inner_step(InnerLoss(p.policy), states.theta, p.phi, states.support, LR)
+    for s, (t, k) in enumerate(zip(states.task.tolist(), states.step.tolist(), strict=True)):
+        start, data = p.paths[t].theta[k], p.paths[t].data[k]
+        found = {name: (states.theta[name][s] - moved[name][s]) / LR for name in moved}
+
+        def loss(theta: Params, data: list[naive.Transition] = data) -> torch.Tensor:
+            return naive.task_loss(p.setting(), theta, p.phi, data)
+
+        assert relative_error(found, naive.gradient(loss, start)) < TOLERANCE
+        differences = finite_difference(loss, start)
+        assert relative_error(found, differences) < TOLERANCE
+
+
+def test_inner_step_without_a_graph_is_a_constant() -> None:
+    p = problem("residual", 2)
+    states = p.states()
+    phi, theta = as_leaves(p.phi), as_leaves(states.theta)
+    moved = inner_step(InnerLoss(p.policy), theta, phi, states.support, LR)
+    assert not any(value.requires_grad for value in moved.values())
+
+
+# --- the meta-gradient with respect to phi ------------------------------------------------------
+
+
+@each_warp
+@each_length
+def test_exact_meta_gradient_is_the_derivative_of_equation_11(warp: WarpKind, steps: int) -> None:
+    p = problem(warp, steps)
+    found = package_meta_gradient(p, "exact")
+    by_loop = naive.gradient(lambda phi: naive.exact(p.setting(), phi, p.paths), p.phi)
+    assert relative_error(found, by_loop) < TOLERANCE
+    assert relative_error(found, exact_by_differences(warp, steps)) < TOLERANCE
+
+
+@each_warp
+@each_length
+def test_approximate_meta_gradient_is_the_derivative_of_equation_12(
+    warp: WarpKind, steps: int
+) -> None:
+    p = problem(warp, steps)
+    found = package_meta_gradient(p, "approximate")
+    brackets = naive.look_aheads(p.setting(), p.phi, p.paths)
+
+    def objective(phi: Params) -> torch.Tensor:
+        return naive.approximate(p.setting(), phi, p.paths, brackets)
+
+    assert relative_error(found, naive.gradient(objective, p.phi)) < TOLERANCE
+    differences = finite_difference(objective, p.phi)
+    assert relative_error(found, differences) < TOLERANCE
+
+
+@each_warp
+@each_length
+def test_only_the_exact_form_differentiates_through_the_inner_gradient(
+    warp: WarpKind, steps: int
+) -> None:
+    # Fails if the graph of the inner gradient is dropped: both forms would then be equation 12.
+    p = problem(warp, steps)
+    differences = exact_by_differences(warp, steps)
+    assert relative_error(package_meta_gradient(p, "exact"), differences) < TOLERANCE
+    for name, slope in differences.items():
+        missed = relative_error(
+            {name: package_meta_gradient(p, "approximate")[name]}, {name: slope}
+        )
+        assert missed > 1e-2, name
+
+
+@each_warp
+def test_unclipped_meta_gradient_matches_too(warp: WarpKind) -> None:
+    p = problem(warp, 2)
+    found = package_meta_gradient(p, "exact", clip=None)
+    assert relative_error(found, exact_by_differences(warp, 2, clip=None)) < TOLERANCE
+    assert relative_error(found, package_meta_gradient(p, "exact")) > 1e-3  # clipping did act
+
+
+@pytest.mark.parametrize("kind", get_args(ObjectiveKind))
+def test_both_forms_have_the_same_value(kind: ObjectiveKind) -> None:
+    p = problem("gate", 3)
+    value = warp_objective(
+        kind,
+        InnerLoss(p.policy),
+        OuterLoss(p.policy, CLIP),
+        p.phi,
+        p.states(),
+        LR,
+        KL_COEFFICIENT,
+    )
+    expected = naive.exact(p.setting(), p.phi, p.paths)
+    torch.testing.assert_close(value.loss.mean(), expected.detach(), rtol=1e-12, atol=0.0)
+
+
+# --- the gradient with respect to the initialisation --------------------------------------------
+
+
+def package_init_gradient(p: Problem, kind: InitKind, clip: float | None = CLIP) -> Params:
+    """Averaged over the tasks, as the learner does."""
+    stacked, _ = init_gradient(
+        kind,
+        InnerLoss(p.policy),
+        OuterLoss(p.policy, clip),
+        p.theta_0,
+        p.phi,
+        p.trajectory,
+        LR,
+        KL_COEFFICIENT,
+    )
+    return {name: value.mean(dim=0) for name, value in stacked.items()}
+
+
+@each_warp_and_none
+@each_length
+@pytest.mark.parametrize("kind", INIT_KINDS)
+def test_initialisation_gradient_is_the_derivative_of_its_objective(
+    kind: InitKind, warp: WarpKind | None, steps: int
+) -> None:
+    p = problem(warp, steps)
+
+    def objective(theta_0: Params) -> torch.Tensor:
+        terms = [naive.init_objective(kind, p.setting(), theta_0, p.phi, q) for q in p.paths]
+        return sum(terms, torch.zeros((), dtype=torch.float64)) / len(terms)
+
+    found = package_init_gradient(p, kind)
+    differences = finite_difference(objective, p.theta_0)
+    assert relative_error(found, differences) < TOLERANCE
+    if kind != "fixed":  # its objective is a constant, which autograd will not differentiate
+        assert relative_error(found, naive.gradient(objective, p.theta_0)) < TOLERANCE
+
+
+@each_warp
+@each_length
+def test_leap_gradient_is_the_printed_formula(warp: WarpKind, steps: int) -> None:
+    p = problem(warp, steps)
+    by_hand = [naive.leap_by_hand(p.setting(), p.theta_0, p.phi, path) for path in p.paths]
+    expected = {name: (by_hand[0][name] + by_hand[1][name]) / 2 for name in p.theta_0}
+    assert relative_error(package_init_gradient(p, "leap"), expected) < TOLERANCE
+
+
+@each_warp
+@each_length
+def test_reptile_gradient_is_the_way_back_from_the_end(warp: WarpKind, steps: int) -> None:
+    p = problem(warp, steps)
+    ends = [path.theta[-1] for path in p.paths]
+    expected = {n: p.theta_0[n] - (ends[0][n] + ends[1][n]) / 2 for n in p.theta_0}
+    assert relative_error(package_init_gradient(p, "reptile"), expected) < TOLERANCE
+
+
+@each_warp
+@each_length
+def test_maml_differs_from_its_first_order_form(warp: WarpKind, steps: int) -> None:
+    # Fails if MAML's graph is dropped. The theta_K here are those MAML recomputes, so that the two
+    # differ by the second-order terms alone.
+    p = problem(warp, steps)
+    paths = [naive.Path([p.theta_0], path.data) for path in p.paths]
+    for path in paths:
+        for k in range(steps):
+            path.theta.append(
+                {
+                    name: value.detach()
+                    for name, value in naive.inner_step(
+                        p.setting(), path.theta[k], p.phi, path.data[k]
+                    ).items()
+                }
+            )
+    first_order = [
+        naive.gradient(
+            lambda theta, path=path: naive.meta_loss(p.setting(), theta, p.phi, path.data[-1]),  # type: ignore[misc]
+            path.theta[-1],
+        )
+        for path in paths
+    ]
+    expected = {n: (first_order[0][n] + first_order[1][n]) / 2 for n in p.theta_0}
+    assert relative_error(package_init_gradient(p, "maml"), expected) > 1e-2
