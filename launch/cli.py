@@ -273,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _families() -> Outcome:
     from warprl.envs import family_names, make_family
 
-    summaries = {name: make_family(name).definition().summary for name in family_names()}
+    summaries = {name: make_family(name).definition().tasks for name in family_names()}
     rows = [[name, summary] for name, summary in summaries.items()]
     width = max(map(len, summaries))
     return Outcome(summaries, "\n".join(f"{name:{width}}  {line}" for name, line in rows))

@@ -21,14 +21,17 @@ from warprl.launch.outcome import Outcome, parameters
 if TYPE_CHECKING:
     import mujoco
 
+    from warprl.envs.family import RenderableBatch
     from warprl.launch.stored import StoredRun
-    from warprl.types import BatchEnv, Task
+    from warprl.types import Task
 
-# Pixels; all of them multiples of 16, the block of the video format.
+# Pixels; all but the gap are multiples of 16, the block of the video format.
 PANEL = 320
 CAPTION = 48
 TITLE = 32
+GAP = 2
 COLUMNS = 4
+MIN_FPS = 10  # worlds whose step is a second long would make slide shows
 INK, PAPER = (20, 20, 20), (245, 245, 245)
 
 Image = NDArray[np.uint8]  # [height, width, 3]
@@ -55,7 +58,7 @@ class Recorder:
     Adaptation runs on it unchanged, so that a film shows the very episodes that it adapted on.
     """
 
-    def __init__(self, batch: BatchEnv) -> None:
+    def __init__(self, batch: RenderableBatch) -> None:
         """Record ``batch``."""
         self._batch = batch
         self._running = False
@@ -112,7 +115,7 @@ def render(
     with console.status("adapting"):
         episodes, means = record(run, tasks[task], task, steps)
     panels = [
-        Panel(_caption(k, episode, mean, run.config.adaptation.episodes), episode.qpos)
+        Panel(caption(k, episode, mean, run.config.adaptation.episodes), episode.qpos)
         for k, (episode, mean) in enumerate(zip(episodes, means, strict=True))
     ]
     title = (
@@ -123,7 +126,7 @@ def render(
     model = run.family.render_model(tasks[task])
     with console.status("drawing"):
         frames = film(model, panels, title)
-        write(path, frames, round(1.0 / run.family.dt))
+        write(path, frames, max(round(1.0 / run.family.definition().dt), MIN_FPS))
     data = {
         "video": str(path),
         "family": run.config.family,
@@ -161,7 +164,7 @@ def film(model: mujoco.MjModel, panels: Sequence[Panel], title: str) -> Iterator
     model.vis.quality.offsamples = 0
     data = mujoco.MjData(model)
     camera = _camera(model)
-    canvas = _canvas([panel.caption for panel in panels], title)
+    canvas = draw_text([panel.caption for panel in panels], title)
     with mujoco.Renderer(model, PANEL, PANEL) as renderer:
         for step in range(max(len(panel.qpos) for panel in panels)):
             for number, panel in enumerate(panels):
@@ -170,9 +173,9 @@ def film(model: mujoco.MjModel, panels: Sequence[Panel], title: str) -> Iterator
                 renderer.update_scene(data, camera)
                 renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
                 renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-                left, top = _corner(number)
+                left, top = corner(number)
                 top += CAPTION
-                canvas[top : top + PANEL, left : left + PANEL] = renderer.render()
+                canvas[top : top + PANEL, left : left + PANEL - GAP] = renderer.render()[:, GAP:]
             yield canvas.copy()
 
 
@@ -199,18 +202,19 @@ def write(path: Path, frames: Iterator[Image], fps: int) -> None:
         raise RunFailedError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _caption(step: int, episode: Episode, mean: float, episodes: int) -> tuple[str, str]:
+def caption(step: int, episode: Episode, mean: float, episodes: int) -> tuple[str, str]:
+    """The two lines above a panel: when in the adaptation, and what it returned."""
     when = f"after {step} inner step{'s' * (step > 1)}" if step else "before adaptation"
     return when, f"return {sum(episode.reward):.1f} (mean of {episodes}: {mean:.1f})"
 
 
-def _corner(panel: int) -> tuple[int, int]:
+def corner(panel: int) -> tuple[int, int]:
     """Left and top pixel of a panel, its caption included."""
     row, column = divmod(panel, COLUMNS)
     return column * PANEL, TITLE + row * (CAPTION + PANEL)
 
 
-def _canvas(captions: Sequence[tuple[str, str]], title: str) -> Image:
+def draw_text(captions: Sequence[tuple[str, str]], title: str) -> Image:
     """The picture with all its text and room for the panels."""
     from PIL import Image as Pillow
     from PIL import ImageDraw, ImageFont
@@ -222,7 +226,7 @@ def _canvas(captions: Sequence[tuple[str, str]], title: str) -> Image:
     font = ImageFont.load_default(size=15)
     draw.text((8, 8), title, INK, font)
     for number, lines in enumerate(captions):
-        left, top = _corner(number)
+        left, top = corner(number)
         draw.multiline_text((left + 8, top + 4), "\n".join(lines), INK, font)
     return np.array(picture)
 
