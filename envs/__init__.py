@@ -1,6 +1,16 @@
-"""Task families on native batches of simulations."""
+"""Task families on native batches of simulations; importing it registers their Gymnasium ids."""
 
 from warprl.envs.family import Definition, TaskFamily
 from warprl.envs.registry import UnknownFamily, family_names, make_family
+from warprl.envs.vector import make_vector, register
 
-__all__ = ["Definition", "TaskFamily", "UnknownFamily", "family_names", "make_family"]
+__all__ = [
+    "Definition",
+    "TaskFamily",
+    "UnknownFamily",
+    "family_names",
+    "make_family",
+    "make_vector",
+]
+
+register()

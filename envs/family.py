@@ -56,9 +56,12 @@ class RenderableBatch(BatchEnv, ABC):
 
     @abstractmethod
     def restart(
-        self, ids: NDArray[np.intp], generators: Sequence[np.random.Generator]
+        self,
+        ids: NDArray[np.intp],
+        tasks: Sequence[Task],
+        generators: Sequence[np.random.Generator],
     ) -> NDArray[np.float64]:
-        """Start a new episode of the same task in simulations ``ids``, one generator each.
+        """Start a new episode in simulations ``ids``, with one task and one generator each.
 
         Returns their observations ``[len(ids), O]`` and leaves every other simulation untouched.
         """
@@ -76,6 +79,7 @@ class TaskFamily(ABC):
 
     name: str
     horizon: int
+    dt: float  # seconds an environment step; 1 where there is no clock
     action_scale: float
     distribution: TaskDistribution
     observation_space: Box

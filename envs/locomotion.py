@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import NamedTuple
 
 import gymnasium
@@ -23,6 +24,7 @@ class Motion(NamedTuple):
     position: NDArray[np.float64]  # [N, D], of the tracked point after the step, m
     velocity: NDArray[np.float64]  # [N, D], its displacement over the step / dt, m/s
     control: NDArray[np.float32]  # [N, A], the actuator command u after scaling and clipping
+    terminated: NDArray[np.bool_]  # [N], whether the step ended the episode
 
 
 def control_cost(control: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
@@ -52,6 +54,7 @@ class LocomotionFamily(TaskFamily):
         model = load_model(self.model_file)
         size = model.nq - self.skipped_positions + model.nv
         low, high = self.action_scale * model.actuator_ctrlrange.T.astype(np.float32)
+        self.dt = model.opt.timestep * self.frame_skip
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float64)
         self.action_space = Box(low, high, dtype=np.float32)
 
@@ -86,7 +89,7 @@ class LocomotionFamily(TaskFamily):
             held_out=self.held_out_text,
             horizon=self.horizon,
             frame_skip=self.frame_skip,
-            dt=model.opt.timestep * self.frame_skip,
+            dt=self.dt,
             observation=self.observation_text,
             action=f"u = clip(a / {self.action_scale:g}, {low:g}, {high:g}), the {model.nu} "
             "actuator commands; a is the policy's output",
@@ -123,7 +126,7 @@ class LocomotionBatch(RenderableBatch):
         self._scale = np.float32(family.action_scale)
         self._low, self._high = model.actuator_ctrlrange.T.astype(np.float32)
         self._init_qpos = model.qpos0.copy()
-        self._target = np.empty((num_envs, 0))
+        self._target = np.full((num_envs, len(fields(family.task_type))), np.nan)
 
     def reset(
         self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
@@ -133,14 +136,19 @@ class LocomotionBatch(RenderableBatch):
         Raises ValueError if T does not divide N or there is not one generator a task.
         """
         check_reset(tasks, generators, self.num_envs)
-        self._target = task_rows(tasks, self.num_envs)
+        self._target[:] = task_rows(tasks, self.num_envs)
         self.physics.reset(*self._initial_states(generators, self.num_envs))
         return self._observe()
 
     def restart(
-        self, ids: NDArray[np.intp], generators: Sequence[np.random.Generator]
+        self,
+        ids: NDArray[np.intp],
+        tasks: Sequence[Task],
+        generators: Sequence[np.random.Generator],
     ) -> NDArray[np.float64]:
-        """Start a new episode of the same task in simulations ``ids``; see the base class."""
+        """Start a new episode in simulations ``ids``; see the base class."""
+        check_reset(tasks, generators, len(ids))
+        self._target[ids] = task_rows(tasks, len(ids))
         self.physics.reset(*self._initial_states(generators, len(ids)), ids)
         return self._observe()[ids]
 
@@ -153,9 +161,10 @@ class LocomotionBatch(RenderableBatch):
         self.physics.ctrl[:] = control
         self.physics.step()
         position = self.family.track(self.physics).copy()
-        motion = Motion(position, (position - before) / self.physics.dt, control)
-        reward = self.family.reward(motion, self._target)
-        return self._observe(), reward, self.family.terminated(self.physics)
+        terminated = self.family.terminated(self.physics)
+        velocity = (position - before) / self.family.dt
+        motion = Motion(position, velocity, control, terminated)
+        return self._observe(), self.family.reward(motion, self._target), terminated
 
     def faults(self) -> NDArray[np.bool_]:
         """``[N]``: simulations that MuJoCo warned about since their reset."""

@@ -76,7 +76,6 @@ class Physics:
         self._batch = Batch(model, nsim=num_envs, nthread=1)
         self._frame_skip = frame_skip
         self._failed = np.zeros(num_envs, dtype=np.bool_)
-        self.dt: float = model.opt.timestep * frame_skip
         self.qpos: NDArray[np.float64] = self._batch.bind("qpos")
         self.qvel: NDArray[np.float64] = self._batch.bind("qvel")
         self.ctrl: NDArray[np.float64] = self._batch.bind("ctrl")

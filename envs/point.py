@@ -24,6 +24,7 @@ class PointNavigation(TaskFamily):
 
     name = "point-navigation-v1"
     horizon = 100
+    dt = 1.0
     action_scale = 1.0
     distribution = SquareGoals(0.5)
     observation_space = Box(-np.inf, np.inf, (2,), np.float64)
@@ -50,7 +51,7 @@ class PointNavigation(TaskFamily):
             held_out=self.held_out_text,
             horizon=self.horizon,
             frame_skip=1,
-            dt=1.0,
+            dt=self.dt,
             observation="position xy (2), in m; the goal is hidden",
             action=f"displacement xy, each clipped to [-{_MAX_STEP:g}, {_MAX_STEP:g}] m",
             action_scale=self.action_scale,
@@ -84,14 +85,19 @@ class PointBatch(RenderableBatch):
     ) -> NDArray[np.float64]:
         """Put every point at the origin; the start has no noise, so nothing is drawn."""
         check_reset(tasks, generators, self.num_envs)
-        self._goal = task_rows(tasks, self.num_envs)
+        self._goal[:] = task_rows(tasks, self.num_envs)
         self._position[:] = 0.0
         return self._position.copy()
 
     def restart(
-        self, ids: NDArray[np.intp], generators: Sequence[np.random.Generator]
+        self,
+        ids: NDArray[np.intp],
+        tasks: Sequence[Task],
+        generators: Sequence[np.random.Generator],
     ) -> NDArray[np.float64]:
         """Put the points ``ids`` back at the origin."""
+        check_reset(tasks, generators, len(ids))
+        self._goal[ids] = task_rows(tasks, len(ids))
         self._position[ids] = 0.0
         return self._position[ids]
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import functools
 
+from warprl.envs.ant import AntDir, AntGoal
 from warprl.envs.family import TaskFamily
 from warprl.envs.half_cheetah import HalfCheetahDir, HalfCheetahVel
 from warprl.envs.point import PointNavigation
 
 _FAMILIES: dict[str, type[TaskFamily]] = {
-    family.name: family for family in (PointNavigation, HalfCheetahDir, HalfCheetahVel)
+    family.name: family
+    for family in (PointNavigation, HalfCheetahDir, HalfCheetahVel, AntDir, AntGoal)
 }
 
 

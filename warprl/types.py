@@ -19,14 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
-from torch import Tensor
 
-Params = dict[str, Tensor]
+if TYPE_CHECKING:  # envs and the command line use this module, and need not wait for torch
+    from torch import Tensor
+
+Params: TypeAlias = "dict[str, Tensor]"
 """Named parameters. *Stacked* parameters carry a leading axis (``T`` or ``S``) in every tensor."""
 
 

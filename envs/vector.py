@@ -1,0 +1,268 @@
+"""Task families as Gymnasium environments, for every program that speaks Gymnasium.
+
+The meta-learner does not use them: a family's batch steps all its tasks in one call and leaves
+seeds, horizon and resets to the sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.utils.seeding import np_random
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from warprl.envs.family import TaskFamily
+from warprl.envs.registry import family_names, make_family
+from warprl.types import Task
+
+Observation = NDArray[np.float64]
+Action = NDArray[np.float32]
+_PIXELS = 480
+_MIN_FPS = 10  # worlds whose step is a second long would make slide shows
+
+
+class FamilyEnv(gymnasium.Env[Observation, Action]):
+    """One simulation of a task family.
+
+    The task given at construction or by ``reset(options={"task": {...}})`` stays until another one
+    is given; without one, every reset draws a task of the training distribution. The observation
+    does not reveal it; ``info["task"]`` of a reset does. The horizon truncates, and so does a
+    physics fault, which ``info["fault"]`` of a step reports.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        task: dict[str, float] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Raises ValueError for an unknown family or render mode, or an impossible task."""
+        self.family = make_family(family)
+        self.metadata = {
+            "render_modes": ["rgb_array"],
+            "render_fps": max(round(1.0 / self.family.dt), _MIN_FPS),
+        }
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
+        self.render_mode = render_mode
+        self.observation_space = self.family.observation_space
+        self.action_space = self.family.action_space
+        self._batch = self.family.make_batch(1)
+        self._fixed = None if task is None else self.family.parse_task(task)
+        self._task: Task | None = None
+        self._steps = 0
+        self._screen: _Screen | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode. Raises ValueError, naming field and range, for an impossible task."""
+        super().reset(seed=seed)
+        self._fixed = _task_option(self.family, options) or self._fixed
+        task = self._fixed or _draw(self.family, self.np_random)
+        if task != self._task:
+            self.close()  # the drawing shows the task
+        self._task, self._steps = task, 0
+        return self._batch.reset([task], [self.np_random])[0], {"task": asdict(task)}
+
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Advance by one environment step."""
+        observation, reward, terminated = self._batch.step(np.asarray(action, np.float32)[None])
+        self._steps += 1
+        fault = bool(self._batch.faults()[0])
+        truncated = self._steps >= self.family.horizon or fault
+        ended = bool(terminated[0])
+        return observation[0], float(reward[0]), ended, truncated, {"fault": fault}
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """A picture ``[480, 480, 3]`` if the render mode is ``"rgb_array"``."""
+        if self.render_mode is None or self._task is None:
+            return None
+        if self._screen is None:
+            self._screen = _Screen(self.family.render_model(self._task))
+        return self._screen.draw(self._batch.render_state(0))
+
+    def close(self) -> None:
+        """Free the graphics."""
+        if self._screen is not None:
+            self._screen.close()
+            self._screen = None
+
+
+class FamilyVectorEnv(VectorEnv[Observation, Action, NDArray[Any]]):
+    """N simulations of a task family in one native batch.
+
+    Simulation i does exactly what a :class:`FamilyEnv` seeded with ``seed + i`` does, whatever its
+    neighbours do. An episode that ended starts anew in the next step, whose action is ignored and
+    whose reward is 0 (``AutoresetMode.NEXT_STEP``).
+    """
+
+    def __init__(
+        self,
+        family: str,
+        num_envs: int = 1,
+        tasks: Sequence[Task] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """N / T simulations for each of the T tasks, in order; without tasks, drawn ones.
+
+        Raises ValueError for an unknown family, for a task of another one, or if T does not divide
+        N.
+        """
+        self.family = make_family(family)
+        self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.num_envs = num_envs
+        self.single_observation_space = self.family.observation_space
+        self.single_action_space = self.family.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._batch = self.family.make_batch(num_envs)
+        self._fixed: list[Task | None] = _shared_out(self.family, tasks, num_envs)
+        self._generators = [np_random(seed_i)[0] for seed_i in _seeds(seed, num_envs)]
+        self._observation = np.zeros((num_envs, *self.single_observation_space.shape))
+        self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._ended = np.zeros(num_envs, dtype=np.bool_)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode in every simulation, or in those that ``options["reset_mask"]`` names.
+
+        ``options["task"]`` is the task of these simulations from now on. Raises ValueError, naming
+        field and range, for an impossible task.
+        """
+        options = dict(options or {})
+        mask = options.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_))
+        ids = np.flatnonzero(mask)
+        if (task := _task_option(self.family, options)) is not None:
+            for i in ids:
+                self._fixed[i] = task
+        seeds = _seeds(seed, self.num_envs)
+        for i in ids:
+            if seeds[i] is not None:
+                self._generators[i] = np_random(seeds[i])[0]
+        info = self._restart(ids)
+        return self._observation.copy(), info
+
+    def step(
+        self, actions: Action
+    ) -> tuple[Observation, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        """Advance every simulation by one environment step or, where one ended, start anew."""
+        observation, reward, terminated = self._batch.step(np.asarray(actions, np.float32))
+        self._observation[:] = observation
+        self._steps += 1
+        fault, running = self._batch.faults(), ~self._ended
+        truncated = (self._steps >= self.family.horizon) | fault
+        info: dict[str, Any] = {"fault": fault & running, "_fault": running}
+        if self._ended.any():
+            info |= self._restart(np.flatnonzero(self._ended))
+            reward, terminated = reward * running, terminated & running
+            truncated &= running
+        self._ended = terminated | truncated
+        return self._observation.copy(), reward, terminated, truncated, info
+
+    def _restart(self, ids: NDArray[np.intp]) -> dict[str, Any]:
+        generators = [self._generators[i] for i in ids]
+        tasks = [
+            self._fixed[i] or _draw(self.family, generator)
+            for i, generator in zip(ids, generators, strict=True)
+        ]
+        self._observation[ids] = self._batch.restart(ids, tasks, generators)
+        self._steps[ids] = 0
+        self._ended[ids] = False
+        info: dict[str, Any] = {}
+        for i, task in zip(ids, tasks, strict=True):
+            info = self._add_info(info, {"task": asdict(task)}, int(i))
+        return info
+
+
+class _Screen:
+    """Draws one model without shadows, reflections and smoothing, which cost most of the time."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        model.vis.quality.offsamples = 0
+        self._model, self._data = model, mujoco.MjData(model)
+        self._renderer = mujoco.Renderer(model, _PIXELS, _PIXELS)
+
+    def draw(self, qpos: NDArray[np.float64]) -> NDArray[np.uint8]:
+        self._data.qpos[:] = qpos
+        mujoco.mj_forward(self._model, self._data)
+        self._renderer.update_scene(self._data, camera="track")
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self._renderer.scene.flags[flag] = 0
+        picture: NDArray[np.uint8] = self._renderer.render()
+        return picture
+
+    def close(self) -> None:
+        self._renderer.close()
+
+
+def make_vector(name: str, tasks: Sequence[Task], episodes: int, seed: int) -> FamilyVectorEnv:
+    """``episodes`` simulations of each task; simulation ``t * episodes + e`` is of task t.
+
+    Raises ValueError for an unknown family or a task of another one, or without tasks or episodes.
+    """
+    if not tasks or episodes < 1:
+        raise ValueError(
+            f"tasks and episodes must be at least 1, got {len(tasks)} tasks and {episodes} episodes"
+        )
+    return FamilyVectorEnv(name, len(tasks) * episodes, tasks=tasks, seed=seed)
+
+
+def register() -> None:
+    """Make every family known to Gymnasium: ``warprl/HalfCheetahDir-v1`` and so on."""
+    for name in family_names():
+        gymnasium.register(
+            id=gymnasium_id(name),
+            entry_point="warprl.envs.vector:FamilyEnv",
+            vector_entry_point="warprl.envs.vector:FamilyVectorEnv",
+            kwargs={"family": name},
+        )
+
+
+def gymnasium_id(name: str) -> str:
+    """``warprl/HalfCheetahDir-v1`` of ``half-cheetah-dir-v1``."""
+    *words, version = name.split("-")
+    return f"warprl/{''.join(word.capitalize() for word in words)}-{version}"
+
+
+def _draw(family: TaskFamily, rng: np.random.Generator) -> Task:
+    return family.sample_tasks(rng, 1)[0]
+
+
+def _task_option(family: TaskFamily, options: dict[str, Any] | None) -> Task | None:
+    """The task in the options of a reset, if there is one."""
+    values = (options or {}).get("task")
+    return None if values is None else family.parse_task(values)
+
+
+def _shared_out(
+    family: TaskFamily, tasks: Sequence[Task] | None, num_envs: int
+) -> list[Task | None]:
+    """The fixed task of each simulation; None where each episode draws one."""
+    if tasks is None:
+        return [None] * num_envs
+    if not tasks or num_envs % len(tasks):
+        raise ValueError(f"{num_envs} simulations cannot be shared evenly among {len(tasks)} tasks")
+    checked = [family.parse_task(asdict(task)) for task in tasks]
+    return [task for task in checked for _ in range(num_envs // len(tasks))]
+
+
+def _seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[int | None]:
+    """One seed a simulation, by Gymnasium's convention: ``seed + i``; None keeps the generator."""
+    if isinstance(seed, int):
+        return [seed + i for i in range(num_envs)]
+    seeds: list[int | None] = [None] * num_envs if seed is None else list(seed)
+    if len(seeds) != num_envs:
+        raise ValueError(f"a list of seeds has one entry a simulation: {len(seeds)} for {num_envs}")
+    return seeds
