@@ -184,7 +184,7 @@ def write(path: Path, frames: Iterator[Image], fps: int) -> None:
 
     Raises RunFailedError if it cannot be written.
     """
-    import imageio_ffmpeg
+    import imageio_ffmpeg  # type: ignore[import-untyped]
 
     partial = path.with_suffix(".partial.mp4")
     try:
