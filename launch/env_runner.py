@@ -1,0 +1,167 @@
+"""Ray workers that adapt a shard of the meta-batch, and what survives their loss.
+
+One request a worker and meta-iteration: tasks and parameters go in, the adaptation trajectories
+come out. A worker keeps nothing between requests but compiled physics, so a request may be repeated
+on any worker with the same bits as a result.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from ray.exceptions import RayError, RayTaskError
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env.env_runner import EnvRunner
+
+from warprl import params as P
+from warprl.agents.inner import AdaptationConfig, adapt
+from warprl.agents.policy import GaussianPolicy, PolicyConfig
+from warprl.agents.rollout import Timing
+from warprl.envs import TaskFamily, make_family
+from warprl.types import Batch, BatchEnv, Params, Task, Trajectory
+
+if TYPE_CHECKING:
+    from gymnasium import Space
+    from ray.actor import ActorHandle
+    from ray.rllib.utils.typing import StateDict
+
+ATTEMPTS = 4  # a shard whose worker is lost so often is itself the likely cause
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Request(NamedTuple):
+    """One shard of a meta-batch; ``indices`` are the tasks' positions in the whole of it."""
+
+    tasks: Sequence[Task]
+    indices: Sequence[int]
+    iteration: int
+
+
+class Shard(NamedTuple):
+    """The trajectories of a shard on the wire, and the seconds they took."""
+
+    arrays: Arrays
+    timing: Timing
+    seconds: float
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The trajectories, as views of the arrays."""
+        named = to_tensors(self.arrays)
+        return Trajectory(
+            task=named["task"],
+            theta=P.subtree("theta", named),
+            data=Batch(**P.subtree("data", named)),
+            returns=named["returns"],
+            finite=named["finite"],
+        )
+
+
+class AdaptationRunner(EnvRunner):
+    """Adapts the policy to tasks; one task family, one thread."""
+
+    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+        """``config`` is a WarpGradConfig; RLlib's further arguments are passed on."""
+        super().__init__(config=config, **kwargs)
+        torch.set_num_threads(1)
+        self._family = make_family(config.family)
+        self._policy = make_policy(self._family, config.policy)
+        self._adaptation: AdaptationConfig = config.adaptation
+        self._run_seed: int = config.seed
+        self._batch: BatchEnv | None = None
+
+    def sample(self, *, parameters: Arrays, request: Request) -> Shard:  # type: ignore[override]
+        """Adapt to the tasks of a request, from ``theta.*`` and ``phi.*`` of ``parameters``."""
+        began = time.perf_counter()
+        named = to_tensors(parameters)
+        trajectory, timing = adapt(
+            self._simulations(len(request.tasks) * self._adaptation.episodes),
+            self._policy, P.subtree("theta", named), P.subtree("phi", named),
+            request.tasks, request.indices,
+            self._adaptation, self._run_seed, request.iteration,
+        )  # fmt: skip
+        return Shard(_pack(trajectory), timing, time.perf_counter() - began)
+
+    def _simulations(self, number: int) -> BatchEnv:
+        if self._batch is None or self._batch.num_envs != number:
+            self._batch = self._family.make_batch(number)
+        return self._batch
+
+    def get_spaces(self) -> dict[str, tuple[Space[Any], Space[Any]]]:
+        """Observation and action space, under RLlib's name of the only module."""
+        return {DEFAULT_MODULE_ID: (self._family.observation_space, self._family.action_space)}
+
+    def assert_healthy(self) -> None:
+        """Fail unless the constructor has finished."""
+        assert self._policy
+
+    def get_state(self, *_: Any, **__: Any) -> StateDict:
+        """Nothing: a runner has no state that outlives a request."""
+        return {}
+
+    def set_state(self, state: StateDict) -> None:
+        """Ignore what RLlib sends round: parameters come with each request."""
+
+
+def make_policy(family: TaskFamily, config: PolicyConfig) -> GaussianPolicy:
+    """The policy of a configuration for a family's observations and actions."""
+    (obs_dim,), (act_dim,) = family.observation_space.shape, family.action_space.shape
+    return GaussianPolicy(obs_dim, act_dim, config)
+
+
+def collect_shards(
+    runners: Sequence[ActorHandle[AdaptationRunner]], parameters: Params, requests: list[Request]
+) -> tuple[list[Shard], int]:
+    """Have each request served by the runner of the same position.
+
+    A runner that dies is restarted by Ray, and its request is put to it again. Returns the shards
+    in the order of the requests and how many runners were replaced. Raises at once what a runner
+    raised, with its traceback, and the last RayError after ATTEMPTS losses on one request.
+    """
+    parameters_ref = ray.put(to_arrays(parameters))
+
+    def ask(n: int) -> Any:
+        return runners[n].sample.remote(parameters=parameters_ref, request=requests[n])
+
+    waiting = {ask(n): n for n in range(len(requests))}
+    shards: dict[int, Shard] = {}
+    losses = [0] * len(requests)
+    while waiting:
+        (done,), _ = ray.wait(list(waiting))
+        n = waiting.pop(done)
+        try:
+            shards[n] = ray.get(done)
+        except RayTaskError:
+            raise
+        except RayError:
+            losses[n] += 1
+            if losses[n] == ATTEMPTS:
+                raise
+            waiting[ask(n)] = n
+    return [shards[n] for n in range(len(requests))], sum(losses)
+
+
+def to_arrays(params: Params) -> Arrays:
+    """The same values as arrays, which Ray moves without copying."""
+    return {name: tensor.detach().numpy() for name, tensor in params.items()}
+
+
+def to_tensors(arrays: Arrays) -> Params:
+    """Views of arrays, to be read only: those out of the object store cannot be written."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
+
+
+def _pack(trajectory: Trajectory) -> Arrays:
+    named = {name: getattr(trajectory, name) for name in ("task", "returns", "finite")}
+    named |= P.prefix("theta", trajectory.theta) | P.prefix("data", trajectory.data._asdict())
+    return to_arrays(named)

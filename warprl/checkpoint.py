@@ -1,0 +1,278 @@
+"""Checkpoints: atomic, versioned, checksummed and free of pickle.
+
+A checkpoint is a folder named after its iteration::
+
+    10/tensors.safetensors    named tensors
+    10/state.json             everything else, and the order of the tensors
+    10/manifest.json          schema version; size and SHA-256 of both; SHA-256 of itself
+
+It is written under a temporary name, synchronised to the disk with the manifest last, and renamed.
+So a name that is a number holds a whole checkpoint, unless it was damaged later, which the
+checksums reveal; then the one before is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+SCHEMA_VERSION = 1
+TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+TEMPORARY = ".unfinished-"
+
+
+class CheckpointError(ValueError):
+    """No checkpoint can be loaded or saved; one line says which and why."""
+
+
+class SchemaError(CheckpointError):
+    """The checkpoint is sound but was written under another schema version."""
+
+
+class Skipped(NamedTuple):
+    """A checkpoint that was passed over because it is broken."""
+
+    path: Path
+    reason: str
+
+
+class Checkpoint(NamedTuple):
+    """What was saved, and the broken newer ones that were passed over, newest first."""
+
+    path: Path
+    iteration: int
+    tensors: dict[str, Tensor]
+    document: dict[str, Any]
+    skipped: tuple[Skipped, ...]
+
+
+class _BrokenError(Exception):
+    """Why a checkpoint cannot be trusted."""
+
+
+def save(
+    folder: Path,
+    iteration: int,
+    tensors: Mapping[str, Tensor],
+    document: Mapping[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Write ``folder/<iteration>`` and delete older checkpoints but for the ``keep`` newest.
+
+    Nothing sound is overwritten: raises CheckpointError if this iteration is saved already (a
+    broken one of that number is renamed to ``<iteration>.broken``), and OSError if the disk
+    refuses. ``document`` is JSON-able.
+    """
+    if keep < 2:
+        raise CheckpointError(f"keep = {keep}: must be 2 or more, for the newest may break")
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / str(iteration)
+    _discard_unfinished(folder)
+    temporary = folder / f"{TEMPORARY}{iteration}"
+    temporary.mkdir()
+    try:
+        _write(temporary, iteration, tensors, document)
+        _make_way(target)
+        os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync(folder)
+    _prune(folder, iteration, keep)
+    return target
+
+
+def load(folder: Path, iteration: int | None = None) -> Checkpoint:
+    """Read the newest sound checkpoint of ``folder``, or the one of an iteration.
+
+    Raises CheckpointError if there is none, and SchemaError if the newest sound one has another
+    schema version.
+    """
+    wanted = iterations(folder) if iteration is None else [iteration]
+    skipped: list[Skipped] = []
+    for number in wanted:
+        path = folder / str(number)
+        try:
+            tensors, document = _read(path, number)
+        except _BrokenError as reason:
+            skipped.append(Skipped(path, str(reason)))
+        else:
+            return Checkpoint(path, number, tensors, document, tuple(skipped))
+    if not skipped:
+        raise CheckpointError(f"there are no checkpoints in {folder}")
+    reasons = "; ".join(f"{broken.path.name}: {broken.reason}" for broken in skipped)
+    raise CheckpointError(f"no usable checkpoint in {folder}: {reasons}")
+
+
+def iterations(folder: Path) -> list[int]:
+    """Iterations that ``folder`` has a checkpoint of, sound or broken, newest first."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted((int(name) for name in names if _is_number(name)), reverse=True)
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and str(int(name)) == name
+
+
+def _write(
+    folder: Path, iteration: int, tensors: Mapping[str, Tensor], document: Mapping[str, Any]
+) -> None:
+    # The order of parameters decides in which order sums over them are rounded, and safetensors
+    # does not keep it.
+    state = {"order": list(tensors), "document": dict(document)}
+    contents = {
+        TENSORS: safetensors.torch.save({n: _own(t) for n, t in tensors.items()}),
+        STATE: json.dumps(state).encode(),
+    }
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "iteration": iteration,
+        "files": {
+            name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in contents.items()
+        },
+    }
+    for name, content in contents.items():
+        _write_file(folder / name, content)
+    _write_file(folder / MANIFEST, _seal(manifest))
+    _sync(folder)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy with memory of its own in the plain order, as safetensors wants it."""
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _seal(manifest: Mapping[str, Any]) -> bytes:
+    """The one spelling of a manifest, with its own checksum."""
+    body = json.dumps(manifest, sort_keys=True)
+    sealed = {**manifest, "sha256": hashlib.sha256(body.encode()).hexdigest()}
+    return (json.dumps(sealed, sort_keys=True, indent=2) + "\n").encode()
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make renames and new names inside a folder outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_way(target: Path) -> None:
+    if not os.path.lexists(target):
+        return
+    try:
+        _read(target, int(target.name))
+    except _BrokenError:
+        aside = target.with_name(f"{target.name}.broken")
+        while os.path.lexists(aside):
+            aside = aside.with_name(f"{aside.name}.broken")
+        os.rename(target, aside)
+        return
+    raise CheckpointError(f"{target} exists: checkpoints are never overwritten")
+
+
+def _discard_unfinished(folder: Path) -> None:
+    for name in os.listdir(folder):
+        if name.startswith(TEMPORARY):
+            shutil.rmtree(folder / name)
+
+
+def _prune(folder: Path, newest: int, keep: int) -> None:
+    """Keep ``newest`` and its ``keep - 1`` predecessors.
+
+    Later iterations stay: they are broken ones, which a run that fell back has left behind.
+    """
+    older = [number for number in iterations(folder) if number < newest]
+    for number in older[keep - 1 :]:
+        doomed = folder / f"{TEMPORARY}{number}"
+        os.rename(folder / str(number), doomed)
+        if doomed.is_symlink():
+            doomed.unlink()
+        else:
+            shutil.rmtree(doomed)
+
+
+def _read(path: Path, iteration: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and document. Raises _BrokenError, or SchemaError for a sound one of another time."""
+    try:
+        _require_names(path)
+        manifest = _unseal((path / MANIFEST).read_bytes())
+        version = manifest["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise SchemaError(
+                f"{path} has schema version {version} and this warprl reads {SCHEMA_VERSION}: "
+                "use the release that wrote it"
+            )
+        if manifest["iteration"] != iteration:
+            raise _BrokenError(f"it is of iteration {manifest['iteration']}")
+        contents = {name: (path / name).read_bytes() for name in (TENSORS, STATE)}
+    except OSError as error:
+        raise _BrokenError(f"cannot be read: {error.strerror}") from error
+    for name, content in contents.items():
+        _verify(name, content, manifest["files"][name])
+    return _decode(contents[TENSORS], contents[STATE])
+
+
+def _require_names(path: Path) -> None:
+    """Exactly our three regular files; nothing of a checkpoint lies behind a link."""
+    if not os.path.lexists(path):
+        raise _BrokenError("it does not exist")
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        raise _BrokenError("it is not a folder")
+    found = {entry.name: entry for entry in os.scandir(path)}
+    expected = {TENSORS, STATE, MANIFEST}
+    if missing := sorted(expected - found.keys()):
+        raise _BrokenError(f"{missing[0]} is missing")
+    if surplus := sorted(found.keys() - expected):
+        raise _BrokenError(f"{surplus[0]} does not belong there")
+    for name, entry in sorted(found.items()):
+        if not entry.is_file(follow_symlinks=False):
+            raise _BrokenError(f"{name} is not a regular file")
+
+
+def _unseal(content: bytes) -> dict[str, Any]:
+    """The manifest, if it is spelled as :func:`_seal` would, to the byte."""
+    try:
+        manifest: dict[str, Any] = json.loads(content)
+        del manifest["sha256"]
+        intact = _seal(manifest) == content
+    except (ValueError, KeyError, TypeError, RecursionError):
+        intact = False
+    if not intact:
+        raise _BrokenError(f"{MANIFEST} is damaged")
+    return manifest
+
+
+def _verify(name: str, content: bytes, expected: Mapping[str, Any]) -> None:
+    if len(content) != expected["size"]:
+        raise _BrokenError(f"{name} has {len(content)} bytes instead of {expected['size']}")
+    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+        raise _BrokenError(f"{name} does not match its checksum")
+
+
+def _decode(tensors: bytes, state: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        found, parsed = safetensors.torch.load(tensors), json.loads(state)
+        return {name: found[name] for name in parsed["order"]}, parsed["document"]
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _BrokenError(f"cannot be decoded: {type(error).__name__}") from error
