@@ -104,7 +104,7 @@ def truncate(path: Path, iteration: int) -> None:
 
 def adaptation(metrics: Metrics) -> list[float]:
     """Mean returns after 0, 1, ..., K inner steps."""
-    returns = []
+    returns: list[float] = []
     while f"return_step_{len(returns)}" in metrics:
         returns.append(metrics[f"return_step_{len(returns)}"])
     return returns

@@ -71,6 +71,9 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
             f"warprl: checkpoint {path.name} is broken ({reason}): using {saved.iteration}",
             file=sys.stderr,
         )
+    family = saved.document["family"]
+    if family != config.family:
+        raise UserError(f"{saved.path} is of family {family} and this run of {config.family}")
     theta, phi = fresh(config)
     for name, tensor in (prefix("theta", theta) | prefix("phi", phi)).items():
         found = saved.tensors.get(name)

@@ -1,0 +1,159 @@
+"""The training loop: starts and resumes runs, saves them, and stops them cleanly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from warprl import checkpoint as checkpoints
+from warprl.checkpoint import Checkpoint
+from warprl.launch import config as configuration
+from warprl.launch import runs, stored
+from warprl.launch.config import RunConfig
+from warprl.launch.errors import RunFailedError, UserError
+from warprl.launch.logging import RunLog, adaptation, returns_text
+from warprl.launch.machine import available_cores
+from warprl.launch.outcome import Outcome
+
+if TYPE_CHECKING:
+    from warprl.launch.algorithm import WarpGrad
+
+
+def start(config: RunConfig, name: str | None, console: Console) -> Outcome:
+    """Train a new run. Raises UserError, before anything starts, if its folder cannot be made."""
+    folder = runs.create(name, config.family, config.agent, config.seed)
+    with runs.lock(folder):
+        with _writing(folder):
+            (folder / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
+        return _run(folder, config, None, config.iterations, console)
+
+
+def resume(folder: Path, iterations: int | None, console: Console) -> Outcome:
+    """Continue a run to its planned end, or for ``iterations`` more; equal to never having stopped.
+
+    Raises UserError, before anything starts, if the run cannot be continued.
+    """
+    if iterations is not None and iterations < 1:
+        raise UserError(f"--iterations {iterations}: must be 1 or more")
+    config = configuration.load(folder / "config.yaml")
+    with runs.lock(folder):
+        saved = None
+        if checkpoints.iterations(folder / "checkpoints"):
+            saved = stored.load_checkpoint(folder, config, None)
+        done = saved.iteration if saved else 0
+        total = config.iterations if iterations is None else done + iterations
+        if done >= total:
+            raise UserError(f"{folder} is complete at iteration {done}: give --iterations to go on")
+        if saved:
+            said = f"restored parameters, optimiser and counters of iteration {done}"
+        else:
+            said = "there is no checkpoint yet, so it starts again from its seed"
+        console.print(f"resuming {folder}: {said}", markup=False, highlight=False, soft_wrap=True)
+        return _run(folder, config, saved, total, console)
+
+
+def _run(
+    folder: Path, config: RunConfig, saved: Checkpoint | None, total: int, console: Console
+) -> Outcome:
+    # Imported here: bad input is answered before Ray is even loaded.
+    from warprl.launch.algorithm import build
+
+    if config.workers > available_cores():
+        print(
+            f"warprl: warning: {config.workers} workers share {available_cores()} cores",
+            file=sys.stderr,
+        )
+    algorithm = build(config)
+    try:
+        if saved is not None:
+            algorithm.set_state({"tensors": saved.tensors, "document": saved.document})
+        with _writing(folder):
+            log = RunLog(folder, console, saved.iteration if saved else 0, total)
+        with log, _stoppable(console) as stop:
+            metrics = _loop(algorithm, folder, config, total, log, stop)
+    finally:
+        algorithm.stop()  # type: ignore[no-untyped-call]
+    return _outcome(folder, config, metrics, stop)
+
+
+def _loop(
+    algorithm: WarpGrad, folder: Path, config: RunConfig, total: int, log: RunLog, stop: _Stop
+) -> dict[str, Any]:
+    """Iterate to ``total`` or until asked to stop; returns the metrics of the last iteration."""
+    from warprl.launch.algorithm import iteration_metrics
+
+    while True:
+        metrics = iteration_metrics(algorithm.train())  # type: ignore[no-untyped-call]
+        iteration = metrics["iteration"]
+        last = iteration >= total or stop.signal is not None
+        with _writing(folder):
+            # The log comes first, so that it is never behind a checkpoint.
+            log.write(metrics)
+            if last or iteration % config.checkpoint_every == 0:
+                algorithm.save_checkpoint(str(folder / "checkpoints"))
+        if last:
+            return metrics
+
+
+def _outcome(folder: Path, config: RunConfig, metrics: dict[str, Any], stop: _Stop) -> Outcome:
+    data = {
+        "run": str(folder),
+        "iteration": metrics["iteration"],
+        "env_steps": metrics["env_steps"],
+        "returns": adaptation(metrics),
+        "stopped_by": signal.Signals(stop.signal).name if stop.signal else None,
+    }
+    end = f"stopped by {data['stopped_by']} and saved" if stop.signal else "finished"
+    text = (
+        f"{end} at iteration {metrics['iteration']}, {metrics['env_steps']:,} environment steps; "
+        f"last returns after 0 to {config.adaptation.steps} inner steps: {returns_text(metrics)}\n"
+        f"{folder}"
+    )
+    return Outcome(data, text, 128 + stop.signal if stop.signal else 0)
+
+
+class _Stop:
+    """Remembers the first SIGINT or SIGTERM; the second one ends the process at once."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.signal: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            self._console.show_cursor(True)
+            os._exit(128 + number)
+        self.signal = number
+        os.write(2, b"warprl: stopping after this iteration; a second signal stops at once\n")
+
+
+@contextmanager
+def _stoppable(console: Console) -> Iterator[_Stop]:
+    """Catch signals. To be entered after Ray has started, which installs handlers of its own."""
+    stop = _Stop(console)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunFailedError(
+            f"cannot write to {folder}: {error.strerror or error}; what is saved is whole: "
+            f"make room, then 'warprl resume {folder}'"
+        ) from error
