@@ -91,9 +91,12 @@ class AntGoal(Ant):
         return -(miss[:, 0] + miss[:, 1]) - control_cost(motion.control, self.control_weight)
 
     def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """A disc at the goal."""
+        """A column at the goal, seen from above so that it is always in the picture."""
         assert isinstance(task, Goal)
-        add_goal(spec, task.x, task.y, radius=0.25)
+        add_goal(spec, task.x, task.y, radius=0.2, height=1.0)
+        camera = spec.camera("track")
+        camera.pos = (0.0, -5.0, 5.0)
+        camera.alt.xyaxes = (1.0, 0.0, 0.0, 0.0, 1.0, 1.0)
 
     def definition(self) -> Definition:
         """The definition card."""

@@ -17,11 +17,14 @@ NUM_HELD_OUT = 40
 def load_manifest(name: str, parse: Callable[[Mapping[str, Any]], Task]) -> tuple[Task, ...]:
     """The held-out tasks of the continuous family ``name``, each checked by ``parse``.
 
-    Raises ValueError if the file is of another family, short of tasks or repeats one.
+    Raises ValueError if the file is short of tasks, repeats one or holds an impossible one.
     """
     path = files("warprl.envs") / "manifests" / f"{name}.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    tasks = tuple(parse(values) for values in manifest["tasks"])
-    if manifest["family"] != name or len(set(tasks)) != NUM_HELD_OUT:
-        raise ValueError(f"{path}: not a manifest of {NUM_HELD_OUT} different tasks of {name}")
+    try:
+        tasks = tuple(parse(values) for values in manifest["tasks"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if len(set(tasks)) != NUM_HELD_OUT:
+        raise ValueError(f"{path}: not {NUM_HELD_OUT} different tasks but {len(set(tasks))}")
     return tasks

@@ -6,19 +6,20 @@ import mujoco
 import numpy as np
 
 _RED = (0.9, 0.2, 0.1, 1.0)
+_CLEAR_RED = (0.9, 0.2, 0.1, 0.6)
 
 
-def add_goal(spec: mujoco.MjSpec, x: float, y: float, radius: float) -> None:
-    """A flat red disc on the floor at the goal."""
+def add_goal(spec: mujoco.MjSpec, x: float, y: float, radius: float, height: float) -> None:
+    """A red column on the floor at the goal."""
     spec.worldbody.add_site(
         type=mujoco.mjtGeom.mjGEOM_CYLINDER,
-        pos=(x, y, 0.01),
-        size=(radius, 0.01, 0.0),
-        rgba=_RED,
+        pos=(x, y, height / 2),
+        size=(radius, height / 2, 0.0),
+        rgba=_CLEAR_RED,
     )
 
 
-def add_direction(spec: mujoco.MjSpec, sign: float, reach: int = 30, spacing: int = 2) -> None:
+def add_direction(spec: mujoco.MjSpec, sign: float, reach: int = 30, spacing: int = 1) -> None:
     """Red arrow heads along the x axis, which point where the robot should run."""
     for x in range(-reach, reach + 1, spacing):
         for side in (-1.0, 1.0):

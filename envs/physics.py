@@ -33,9 +33,9 @@ def model_path(file: str) -> Path:
 def quiet_compiler() -> Iterator[None]:
     """Keep one known remark about Gymnasium's HalfCheetah off stderr and out of a log file.
 
-    MuJoCo makes it at every load, and dropping the attribute instead would change the model's
-    ``stat.meaninertia``, hence the solver's tolerance, hence trajectories. Every other message
-    becomes a Python warning.
+    MuJoCo makes it at every load. Dropping the attribute and scaling the masses afterwards would
+    leave another ``stat.meaninertia``, which scales the solver's tolerance, in the model. Every
+    other message becomes a Python warning.
     """
 
     def handler(message: str) -> None:

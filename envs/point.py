@@ -39,7 +39,7 @@ class PointNavigation(TaskFamily):
         assert isinstance(task, Goal)
         xml = (files("warprl.envs") / "point.xml").read_text(encoding="utf-8")
         spec = mujoco.MjSpec.from_string(xml)
-        add_goal(spec, task.x, task.y, radius=0.02)
+        add_goal(spec, task.x, task.y, radius=0.03, height=0.01)
         return spec.compile()
 
     def definition(self) -> Definition:
@@ -105,7 +105,7 @@ class PointBatch(RenderableBatch):
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """Move by the clipped actions ``[N, 2]``; see the protocol."""
-        self._position += np.clip(action, -_MAX_STEP, _MAX_STEP)
+        self._position += np.clip(action.astype(np.float64), -_MAX_STEP, _MAX_STEP)
         offset = self._position - self._goal
         near = np.abs(offset) < _TOLERANCE
         reward: NDArray[np.float64] = -np.hypot(offset[:, 0], offset[:, 1])

@@ -37,6 +37,8 @@ class FamilyEnv(gymnasium.Env[Observation, Action]):
     physics fault, which ``info["fault"]`` of a step reports.
     """
 
+    metadata = {"render_modes": ["rgb_array"]}
+
     def __init__(
         self,
         family: str,
@@ -45,10 +47,8 @@ class FamilyEnv(gymnasium.Env[Observation, Action]):
     ) -> None:
         """Raises ValueError for an unknown family or render mode, or an impossible task."""
         self.family = make_family(family)
-        self.metadata = {
-            "render_modes": ["rgb_array"],
-            "render_fps": max(round(1.0 / self.family.dt), _MIN_FPS),
-        }
+        fps = max(round(1.0 / self.family.dt), _MIN_FPS)
+        self.metadata = {**self.metadata, "render_fps": fps}
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
         self.render_mode = render_mode
