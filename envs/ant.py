@@ -16,7 +16,7 @@ from warprl.types import Task
 _TORSO = 1  # its body id; 0 is the world
 _CONTACT_FREE = (
     "contact-free: ProMP's observation and cost also hold the clipped contact forces (84 entries, "
-    "5e-4 * sum of squares), which were all nought in the MuJoCo 2 that its results were made with"
+    "5e-4 * sum of squares), which the Gym of its time left at nought on MuJoCo 2"
 )
 
 

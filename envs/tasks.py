@@ -87,7 +87,10 @@ class Directions(TaskDistribution):
     @property
     def text(self) -> str:
         """For the definition card."""
-        return "direction d in {-1, +1}, half of the meta-batch each, in random order"
+        return (
+            "direction d in {-1, +1}, half of the meta-batch each, in random order (ProMP tosses a "
+            "coin for each task)"
+        )
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
         """Draw n tasks, balanced."""
