@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -60,17 +61,21 @@ def resume(folder: Path, iterations: int | None, console: Console) -> Outcome:
         return _run(folder, config, saved, total, console)
 
 
+def warn_about_cores(config: RunConfig) -> None:
+    """Say on stderr if there are more workers than cores: it works, and is slow."""
+    cores = available_cores()
+    if config.workers > cores:
+        print(f"warprl: warning: {config.workers} workers share {cores} cores", file=sys.stderr)
+
+
 def _run(
     folder: Path, config: RunConfig, saved: Checkpoint | None, total: int, console: Console
 ) -> Outcome:
     # Imported here: bad input is answered before Ray is even loaded.
     from warprl.launch.algorithm import build
 
-    if config.workers > available_cores():
-        print(
-            f"warprl: warning: {config.workers} workers share {available_cores()} cores",
-            file=sys.stderr,
-        )
+    warn_about_cores(config)
+    logging.getLogger("ray.rllib.algorithms.algorithm_config").setLevel(logging.ERROR)
     algorithm = build(config)
     try:
         if saved is not None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from warprl import __version__
+from warprl import __version__, checkpoint
 from warprl.envs import family_names
-from warprl.launch import runs, train
+from warprl.launch import config, runs, train
 from warprl.launch.cli import main
 from warprl.launch.errors import UserError
 
@@ -40,7 +43,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_help_and_version_load_nothing_heavy() -> None:
-    """So that they answer at once: the time goes into torch, Ray, mujoco and pydantic."""
+    """So that they answer at once: the time goes into torch, Ray and mujoco."""
     code = (
         "import sys; from warprl.launch.cli import main; main(['--help']); main(['--version']);"
         "print(*{m.partition('.')[0] for m in sys.modules})"
@@ -50,7 +53,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
         assert f" {verb} " in done.stdout
     assert f"warprl {__version__}" in done.stdout
     loaded = done.stdout.splitlines()[-1].split()
-    assert not {"torch", "ray", "mujoco", "pydantic", "numpy", "gymnasium"} & set(loaded)
+    assert not {"torch", "ray", "mujoco", "numpy", "gymnasium"} & set(loaded)
 
 
 @pytest.mark.parametrize(
@@ -162,11 +165,15 @@ def test_json_output_is_alone_on_stdout_whatever_else_prints() -> None:
 
 
 def test_a_run_has_one_writer(tmp_path: Path) -> None:
-    code = f"from warprl.launch import runs; from pathlib import Path\nwith runs.lock(Path({str(tmp_path)!r})): print('held', flush=True); input()"
+    code = (
+        "import sys; from pathlib import Path; from warprl.launch import runs\n"
+        "with runs.lock(Path(sys.argv[1])): print('held', flush=True); input()"
+    )
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout is not None and other.stdin is not None
+        [sys.executable, "-c", code, tmp_path], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as other:  # fmt: skip
+        assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(UserError, match=f"is being written by process {other.pid}"):
             with runs.lock(tmp_path):
@@ -174,3 +181,165 @@ def test_a_run_has_one_writer(tmp_path: Path) -> None:
         other.kill()
     with runs.lock(tmp_path):
         assert (tmp_path / "lock").read_text() == str(os.getpid()), "a dead writer holds nothing"
+
+
+def test_more_workers_than_cores_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    train.warn_about_cores(config.resolve(FAMILY, "promp", {"workers": 9999}, ["tasks=9999"]))
+    message = capsys.readouterr().err
+    assert message.startswith("warprl: warning: 9999 workers share ")
+    train.warn_about_cores(config.resolve(FAMILY, "promp", {"workers": 1}))
+    assert capsys.readouterr().err == ""
+
+
+# From here on runs are really trained: in this process, which keeps one Ray for all of them.
+
+
+def trained(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main([*arguments, "--json"]) == 0
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def history(run: str | Path) -> list[dict[str, Any]]:
+    """The metrics of a run without those that measure time."""
+    lines = (Path(run) / "metrics.jsonl").read_text().splitlines()
+    timed = ("wall_s", "steps_per_s", "physics_fraction")
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in timed and not k.startswith("time.")}
+        for line in lines
+    ]
+
+
+def learned(run: str | Path) -> dict[str, list[float]]:
+    """The newest checkpoint of a run, as numbers."""
+    tensors = checkpoint.load(Path(run) / "checkpoints").tensors
+    return {name: tensor.tolist() for name, tensor in tensors.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three iterations that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert main(["train", FAMILY, *TINY, "--iterations", "3", "--run", str(folder)]) == 0
+    return folder
+
+
+def test_training_leaves_a_whole_run_and_prints_it_last(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["train", FAMILY, *TINY, "--iterations", "2", "--run", "new"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("iteration 1/2  return ")
+    assert lines[1].startswith("iteration 2/2  return ")
+    assert lines[2].startswith("finished at iteration 2, 3,200 environment steps; last returns ")
+    assert lines[-1] == str(tmp_path / "new")
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        "config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "lock"
+    }  # fmt: skip
+    assert config.load(tmp_path / "new" / "config.yaml").iterations == 2
+    assert "is complete at iteration 2: give --iterations" in refused(capsys, "resume", "new")
+
+
+def test_every_iteration_logs_what_tools_rely_on(whole: Path) -> None:
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [1, 2, 3]
+    promised = {
+        "iteration", "env_steps", "wall_s", "return_step_0", "return_step_3", "kl", "meta_loss",
+        "grad_norm", "steps_per_s", "physics_fraction", "diverged_tasks", "time.physics",
+    }  # fmt: skip
+    assert all(promised <= set(line) for line in lines)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    capsys: pytest.CaptureFixture[str], whole: Path
+) -> None:
+    answer = trained(capsys, "train", FAMILY, *TINY, "--iterations", "2", "--run", "halves")
+    assert (answer["iteration"], answer["stopped_by"]) == (2, None)
+    assert main(["resume", "halves", "--iterations", "1"]) == 0
+    output = capsys.readouterr().out
+    assert "restored parameters, optimiser and counters of iteration 2" in output
+    assert history(answer["run"]) == history(whole)
+    assert learned(answer["run"]) == learned(whole)
+
+
+def test_a_broken_checkpoint_gives_way_to_the_one_before(
+    capsys: pytest.CaptureFixture[str], whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "copy")
+    (tmp_path / "copy" / "checkpoints" / "3" / "state.json").write_text("{")
+    assert main(["resume", "copy"]) == 0
+    output = capsys.readouterr()
+    assert "warprl: checkpoint 3 is broken (" in output.err
+    assert "iteration 2" in output.out
+    assert history(tmp_path / "copy") == history(whole)
+    assert learned(tmp_path / "copy") == learned(whole)
+
+
+def test_a_run_without_a_checkpoint_starts_again_and_says_so(
+    capsys: pytest.CaptureFixture[str], whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "checkpoints")
+    assert main(["resume", "copy"]) == 0
+    assert "there is no checkpoint yet, so it starts again" in capsys.readouterr().out
+    assert history(tmp_path / "copy") == history(whole)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_after_its_iteration_saved(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    number: signal.Signals, status: int,
+) -> None:  # fmt: skip
+    write = train.RunLog.write
+
+    def interrupted(log: train.RunLog, metrics: dict[str, Any]) -> None:
+        write(log, metrics)
+        if metrics["iteration"] == 1:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(train.RunLog, "write", interrupted)
+    arguments = ("--iterations", "9", "--run", "cut", "--set", "checkpoint_every=5")
+    before = signal.getsignal(number)
+    assert main(["train", FAMILY, *TINY, *arguments]) == status
+    output = capfd.readouterr()
+    assert "stopping after this iteration; a second signal stops at once" in output.err
+    assert f"stopped by {number.name} and saved at iteration 2" in output.out
+    assert checkpoint.iterations(tmp_path / "cut" / "checkpoints") == [2]
+    assert signal.getsignal(number) is before
+
+
+def test_a_full_disk_ends_a_run_with_one_line_and_what_is_saved_stays(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, whole: Path
+) -> None:
+    save = checkpoint.save
+
+    def fills_up(folder: Path, iteration: int, *rest: Any, **more: Any) -> Path:
+        if iteration == 2:
+            raise OSError(28, "No space left on device")
+        return save(folder, iteration, *rest, **more)
+
+    with monkeypatch.context() as full:
+        full.setattr(checkpoint, "save", fills_up)
+        assert main(["train", FAMILY, *TINY, "--iterations", "3", "--run", "full"]) == 1
+    (message,) = capsys.readouterr().err.splitlines()
+    assert "cannot write to " in message and "No space left on device" in message
+    assert main(["resume", "full"]) == 0
+    assert history(tmp_path / "full") == history(whole)
+    assert learned(tmp_path / "full") == learned(whole)
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    """A real command with a worker, told to stop twice within one iteration."""
+    arguments = ("--workers", "1", "--run", "cut", "--set", "tasks=4")
+    command = [sys.executable, "-m", "warprl.launch.cli", "train", FAMILY, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        try:
+            assert process.stdout.readline().startswith(b"iteration 1/200")
+            process.send_signal(signal.SIGTERM)
+            assert any(b"stopping after this iteration" in line for line in process.stderr)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 143
+        finally:
+            process.kill()
+    assert checkpoint.iterations(tmp_path / "cut" / "checkpoints") == []

@@ -1,0 +1,29 @@
+"""Runs for the tests of what reads them, made without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from warprl import checkpoint
+from warprl.launch import config, stored
+from warprl.learner import LearnerState
+from warprl.params import tree_map
+
+SMALL = ("tasks=2", "adaptation.episodes=2", "adaptation.steps=1", "policy.hidden=[8]")
+
+
+def fabricate(
+    folder: Path, family: str, *settings: str, shift: float = 0.0, iterations: Sequence[int] = (1,)
+) -> None:
+    """A run folder with checkpoints of the initial parameters, all moved by ``shift``."""
+    resolved = config.resolve(family, "warpgrad", {"workers": 0}, [*SMALL, *settings])
+    folder.mkdir()
+    (folder / "config.yaml").write_text(config.dump(resolved))
+    theta, phi = stored.fresh(resolved)
+    theta = tree_map(lambda tensor: tensor + shift, theta)
+    for iteration in iterations:
+        state = LearnerState(theta, phi, {}, 1.0, iteration)
+        checkpoint.save(
+            folder / "checkpoints", iteration, state.to_tensors(), {"family": family}, keep=9
+        )

@@ -1,0 +1,180 @@
+"""Adaptation curves: what is measured, over what, and what is written."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers_launch import fabricate
+
+from warprl.agents.inner import adapt
+from warprl.launch import stored
+from warprl.launch.cli import main
+from warprl.launch.evaluate import ADAPTATIONS
+
+POINT, CHEETAH = "point-navigation-v1", "half-cheetah-dir-v1"
+
+
+@pytest.fixture(autouse=True)
+def _own_runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WARPRL_RUNS", str(tmp_path))
+
+
+def evaluate(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main(["evaluate", *arguments, "--json"]) == 0
+    summary: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return summary
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    status = main(["evaluate", *arguments])
+    output = capsys.readouterr()
+    assert (status, output.out, output.err.count("\n")) == (2, "", 1)
+    return output.err
+
+
+def test_a_curve_is_the_mean_over_held_out_tasks_of_plain_adaptation(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Also: adapting some tasks at a time changes nothing."""
+    fabricate(tmp_path / "a", POINT)
+    summary = evaluate(capsys, "a", "--steps", "2", "--episodes", "3", "--seed", "5")
+    run = stored.open_run(tmp_path / "a", None)
+    tasks = run.family.held_out_tasks()
+    trajectory, _ = adapt(
+        run.family.make_batch(len(tasks) * 3), run.policy, run.theta, run.phi, tasks,
+        range(len(tasks)), replace(run.config.adaptation, steps=2, episodes=3), 5, 0,
+    )  # fmt: skip
+    returns = trajectory.returns.double().numpy()
+    (curve,) = summary["curves"]
+    assert [point["mean"] for point in curve["curve"]] == pytest.approx(returns.mean(axis=0))
+    assert [row["returns"] for row in curve["adaptations"]] == returns.tolist()
+    assert summary["adaptations"] == summary["tasks"] == len(tasks)
+    gain = returns[:, 2] - returns[:, 0]
+    assert curve["gain"]["mean"] == pytest.approx(gain.mean())
+    assert curve["gain"]["stderr"] == pytest.approx(gain.std(ddof=1) / len(tasks) ** 0.5)
+    assert curve["gain"]["low"] < gain.mean() < curve["gain"]["high"]
+
+
+def test_few_tasks_are_repeated_with_different_random_numbers(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", CHEETAH)
+    summary = evaluate(capsys, "a", "--steps", "1", "--episodes", "1")
+    assert (summary["tasks"], summary["repeats"]) == (2, ADAPTATIONS // 2)
+    (curve,) = summary["curves"]
+    rows = curve["adaptations"]
+    assert curve["gain"]["n"] == len(rows) == ADAPTATIONS
+    for task, direction in ((0, 1.0), (1, -1.0)):
+        same = [row for row in rows if row["task"] == task]
+        assert all(row["parameters"] == {"direction": direction} for row in same)
+        assert [row["repeat"] for row in same] == list(range(ADAPTATIONS // 2))
+        assert len({row["returns"][0] for row in same}) == len(same)
+    assert np.mean([row["returns"][0] for row in rows]) == pytest.approx(curve["curve"][0]["mean"])
+
+
+def test_evaluation_may_adapt_longer_than_training(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", POINT)
+    longer = evaluate(capsys, "a", "--steps", "4")["curves"][0]["curve"]
+    assert len(longer) == 5
+    default = evaluate(capsys, "a")
+    assert default["trained_inner_steps"] == 1
+    assert default["curves"][0]["curve"] == longer[:4], "the steps before are the same"
+
+
+def test_runs_stand_beside_the_untrained_policy_and_each_other(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", POINT)
+    fabricate(tmp_path / "b", POINT, shift=0.5)
+    summary = evaluate(capsys, "b", "--untrained", "--against", "a", "--steps", "1")
+    trained, untrained, other = summary["curves"]
+    assert [c["policy"] for c in summary["curves"]] == ["trained", "untrained", str(tmp_path / "a")]
+    assert untrained["curve"] == other["curve"], "run a was saved untrained, and has the same seed"
+    assert trained["curve"] != other["curve"]
+
+
+def test_the_files_hold_what_was_answered(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", POINT)
+    summary = evaluate(capsys, "a", "--untrained", "--steps", "1")
+    folder = Path(summary["folder"])
+    assert folder.parent == tmp_path / "a" / "evaluation"
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    with (folder / "curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    points = [point for curve in summary["curves"] for point in curve["curve"]]
+    assert [float(row["mean"]) for row in rows] == [point["mean"] for point in points]
+    assert [row["policy"] for row in rows] == ["trained"] * 2 + ["untrained"] * 2
+    with (folder / "tasks.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2 * summary["tasks"]
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_people_get_tables(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    fabricate(tmp_path / "a", CHEETAH)
+    assert main(["evaluate", "a", "--steps", "1", "--episodes", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == "return by task step 0 step 1".split()
+    assert lines[1].startswith("0: direction=1 ")
+    assert "2 held-out tasks x 10 repeats, n = 20, 1 episodes each at every step" in lines[4]
+    assert lines[6].split() == "trained mean std error 95 % interval".split()
+    assert lines[9].startswith("gain of 1 inner steps: ")
+    assert lines[-1].startswith("written to ")
+
+
+def test_an_adaptation_that_diverges_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", POINT, "adaptation.lr=1e38")
+    (curve,) = evaluate(capsys, "a", "--steps", "2")["curves"]
+    assert curve["diverged"]
+    assert [row["finite"] for row in curve["adaptations"]].count(False) == len(curve["diverged"])
+
+
+def test_what_cannot_be_evaluated_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", POINT)
+    fabricate(tmp_path / "b", CHEETAH)
+    assert "cannot compare: " in refused(capsys, "a", "--against", "b")
+    assert "--steps 0: must be 1 or more" in refused(capsys, "a", "--steps", "0")
+    assert "--episodes 0: must be 1 or more" in refused(capsys, "a", "--episodes", "0")
+    assert "--seed -1: must be 0 or more" in refused(capsys, "a", "--seed", "-1")
+    message = refused(capsys, "a", "--checkpoint", "9")
+    assert "9: it does not exist; there are checkpoints of iterations 1" in message
+    assert not (tmp_path / "a" / "evaluation").exists()
+
+
+def test_a_checkpoint_of_another_run_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", POINT)
+    fabricate(tmp_path / "b", CHEETAH)
+    fabricate(tmp_path / "c", POINT, "policy.hidden=[9]")
+    (tmp_path / "a" / "checkpoints").rename(tmp_path / "kept")
+    (tmp_path / "a" / "checkpoints").symlink_to(tmp_path / "b" / "checkpoints")
+    assert f"is of family {CHEETAH} and this run of {POINT}" in refused(capsys, "a")
+    (tmp_path / "a" / "checkpoints").unlink()
+    (tmp_path / "a" / "checkpoints").symlink_to(tmp_path / "c" / "checkpoints")
+    assert "theta.weight_0 is of shape (2, 9)" in refused(capsys, "a")
+
+
+def test_a_broken_checkpoint_gives_way_to_the_one_before_and_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", POINT, iterations=(1, 2))
+    (tmp_path / "a" / "checkpoints" / "2" / "tensors.safetensors").write_bytes(b"")
+    assert main(["evaluate", "a", "--steps", "1", "--json"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["checkpoint"] == 1
+    assert "checkpoint 2 is broken (" in output.err
+    assert "using 1" in output.err
