@@ -67,9 +67,9 @@ class AntDir(Ant):
         return self.card(
             reward="d * v_x + 1 - 0.5 * sum(u^2), v_x = (x_after - x_before) / dt of the torso "
             "frame (xpos)",
-            differences=f"{_CONTACT_FREE}. MAML 2017 (rllab): frame skip 1, dt 0.02, survival 0.05,"
-            " control cost 0.005 * sum((a / scale)^2), so its returns are not comparable. VariBAD "
-            "uses +-1 as an angle in radians, a different task",
+            differences=f"{_CONTACT_FREE}; it draws each direction by a coin. MAML 2017 (rllab): "
+            "frame skip 1, dt 0.02, survival 0.05, control cost 0.005 * sum((a / scale)^2), so its "
+            "returns are not comparable. VariBAD uses +-1 as an angle in radians, a different task",
             source="ProMP (Rothfuss et al., ICLR 2019), AntRandDirec (forward/backward); task "
             "first in MAML (Finn et al., ICML 2017)",
         )

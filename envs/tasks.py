@@ -87,10 +87,7 @@ class Directions(TaskDistribution):
     @property
     def text(self) -> str:
         """For the definition card."""
-        return (
-            "direction d in {-1, +1}, half of the meta-batch each, in random order (ProMP tosses a "
-            "coin for each task)"
-        )
+        return "direction d in {-1, +1}, half of the meta-batch each, in random order"
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
         """Draw n tasks, balanced."""
