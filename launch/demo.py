@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from datetime import datetime
@@ -22,6 +23,8 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="a rehearsal that learns nothing")
     parser.add_argument("--require-video", action="store_true", help="fail if this cannot be drawn")
     options = parser.parse_args()
+    # Ctrl-C reaches the verb as well, which saves its work and then ends the demonstration.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
     run = f"demo-{datetime.now():%Y%m%d-%H%M%S}"
     size = SHORT if options.short else FULL
     minutes = "a few seconds" if options.short else "about three minutes on two cores"
