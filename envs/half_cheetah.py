@@ -53,8 +53,8 @@ class HalfCheetahDir(HalfCheetah):
             reward="d * v_x - 0.05 * sum(u^2), v_x = (x_after - x_before) / dt of the root joint",
             differences="ProMP draws each direction by a coin. MAML 2017 (rllab): frame skip 1, dt "
             "0.01, horizon 200, velocity of the centre of mass, 20-dimensional observation, no "
-            "action scale: its returns are not comparable. pytorch-maml-rl and garage add the torso "
-            "position to the observation (20)",
+            "action scale: its returns are not comparable. pytorch-maml-rl and garage add the "
+            "torso position to the observation (20)",
             source="ProMP (Rothfuss et al., ICLR 2019), HalfCheetahRandDirec; task first in MAML "
             "(Finn et al., ICML 2017)",
         )
