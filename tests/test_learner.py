@@ -1,0 +1,317 @@
+"""The learner: what one update does, what it leaves alone, and what cannot poison it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+
+import naive
+import numpy as np
+import pytest
+import torch
+from helpers import CLIP, KL_COEFFICIENT, LR, Problem, make_problem, relative_error, same_bits
+from torch import Tensor
+
+from warprl import learner as learner_module
+from warprl.agents.losses import InnerLoss, OuterLoss
+from warprl.learner import Learner, LearnerConfig, LearnerState, Report
+from warprl.types import Batch, MetaLoss, MetaLossValue, Params, Trajectory
+from warprl.warp import WarpKind
+
+TASKS, STEPS = 5, 2
+ONLINE = LearnerConfig(
+    schedule="online", init="maml", clip=CLIP, kl_coefficient=KL_COEFFICIENT, max_grad_norm=1e9
+)
+OFFLINE = replace(ONLINE, schedule="offline", epochs=3, minibatches=2, kl_limit=1e9)
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    return make_problem("residual", STEPS, tasks=TASKS)
+
+
+def make(
+    p: Problem, config: LearnerConfig, meta_loss: MetaLoss | None = None, threads: int = 1
+) -> Learner:
+    outer = meta_loss or OuterLoss(p.policy, config.clip)
+    return Learner(config, LR, InnerLoss(p.policy), outer, threads)
+
+
+def update(
+    p: Problem,
+    config: LearnerConfig,
+    trajectory: Trajectory | None = None,
+    state: LearnerState | None = None,
+    meta_loss: MetaLoss | None = None,
+    threads: int = 1,
+) -> tuple[LearnerState, Report]:
+    learner = make(p, config, meta_loss, threads)
+    state = state or learner.init(p.theta_0, p.phi)
+    return learner.update(state, trajectory or p.trajectory, np.random.default_rng(0))
+
+
+def same_state(left: LearnerState, right: LearnerState) -> bool:
+    return (
+        same_bits(left.to_tensors(), right.to_tensors()) and left.to_scalars() == right.to_scalars()
+    )
+
+
+def without(trajectory: Trajectory, task: int) -> Trajectory:
+    """As if the task had never been drawn; the others keep their names."""
+    keep = [t for t in trajectory.task.tolist() if t != task]
+    return Trajectory(
+        trajectory.task[keep],
+        {name: value[keep] for name, value in trajectory.theta.items()},
+        Batch(*(x[keep] for x in trajectory.data)),
+        trajectory.returns[keep],
+        trajectory.finite[keep],
+    )
+
+
+def poisoned(trajectory: Trajectory, task: int, **columns: float) -> Trajectory:
+    """One task's data of the given columns replaced throughout."""
+    data = trajectory.data._asdict()
+    for name, number in columns.items():
+        data[name] = data[name].clone()
+        data[name][task] = number
+    return trajectory._replace(data=Batch(**data))
+
+
+@dataclass
+class Spy:
+    """A meta-loss that notes which states it was asked about, by their first observation."""
+
+    inner: OuterLoss
+    seen: list[float] = field(default_factory=list)
+
+    def __call__(
+        self, theta: Params, phi: Params, batch: Batch, kl_coefficient: float
+    ) -> MetaLossValue:
+        self.seen += batch.obs[:, 0, 0].tolist()
+        return self.inner(theta, phi, batch, kl_coefficient)
+
+
+# --- schedules ----------------------------------------------------------------------------------
+
+
+def expected_gradients(p: Problem) -> tuple[Params, Params]:
+    """Of theta_0 and phi, by the naive loop over all tasks and states."""
+    setting = p.setting()
+
+    def initial(theta_0: Params) -> Tensor:
+        terms = [naive.init_objective("maml", setting, theta_0, p.phi, q) for q in p.paths]
+        return torch.stack(terms).mean()
+
+    theta = naive.gradient(initial, p.theta_0)
+    return theta, naive.gradient(lambda phi: naive.exact(setting, phi, p.paths), p.phi)
+
+
+def test_online_takes_one_step_along_the_mean_gradient_over_all_states(problem: Problem) -> None:
+    state, report = update(problem, replace(ONLINE, lr=0.01, init_lr=0.02))
+    assert report.metrics["meta_steps"] == 1
+    theta, phi = expected_gradients(problem)
+    for before, after, slope, lr, group in (
+        (problem.theta_0, state.theta, theta, 0.02, "theta"),
+        (problem.phi, state.phi, phi, 0.01, "phi"),
+    ):
+        # Adam's first moment is (1 - 0.9) g after one step, and its first step is lr g / |g|.
+        found = {name: state.moments[f"{group}.{name}.exp_avg"] / 0.1 for name in slope}
+        assert relative_error(found, slope) < 1e-6
+        step = {name: lr * g / (g.abs() + 1e-8) for name, g in slope.items()}
+        moved = {name: before[name] - after[name] for name in before}
+        assert relative_error(moved, step) < 1e-6
+
+
+def test_gradients_are_scaled_down_to_the_largest_norm(problem: Problem) -> None:
+    theta, phi = expected_gradients(problem)
+    limit = 1e-3
+    state, _ = update(problem, replace(ONLINE, max_grad_norm=limit))
+    for group, slope in (("theta", theta), ("phi", phi)):
+        norm = torch.sqrt(sum((g.square().sum() for g in slope.values()), torch.zeros(())))
+        assert norm > limit
+        found = {name: state.moments[f"{group}.{name}.exp_avg"] / 0.1 for name in slope}
+        assert relative_error(found, {n: g * limit / norm for n, g in slope.items()}) < 1e-3
+
+
+def test_reported_loss_and_kl_are_means_over_all_states(problem: Problem) -> None:
+    _, report = update(problem, replace(ONLINE, init="fixed"))
+    expected = naive.exact(problem.setting(), problem.phi, problem.paths)
+    assert report.metrics["meta_loss"] == pytest.approx(expected.item(), rel=1e-10)
+    penalised = replace(ONLINE, init="fixed", kl_coefficient=KL_COEFFICIENT + 1.0)
+    _, more = update(problem, penalised)
+    rise = more.metrics["meta_loss"] - report.metrics["meta_loss"]
+    assert report.metrics["kl"] == pytest.approx(rise, rel=1e-9)
+    assert report.metrics["kl_coefficient"] == KL_COEFFICIENT
+
+
+def test_offline_visits_every_state_once_an_epoch_in_another_order(problem: Problem) -> None:
+    config = replace(OFFLINE, init="fixed", epochs=2)
+    spy = Spy(OuterLoss(problem.policy, CLIP))
+    _, report = update(problem, config, meta_loss=spy)
+    assert report.metrics["meta_steps"] == 4
+    every = problem.states().query.obs[:, 0, 0].tolist()
+    first, second = spy.seen[: len(every)], spy.seen[len(every) :]
+    assert sorted(first) == sorted(second) == sorted(every)
+    assert first != second
+
+
+def test_offline_with_one_pass_and_one_part_is_online(problem: Problem) -> None:
+    once = replace(OFFLINE, epochs=1, minibatches=1)
+    assert same_state(update(problem, once)[0], update(problem, ONLINE)[0])
+
+
+@pytest.mark.parametrize("config", [ONLINE, OFFLINE])
+def test_states_serve_one_update_only(problem: Problem, config: LearnerConfig) -> None:
+    # The second update must not see the first one's data: it equals that of a fresh learner.
+    learner = make(problem, config)
+    other = make_problem("residual", STEPS, tasks=3, seed=1).trajectory
+    first, _ = learner.update(
+        learner.init(problem.theta_0, problem.phi), problem.trajectory, np.random.default_rng(0)
+    )
+    second, _ = learner.update(first, other, np.random.default_rng(1))
+    fresh, _ = make(problem, config).update(first, other, np.random.default_rng(1))
+    assert same_state(second, fresh)
+
+
+def test_an_update_leaves_what_it_is_given_unchanged(problem: Problem) -> None:
+    first, _ = update(problem, OFFLINE)
+    before = {name: value.clone() for name, value in first.to_tensors().items()}
+    data = [x.clone() for x in problem.trajectory.data]
+    second, _ = update(problem, OFFLINE, state=first)
+    again, _ = update(problem, OFFLINE, state=first)
+    assert same_bits(first.to_tensors(), before)
+    assert all(torch.equal(x, y) for x, y in zip(problem.trajectory.data, data, strict=True))
+    assert same_state(second, again)
+    assert (first.iteration, second.iteration) == (1, 2)
+
+
+def test_many_steps_descend_the_meta_loss(problem: Problem) -> None:
+    config = replace(OFFLINE, minibatches=1, init="fixed", lr=1e-3)
+    _, one = update(problem, replace(config, epochs=1))
+    _, many = update(problem, replace(config, epochs=30))
+    assert many.metrics["meta_loss"] < one.metrics["meta_loss"] - 0.01
+
+
+def test_without_warps_the_initialisation_alone_learns() -> None:
+    p = make_problem(None, STEPS)
+    state, report = update(p, OFFLINE)
+    assert state.phi == {} and not same_bits(state.theta, p.theta_0)
+    assert report.metrics["kl"] > 0.0
+
+
+def test_a_fixed_initialisation_stays_where_it_is(problem: Problem) -> None:
+    state, _ = update(problem, replace(OFFLINE, init="fixed"))
+    assert same_bits(state.theta, problem.theta_0) and not same_bits(state.phi, problem.phi)
+
+
+# --- KL guard -----------------------------------------------------------------------------------
+
+
+def test_epochs_stop_once_the_kl_is_past_its_limit(problem: Problem) -> None:
+    _, free = update(problem, OFFLINE)
+    assert free.metrics["meta_steps"] == OFFLINE.epochs * OFFLINE.minibatches
+    # The first step is taken whatever the KL, which at that point the data alone decide.
+    guarded, report = update(problem, replace(OFFLINE, kl_limit=1e-9))
+    assert report.metrics["meta_steps"] == 1
+    assert not same_bits(guarded.phi, problem.phi)
+
+
+@pytest.mark.parametrize(("share", "factor"), [(0.5, 2.0), (1.2, 1.0), (2.0, 0.5)])
+def test_penalty_adapts_towards_the_target_kl(
+    problem: Problem, share: float, factor: float
+) -> None:
+    # The target lies below the KL by more than half, near it, or above it by more than half.
+    kl = update(problem, OFFLINE)[1].metrics["kl"]
+    state, report = update(problem, replace(OFFLINE, kl_target=share * kl))
+    assert report.metrics["kl"] == kl
+    assert state.kl_coefficient == KL_COEFFICIENT * factor
+    following = update(problem, OFFLINE, state=state)[1]
+    assert following.metrics["kl_coefficient"] == KL_COEFFICIENT * factor
+
+
+# --- divergence ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [ONLINE, OFFLINE])
+def test_a_task_marked_as_diverged_is_named_and_as_good_as_absent(
+    problem: Problem, config: LearnerConfig
+) -> None:
+    finite = problem.trajectory.finite.clone()
+    finite[3] = False
+    bad = poisoned(problem.trajectory, 3, obs=np.nan, advantage=np.inf)._replace(finite=finite)
+    found, report = update(problem, config, bad)
+    expected, clean = update(problem, config, without(problem.trajectory, 3))
+    assert report.diverged == (3,) and clean.diverged == ()
+    assert same_state(found, expected)
+    assert report.metrics == clean.metrics
+
+
+def test_a_task_whose_meta_gradient_is_not_finite_is_named_and_left_out(problem: Problem) -> None:
+    # Its numbers are finite, but the ratio exp(... + 1e4) is not.
+    bad = poisoned(problem.trajectory, 1, logp=-1e4)
+    found, report = update(problem, ONLINE, bad)
+    expected, _ = update(problem, ONLINE, without(problem.trajectory, 1))
+    assert report.diverged == (1,)
+    for left, right in ((found.theta, expected.theta), (found.phi, expected.phi)):
+        assert relative_error(left, right) < 1e-9
+    assert all(np.isfinite(x) for x in report.metrics.values())
+
+
+def test_names_are_those_of_the_meta_batch_not_of_the_rows(problem: Problem) -> None:
+    finite = torch.ones(TASKS, dtype=torch.bool)
+    finite[0] = False
+    renamed = problem.trajectory._replace(task=torch.tensor([7, 3, 9, 1, 4]), finite=finite)
+    renamed = poisoned(renamed, 2, logp=-1e4)
+    assert update(problem, ONLINE, renamed)[1].diverged == (7, 9)
+
+
+@pytest.mark.parametrize("config", [ONLINE, OFFLINE])
+@pytest.mark.parametrize("marked", [True, False])
+def test_if_no_task_remains_only_the_iteration_changes(
+    problem: Problem, config: LearnerConfig, marked: bool
+) -> None:
+    state, _ = update(problem, config)  # Adam has moments that would keep it moving
+    if marked:
+        finite = torch.zeros(TASKS, dtype=torch.bool)
+        bad = problem.trajectory._replace(finite=finite)
+    else:
+        bad = problem.trajectory
+        for task in range(TASKS):
+            bad = poisoned(bad, task, logp=-1e4)
+    after, report = update(problem, config, bad, state=state)
+    assert report.diverged == tuple(range(TASKS))
+    assert same_state(after, replace(state, iteration=state.iteration + 1))
+
+
+# --- the same result however it is computed -----------------------------------------------------
+
+
+@pytest.mark.parametrize("warp", ["residual", None])
+def test_number_of_threads_does_not_change_a_bit(warp: WarpKind | None) -> None:
+    p = make_problem(warp, STEPS, tasks=7)
+    alone, report = update(p, OFFLINE)
+    for threads in (2, 3):
+        together, other = update(p, OFFLINE, threads=threads)
+        assert same_state(alone, together)
+        assert report == other
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_size_of_the_chunks_changes_the_rounding_alone(
+    problem: Problem, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = update(problem, ONLINE)
+    monkeypatch.setattr(learner_module, "CHUNK", chunk)
+    found, _ = update(problem, ONLINE)
+    assert relative_error(found.to_tensors(), expected.to_tensors()) < 1e-10
+
+
+def test_states_of_the_learner_survive_a_trip_through_flat_tensors(problem: Problem) -> None:
+    state, _ = update(problem, OFFLINE)
+    tensors = {name: value.clone() for name, value in state.to_tensors().items()}
+    scalars = json.loads(json.dumps(state.to_scalars()))
+    restored = LearnerState.from_tensors(tensors, scalars)
+    assert same_state(restored, state)
+    assert same_state(
+        update(problem, OFFLINE, state=restored)[0], update(problem, OFFLINE, state=state)[0]
+    )
