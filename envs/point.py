@@ -20,15 +20,19 @@ _TOLERANCE = 0.01
 
 
 class PointNavigation(TaskFamily):
-    """Walk from the origin to a hidden goal."""
+    """Walk from the origin to a hidden goal.
+
+    The policy's output is divided by ``action_scale``, as for the robots: an initial standard
+    deviation of 1 is then one full step, neither lost in the clipping nor too small to explore.
+    """
 
     name = "point-navigation-v1"
     horizon = 100
     dt = 1.0
-    action_scale = 1.0
+    action_scale = 10.0
     distribution = SquareGoals(0.5)
     observation_space = Box(-np.inf, np.inf, (2,), np.float64)
-    action_space = Box(-_MAX_STEP, _MAX_STEP, (2,), np.float32)
+    action_space = Box(-action_scale * _MAX_STEP, action_scale * _MAX_STEP, (2,), np.float32)
 
     def make_batch(self, num_envs: int) -> PointBatch:
         """``num_envs`` points moved together."""
@@ -53,14 +57,15 @@ class PointNavigation(TaskFamily):
             frame_skip=1,
             dt=self.dt,
             observation="position xy (2), in m; the goal is hidden",
-            action=f"displacement xy, each clipped to [-{_MAX_STEP:g}, {_MAX_STEP:g}] m",
+            action=f"displacement xy = clip(a / {self.action_scale:g}, -{_MAX_STEP:g}, "
+            f"{_MAX_STEP:g}) m; a is the policy's output",
             action_scale=self.action_scale,
             initial_state="the origin, without noise",
             termination=f"|dx| < {_TOLERANCE:g} and |dy| < {_TOLERANCE:g} after the move; the "
             "horizon truncates",
             physics="none: xy_after = xy_before + action, in float64",
-            differences="learn2learn's and ProMP's point worlds use other starts, corners, or "
-            "sparse rewards",
+            differences="MAML 2017 and pytorch-maml-rl have no action scale; learn2learn's and "
+            "ProMP's point worlds use other starts, corners, or sparse rewards",
             source="MAML 2017 (cbfinn/maml_rl, 2D navigation) and pytorch-maml-rl "
             "(2DNavigation-v0)",
         )
@@ -77,6 +82,7 @@ class PointBatch(RenderableBatch):
         self.horizon = family.horizon
         self.observation_space = family.observation_space
         self.action_space = family.action_space
+        self._scale = family.action_scale
         self._position: NDArray[np.float64] = np.zeros((num_envs, 2))
         self._goal = np.zeros((num_envs, 2))
 
@@ -105,7 +111,8 @@ class PointBatch(RenderableBatch):
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """Move by the clipped actions ``[N, 2]``; see the protocol."""
-        self._position += np.clip(action.astype(np.float64), -_MAX_STEP, _MAX_STEP)
+        displacement = action.astype(np.float64) / self._scale
+        self._position += np.clip(displacement, -_MAX_STEP, _MAX_STEP)
         offset = self._position - self._goal
         near = np.abs(offset) < _TOLERANCE
         reward: NDArray[np.float64] = -np.hypot(offset[:, 0], offset[:, 1])

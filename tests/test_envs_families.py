@@ -78,7 +78,7 @@ ANT_ACTION = [-20, -10, -5, 0, 0, 5, 10, 30]  # u = -1, -1, -.5, 0, 0, .5, 1, 1;
         ),
         # From (0, 0) by (0.1, -0.05), 0.3 clipped: to (0.1, -0.05). g = (0.4, 0.35):
         # the offset is (-0.3, -0.4), so the distance after the move is 0.5.
-        ("point-navigation-v1", Goal(0.4, 0.35), [0.3, -0.05], [0.0, 0.1], -0.5),
+        ("point-navigation-v1", Goal(0.4, 0.35), [3.0, -0.5], [0.0, 0.1], -0.5),
     ],
 )
 def test_a_reward_is_the_one_worked_by_hand(
@@ -111,7 +111,7 @@ def test_an_ant_terminates_outside_its_heights(height: float, ended: bool) -> No
 
 def test_a_point_terminates_only_where_both_offsets_are_small() -> None:
     batch = started("point-navigation-v1", Goal(0.1, 0.0), num_envs=3)
-    _, _, terminated = batch.step(np.array([[0.095, 0.005], [0.095, 0.02], [0.1, 0.0]], np.float32))
+    _, _, terminated = batch.step(np.array([[0.95, 0.05], [0.95, 0.2], [1.0, 0.0]], np.float32))
     assert terminated.tolist() == [True, False, True]
 
 

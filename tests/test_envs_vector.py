@@ -100,7 +100,7 @@ def test_the_horizon_truncates_and_does_not_terminate(name: str) -> None:
 def test_a_termination_is_not_a_truncation() -> None:
     env = FamilyEnv("point-navigation-v1", task={"x": 0.1, "y": 0.0})
     env.reset()
-    _, reward, terminated, truncated, _ = env.step(np.array([0.1, 0.0], np.float32))
+    _, reward, terminated, truncated, _ = env.step(np.array([1.0, 0.0], np.float32))
     assert (terminated, truncated) == (True, False)
     assert reward == pytest.approx(0.0, abs=1e-7)
 
