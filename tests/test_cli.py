@@ -18,6 +18,7 @@ from warprl.envs import family_names
 from warprl.launch import config, runs, train
 from warprl.launch.cli import main
 from warprl.launch.errors import UserError
+from warprl.launch.logging import RunLog
 
 FAMILY = "point-navigation-v1"
 TINY = (
@@ -290,14 +291,14 @@ def test_a_signal_ends_a_run_after_its_iteration_saved(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     number: signal.Signals, status: int,
 ) -> None:  # fmt: skip
-    write = train.RunLog.write
+    write = RunLog.write
 
-    def interrupted(log: train.RunLog, metrics: dict[str, Any]) -> None:
+    def interrupted(log: RunLog, metrics: dict[str, Any]) -> None:
         write(log, metrics)
         if metrics["iteration"] == 1:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(train.RunLog, "write", interrupted)
+    monkeypatch.setattr(RunLog, "write", interrupted)
     arguments = ("--iterations", "9", "--run", "cut", "--set", "checkpoint_every=5")
     before = signal.getsignal(number)
     assert main(["train", FAMILY, *TINY, *arguments]) == status

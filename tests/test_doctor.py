@@ -73,7 +73,12 @@ def test_why_ray_does_not_start_is_shown(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_users_own_backend_is_the_only_one_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
-    monkeypatch.setattr(machine, "works", lambda backend: tried.append(backend) or False)
+
+    def fails(backend: str) -> bool:
+        tried.append(backend)
+        return False
+
+    monkeypatch.setattr(machine, "works", fails)
     monkeypatch.setenv("MUJOCO_GL", "glfw")
     assert machine.find_backend() is None
     monkeypatch.delenv("MUJOCO_GL")

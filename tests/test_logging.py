@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
 
 from warprl.launch.logging import RunLog, duration
 from warprl.launch.statistics import estimate

@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+from helpers_launch import fabricate
+from numpy.typing import NDArray
 
 from warprl.agents.inner import AdaptationConfig, adapt
 from warprl.agents.policy import GaussianPolicy, PolicyConfig
 from warprl.envs import make_family
-from warprl.launch import render
+from warprl.launch import machine, render
+from warprl.launch.cli import main
 from warprl.launch.errors import RunFailedError
 
+needs_graphics = pytest.mark.skipif(
+    machine.find_backend() is None, reason=f"this machine cannot draw: {machine.advice()}"
+)
 FAMILY = make_family("half-cheetah-dir-v1")
 
 
 def pictures(count: int) -> Iterator[render.Image]:
     for number in range(count):
         yield np.full((48, 64, 3), 20 * number, dtype=np.uint8)
+
+
+def decode(path: Path, shape: tuple[int, int, int]) -> tuple[int, NDArray[np.uint8]]:
+    """Pictures a second, and the pictures of a video, which must be of this shape."""
+    # Not through imageio's reader, which may leave the pipes of its ffmpeg open: a warning here.
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    command = [ffmpeg, "-i", str(path), *"-f rawvideo -pix_fmt rgb24 -".split()]
+    done = subprocess.run(command, capture_output=True, check=True)
+    said = done.stderr.decode()
+    assert f" {shape[1]}x{shape[0]}" in said
+    fps = re.findall(r" (\d+) fps", said)[0]  # of the input; that of the output follows
+    return int(fps), np.frombuffer(done.stdout, np.uint8).reshape(-1, *shape)
 
 
 def test_a_recorded_adaptation_is_the_unrecorded_one_and_shows_its_first_episodes() -> None:
@@ -44,10 +67,10 @@ def test_recording_ends_with_the_episode() -> None:
     family = make_family("point-navigation-v1")
     batch = family.make_batch(1)
     recorder = render.Recorder(batch)
-    (task,) = [family.parse_task({"x": 0.05, "y": 0.0})]
+    (task,) = [family.parse_task({"x": 0.0, "y": 0.0})]
     recorder.reset([task], [np.random.default_rng(0)])
     for _ in range(3):
-        recorder.step(np.array([[0.05, 0.0]], dtype=np.float32))
+        recorder.step(np.zeros((1, 2), dtype=np.float32))
     assert len(recorder.episodes[0].reward) == 1
 
 
@@ -80,16 +103,8 @@ def test_panels_fill_rows_of_four_and_have_their_text(
 def test_a_video_has_every_picture_at_its_size_and_speed(tmp_path: Path) -> None:
     path = tmp_path / "videos" / "film.mp4"
     render.write(path, pictures(10), 20)
-    # Not through imageio's reader, which may leave the pipes of its ffmpeg open: a warning here.
-    decode = [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        "-i",
-        str(path),
-        *"-f rawvideo -pix_fmt rgb24 -".split(),
-    ]
-    done = subprocess.run(decode, capture_output=True, check=True)
-    assert b" 64x48" in done.stderr and b" 20 fps" in done.stderr
-    frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, 48, 64, 3)
+    fps, frames = decode(path, (48, 64, 3))
+    assert fps == 20
     assert len(frames) == 10
     for number, frame in enumerate(frames):
         assert abs(float(frame.mean()) - 20 * number) < 4
@@ -106,3 +121,91 @@ def test_a_video_that_cannot_be_written_leaves_nothing_behind(
     with pytest.raises(RunFailedError, match="cannot write .*film.mp4: No space left on device"):
         render.write(tmp_path / "film.mp4", pictures(2), 20)
     assert list(tmp_path.iterdir()) == []
+
+
+def command(run: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``warprl render`` in a process of its own, which has not chosen a GL backend yet."""
+    return subprocess.run(
+        [sys.executable, "-m", "warprl.launch.cli", "render", str(run), "--json", *arguments],
+        env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@needs_graphics
+@pytest.mark.parametrize(
+    ("family", "arguments", "shape", "frames", "fps"),
+    [
+        ("half-cheetah-dir-v1", ("--task", "1"), (400, 640, 3), 101, 20),
+        ("point-navigation-v1", ("--steps", "4"), (768, 1280, 3), None, 10),
+    ],
+)
+def test_a_run_is_filmed_before_and_after_adaptation(
+    tmp_path: Path, family: str, arguments: tuple[str, ...],
+    shape: tuple[int, int, int], frames: int | None, fps: int,
+) -> None:  # fmt: skip
+    fabricate(tmp_path / "run", family)
+    done = command(tmp_path / "run", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    path = Path(answer["video"])
+    assert [path] == list((tmp_path / "run" / "videos").iterdir())
+    found, film = decode(path, shape)
+    assert found == fps
+    assert frames is None or len(film) == frames
+    for number in range(len(answer["returns"])):
+        left, top = render.corner(number)
+        top += render.CAPTION
+        first, last = (
+            picture[top : top + render.PANEL, left : left + render.PANEL].astype(int)
+            for picture in (film[0], film[-1])
+        )
+        assert first.std() > 10, "the panel shows something"
+        assert np.abs(first - last).max() > 50, "and it moves"
+
+
+def test_without_graphics_there_is_one_line_of_advice_and_status_3_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fabricate(tmp_path / "run", "point-navigation-v1")
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(machine, "works", lambda backend: False)
+    monkeypatch.setattr(render, "record", None)
+    assert main(["render", str(tmp_path / "run")]) == 3
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == (
+        "warprl: cannot render: no OpenGL on this machine; "
+        "install it with 'apt-get install libegl1 libgl1-mesa-dri' and set MUJOCO_GL=egl\n"
+    )
+    assert not (tmp_path / "run" / "videos").exists()
+
+
+def test_a_backend_that_the_user_chose_and_that_fails_is_named(tmp_path: Path) -> None:
+    fabricate(tmp_path / "run", "point-navigation-v1")
+    done = command(tmp_path / "run", MUJOCO_GL="off")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("warprl: cannot render: MUJOCO_GL=off does not work on this")
+
+
+@needs_graphics
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--task", "2"), "--task 2: half-cheetah-dir-v1 has held-out tasks 0 to 1"),
+        (("--task", "-1"), "--task -1: half-cheetah-dir-v1 has held-out tasks 0 to 1"),
+        (("--steps", "0"), "--steps 0: must be 1 or more"),
+        (("--checkpoint", "8"), "there are checkpoints of iterations 1"),
+    ],
+)
+def test_what_cannot_be_filmed_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...], message: str,
+) -> None:  # fmt: skip
+    fabricate(tmp_path / "run", "half-cheetah-dir-v1")
+    monkeypatch.setattr(machine, "require_backend", lambda: "egl")
+    monkeypatch.setenv("MUJOCO_GL", "")
+    assert main(["render", str(tmp_path / "run"), *arguments]) == 2
+    output = capsys.readouterr()
+    assert message in output.err
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert not (tmp_path / "run" / "videos").exists()
