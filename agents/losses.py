@@ -12,7 +12,7 @@ from warprl.types import Batch, MetaLossValue, Params
 
 
 def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
-    """Mean over the valid entries of the last axis, ``[S, N]`` to ``[S]``; zero if there is none."""
+    """Mean over the valid entries of the last axis, ``[S, N]`` to ``[S]``; zero if none is."""
     return (x * valid).sum(-1) / valid.sum(-1).clamp_min(1.0)
 
 
