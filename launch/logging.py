@@ -11,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 from warprl.launch.outcome import to_json
 
@@ -165,24 +167,25 @@ class _Lines:
 
 
 class _Bar:
-    """A live bar on a terminal."""
+    """A live bar with the latest numbers under it, on a terminal."""
 
     def __init__(self, console: Console, iteration: int, total: int) -> None:
         self._clock = _Clock(iteration, total)
         self._progress = Progress(
             TextColumn("iteration"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[summary]}"),
-            console=console,
+            BarColumn(),
+            TextColumn("{task.description}"),
         )
-        self._task = self._progress.add_task("", total=total, completed=iteration, summary="")
-        self._progress.start()
+        self._task = self._progress.add_task("", total=total, completed=iteration)
+        self._live = Live(self._progress, console=console)
+        self._live.start()
 
     def show(self, metrics: Metrics) -> None:
         iteration = metrics["iteration"]
-        summary = f"{_summary(metrics)}  left {self._clock.left(iteration)}"
-        self._progress.update(self._task, completed=iteration, summary=summary)
+        left = f"left {self._clock.left(iteration)}"
+        self._progress.update(self._task, completed=iteration, description=left)
+        self._live.update(Group(self._progress, Text(_summary(metrics))))
 
     def close(self) -> None:
-        self._progress.stop()
+        self._live.stop()

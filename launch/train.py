@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,10 +72,15 @@ def _run(
     folder: Path, config: RunConfig, saved: Checkpoint | None, total: int, console: Console
 ) -> Outcome:
     # Imported here: bad input is answered before Ray is even loaded.
-    from warprl.launch.algorithm import build
+    from warprl.launch.algorithm import build, connect
 
     warn_about_cores(config)
-    logging.getLogger("ray.rllib.algorithms.algorithm_config").setLevel(logging.ERROR)
+    console.print(
+        f"training {config.family} with {config.agent} and {config.workers} workers in {folder}",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    with _muted():
+        connect(config.workers)
     algorithm = build(config)
     try:
         if saved is not None:
@@ -151,6 +156,24 @@ def _stoppable(console: Console) -> Iterator[_Stop]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Drop what native code says on stderr while Ray starts, unless it ends in an exception."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 @contextmanager
