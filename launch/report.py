@@ -50,7 +50,9 @@ def plot(path: Path, summary: Summary) -> None:
         mean, low, high = ([point[key] for point in points] for key in ("mean", "low", "high"))
         axes.plot(range(len(points)), mean, marker="o", label=curve["policy"])
         axes.fill_between(range(len(points)), low, high, alpha=0.2)
-    axes.axvline(summary["trained_inner_steps"], color="grey", linestyle=":", label="steps in training")
+    axes.axvline(
+        summary["trained_inner_steps"], color="grey", linestyle=":", label="steps in training"
+    )
     axes.set_xticks(range(summary["inner_steps"] + 1))
     axes.set_xlabel("inner steps")
     axes.set_ylabel("mean return, 95 % interval")

@@ -57,7 +57,7 @@ def resume(folder: Path, iterations: int | None, console: Console) -> Outcome:
             said = f"restored parameters, optimiser and counters of iteration {done}"
         else:
             said = "there is no checkpoint yet, so it starts again from its seed"
-        console.print(f"resuming {folder}: {said}", markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"resuming {folder}: {said}")
         return _run(folder, config, saved, total, console)
 
 
@@ -75,10 +75,8 @@ def _run(
     from warprl.launch.algorithm import build, connect
 
     warn_about_cores(config)
-    console.print(
-        f"training {config.family} with {config.agent} and {config.workers} workers in {folder}",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    workers = f"{config.workers} worker{'s' * (config.workers != 1)}"
+    _say(console, f"training {config.family} with {config.agent} and {workers} in {folder}")
     with _muted():
         connect(config.workers)
     algorithm = build(config)
@@ -128,6 +126,10 @@ def _outcome(folder: Path, config: RunConfig, metrics: dict[str, Any], stop: _St
         f"{folder}"
     )
     return Outcome(data, text, 128 + stop.signal if stop.signal else 0)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Stop:

@@ -230,9 +230,10 @@ def test_training_leaves_a_whole_run_and_prints_it_last(
 ) -> None:
     assert main(["train", FAMILY, *TINY, "--iterations", "2", "--run", "new"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("iteration 1/2  return ")
-    assert lines[1].startswith("iteration 2/2  return ")
-    assert lines[2].startswith("finished at iteration 2, 3,200 environment steps; last returns ")
+    assert lines[0] == f"training {FAMILY} with warpgrad and 0 workers in {tmp_path / 'new'}"
+    assert lines[1].startswith("iteration 1/2  return ")
+    assert lines[2].startswith("iteration 2/2  return ")
+    assert lines[3].startswith("finished at iteration 2, 3,200 environment steps; last returns ")
     assert lines[-1] == str(tmp_path / "new")
     assert {path.name for path in (tmp_path / "new").iterdir()} == {
         "config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "lock"
@@ -336,6 +337,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         try:
+            assert process.stdout.readline().startswith(b"training ")
             assert process.stdout.readline().startswith(b"iteration 1/200")
             process.send_signal(signal.SIGTERM)
             assert any(b"stopping after this iteration" in line for line in process.stderr)

@@ -24,10 +24,13 @@ from warprl.launch import machine, render
 from warprl.launch.cli import main
 from warprl.launch.errors import RunFailedError
 
-needs_graphics = pytest.mark.skipif(
-    machine.find_backend() is None, reason=f"this machine cannot draw: {machine.advice()}"
-)
 FAMILY = make_family("half-cheetah-dir-v1")
+
+
+@pytest.fixture(scope="module")
+def graphics() -> None:
+    if machine.find_backend() is None:
+        pytest.skip(f"this machine cannot draw: {machine.advice()}")
 
 
 def pictures(count: int) -> Iterator[render.Image]:
@@ -131,7 +134,7 @@ def command(run: Path, *arguments: str, **environment: str) -> subprocess.Comple
     )  # fmt: skip
 
 
-@needs_graphics
+@pytest.mark.usefixtures("graphics")
 @pytest.mark.parametrize(
     ("family", "arguments", "shape", "frames", "fps"),
     [
@@ -187,7 +190,6 @@ def test_a_backend_that_the_user_chose_and_that_fails_is_named(tmp_path: Path) -
     assert done.stderr.startswith("warprl: cannot render: MUJOCO_GL=off does not work on this")
 
 
-@needs_graphics
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
