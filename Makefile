@@ -2,14 +2,14 @@
 #   make demo            the main job, from an empty checkout to a video
 #   make test            the tests
 # PYTHON=...      the interpreter to build .venv with (default: the first of python3, python3.13, ... that is >= 3.11)
-# TORCH_INDEX=... where torch comes from; the default offers CPU builds, empty leaves it to pip's own settings
+# TORCH_INDEX=... a further package index for torch, such as PyTorch's own for CPU builds (default: pip's settings)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 READY := .venv/ready
@@ -24,7 +24,6 @@ help: ## this list
 setup: $(READY) ## install everything into .venv (every other target does it by itself)
 
 # torch comes first and alone: a GPU build drags gigabytes along, and only torch may come from TORCH_INDEX.
-# Where that index cannot be reached, pip says so and takes torch from where it takes everything else.
 $(READY): pyproject.toml constraints.txt
 	@if [ -z "$(PYTHON)" ]; then echo "WarpRL needs Python 3.11 or newer; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; fi
 	@if [ ! -d warprl/envs ]; then echo "warprl/envs is no symbolic link here; clone again with: git clone -c core.symlinks=true" >&2; exit 2; fi
