@@ -155,6 +155,13 @@ def test_offline_visits_every_state_once_an_epoch_in_another_order(problem: Prob
     assert first != second
 
 
+def test_offline_visits_every_state_even_in_more_parts_than_tasks(problem: Problem) -> None:
+    config = replace(OFFLINE, init="fixed", epochs=1, minibatches=TASKS * STEPS)
+    spy = Spy(OuterLoss(problem.policy, CLIP))
+    update(problem, config, meta_loss=spy)
+    assert sorted(spy.seen) == sorted(problem.states().query.obs[:, 0, 0].tolist())
+
+
 def test_offline_with_one_pass_and_one_part_is_online(problem: Problem) -> None:
     once = replace(OFFLINE, epochs=1, minibatches=1)
     assert same_state(update(problem, once)[0], update(problem, ONLINE)[0])
