@@ -145,8 +145,14 @@ def collect_shards(
             losses[n] += 1
             if losses[n] == ATTEMPTS:
                 raise
+            _await_restart(runners[n])
             waiting[ask(n)] = n
     return [shards[n] for n in range(len(requests))], sum(losses)
+
+
+def _await_restart(runner: Any) -> None:
+    # Without retries a call to an actor that is just restarting fails; this one is queued.
+    ray.get(runner.__ray_ready__.options(max_task_retries=-1).remote())
 
 
 def to_arrays(params: Params) -> Arrays:

@@ -1,0 +1,102 @@
+"""Workers that die or fail: what is lost is recomputed, what is wrong is said at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from runs import history, running, small, start_ray, train
+
+from warprl.agents.inner import AdaptationConfig
+from warprl.launch import env_runner
+from warprl.launch.algorithm import WarpGrad, WarpGradConfig
+from warprl.launch.env_runner import collect_shards
+from warprl.types import Task
+
+
+def slow() -> WarpGradConfig:
+    """Sampling that takes long enough to be interrupted."""
+    return small("half-cheetah-dir-v1", tasks=4).meta(
+        adaptation=AdaptationConfig(steps=2, episodes=20)
+    )
+
+
+def pid_of_a_runner(algorithm: WarpGrad) -> int:
+    group: Any = algorithm.env_runner_group
+    pids = group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
+    return int(pids[-1])
+
+
+def test_a_worker_killed_while_sampling_is_replaced_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with running(slow()) as undisturbed:
+        expected = history(undisturbed, 2)
+    with running(slow().env_runners(num_env_runners=2)) as algorithm:
+        victims = [pid_of_a_runner(algorithm)]
+        wait = ray.wait
+
+        def kill_and_wait(*args: Any, **kwargs: Any) -> Any:
+            if victims:
+                time.sleep(0.1)  # the requests are out: let it get to work
+                os.kill(victims.pop(), signal.SIGKILL)
+            return wait(*args, **kwargs)
+
+        monkeypatch.setattr(ray, "wait", kill_and_wait)
+        disturbed = train(algorithm)
+        rest = history(algorithm, 1)
+    assert disturbed["workers_replaced"] == 1
+    assert disturbed["return_step_2"] == expected.metrics[0]["return_step_2"]
+    assert rest.metrics == expected.metrics[1:]
+    assert rest.tensors == expected.tensors
+
+
+def test_an_exception_in_a_worker_surfaces_with_its_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with running(small(workers=2)) as algorithm:
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                type(algorithm._family), "sample_tasks", lambda self, rng, n: [Task()] * n
+            )
+            with pytest.raises(RayTaskError, match=r"(?s)in adapt.*in reset"):
+                train(algorithm)
+        metrics = train(algorithm)
+    assert (metrics["iteration"], metrics["workers_replaced"]) == (1, 0)
+
+
+def mortal(deaths: int, log: Path) -> Any:
+    """A runner that ends its process as often as ``deaths`` says; it counts in a file."""
+
+    class Mortal:  # local, and without our types, for its workers import nothing of ours
+        def sample(self, *, parameters: Any, request: Any) -> Any:
+            with log.open("a") as file:
+                file.write("asked\n")
+            if len(log.read_text().splitlines()) <= deaths:
+                os._exit(1)
+            return f"shard of {request}"
+
+    return ray.remote(num_cpus=0, max_restarts=-1)(Mortal).remote()
+
+
+def test_a_request_is_put_again_until_its_worker_survives(tmp_path: Path) -> None:
+    start_ray()
+    runners = [mortal(0, tmp_path / "a"), mortal(2, tmp_path / "b")]
+    requests: list[Any] = ["the first", "the second"]
+    shards, replaced = collect_shards(runners, {}, requests)
+    assert shards == ["shard of the first", "shard of the second"]
+    assert replaced == 2
+
+
+def test_a_request_that_kills_every_worker_is_given_up(tmp_path: Path) -> None:
+    start_ray()
+    requests: list[Any] = ["deadly"]
+    with pytest.raises(RayActorError):
+        collect_shards([mortal(99, tmp_path / "log")], {}, requests)
+    assert len((tmp_path / "log").read_text().splitlines()) == env_runner.ATTEMPTS
