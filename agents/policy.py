@@ -19,7 +19,7 @@ from torch import Tensor
 
 from warprl.params import prefix, subtree
 from warprl.types import Params
-from warprl.warp import WarpKind, apply_warp, init_warp
+from warprl.warp import WarpKind, apply_warp, fold_linear, init_warp
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -70,13 +70,30 @@ class GaussianPolicy:
 
     def mean(self, theta: Params, phi: Params, obs: Tensor) -> Tensor:
         """Mean action ``[T, N, A]`` of stacked theta ``[T, ...]`` at observations ``[T, N, O]``."""
+        theta, phi = self.fold(theta, phi)
         x = obs
         last = len(self.config.hidden)
         for layer in range(last):
             x = torch.tanh(_task_layer(theta, layer, x))
-            if self.config.warp is not None:
+            if self.config.warp is not None and phi:
                 x = apply_warp(self.config.warp, subtree(f"warp_{layer}", phi), x)
         return _task_layer(theta, last, x)
+
+    def fold(self, theta: Params, phi: Params) -> tuple[Params, Params]:
+        """The same policy with ``linear`` warps merged into the task layers above them.
+
+        Saves up to half of the arithmetic of a forward pass for one product of weights a layer;
+        gradients flow through it. Other kinds of warp come back as they are.
+        """
+        if self.config.warp != "linear" or not phi:
+            return theta, phi
+        theta = dict(theta)
+        for layer in range(len(self.config.hidden)):
+            weight, bias = f"weight_{layer + 1}", f"bias_{layer + 1}"
+            theta[weight], theta[bias] = fold_linear(
+                subtree(f"warp_{layer}", phi), theta[weight], theta[bias]
+            )
+        return theta, {}
 
     def distribution(self, theta: Params, phi: Params, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean ``[T, N, A]`` and log standard deviation ``[T, 1, A]``."""

@@ -47,13 +47,14 @@ def collect(
     valid = np.zeros((t * e, h), dtype=np.float32)
     alive = np.ones(t * e, dtype=bool)
     std = theta["log_std"].exp().unsqueeze(1)
+    folded = policy.fold(theta, phi)
     physics = -time.perf_counter()
     latest = env.reset(tasks, reset_rngs)
     physics += time.perf_counter()
     for step in range(h):
         with torch.no_grad():
             seen = torch.from_numpy(latest.astype(np.float32)).view(t, e, o)
-            action = torch.addcmul(policy.mean(theta, phi, seen), std, noise[step])
+            action = torch.addcmul(policy.mean(*folded, seen), std, noise[step])
             obs[:, :, step] = seen
             act[:, :, step] = action
         valid[:, step] = alive

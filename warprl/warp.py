@@ -60,6 +60,16 @@ def apply_warp(kind: WarpKind, params: Params, x: Tensor) -> Tensor:
             assert_never(kind)
 
 
+def fold_linear(params: Params, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Merge a ``linear`` warp into the affine layers above it: ``(x W + b) V + c = x V' + c'``.
+
+    weight V ``[S, width, out]`` and bias c ``[S, out]`` of S tasks; the results have their shapes.
+    """
+    shared = params["weight"].expand(len(weight), -1, -1)
+    row = params["bias"].expand(len(weight), 1, -1)
+    return torch.bmm(shared, weight), torch.baddbmm(bias.unsqueeze(1), row, weight).squeeze(1)
+
+
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     # One product a task, although the weight is shared: the bits of a task's features then do not
     # depend on how many tasks share the call, as they would if the leading axes were folded.
