@@ -122,6 +122,22 @@ def test_online_takes_one_step_along_the_mean_gradient_over_all_states(problem: 
         assert relative_error(moved, step) < 1e-6
 
 
+def test_the_optimiser_goes_on_where_the_last_update_left_it(problem: Problem) -> None:
+    config = replace(ONLINE, lr=0.01)
+    first, _ = update(problem, config)
+    second, _ = update(problem, config, state=first)
+    forgetful, _ = update(problem, config, state=replace(first, moments={}))
+    for name in problem.phi:
+        # Adam, step 2: m = 0.9 m_1 + 0.1 g, v = 0.999 v_1 + 0.001 g^2, each over 1 - beta^2.
+        key = f"phi.{name}.exp_avg"
+        g = forgetful.moments[key] / 0.1
+        m = 0.9 * first.moments[key] + 0.1 * g
+        v = 0.999 * first.moments[f"{key}_sq"] + 0.001 * g**2
+        torch.testing.assert_close(second.moments[key], m, rtol=1e-10, atol=0.0)
+        step = 0.01 * (m / (1 - 0.9**2)) / (torch.sqrt(v / (1 - 0.999**2)) + 1e-8)
+        torch.testing.assert_close(first.phi[name] - second.phi[name], step, rtol=1e-6, atol=0.0)
+
+
 def test_gradients_are_scaled_down_to_the_largest_norm(problem: Problem) -> None:
     theta, phi = expected_gradients(problem)
     limit = 1e-3

@@ -59,6 +59,16 @@ def test_mean_is_that_of_the_naive_network(warp: WarpKind | None) -> None:
 
 
 @each_warp_and_none
+def test_folding_ahead_of_many_steps_changes_no_bit_of_an_action(warp: WarpKind | None) -> None:
+    policy = policy_with(warp)
+    theta, phi, obs, _ = stacked(policy)
+    before = {name: value.clone() for name, value in theta.items()}
+    folded = policy.fold(theta, phi)
+    assert torch.equal(policy.mean(*folded, obs), policy.mean(theta, phi, obs))
+    assert same_bits(theta, before)  # what is folded is a copy
+
+
+@each_warp_and_none
 def test_a_stack_of_tasks_equals_a_loop_over_them_bit_for_bit(warp: WarpKind | None) -> None:
     policy = policy_with(warp)
     theta, phi, obs, act = stacked(policy)

@@ -37,6 +37,21 @@ def test_different_keys_give_different_streams(different: list[Key]) -> None:
     assert len(set(firsts)) == len(firsts)
 
 
+@given(keys, st.integers(0, 4))
+def test_every_part_of_the_key_matters(key: Key, part: int) -> None:
+    seed, purpose, iteration, task, k = key
+    purposes = get_args(Purpose)
+    following = purposes[(purposes.index(purpose) + 1) % len(purposes)]
+    neighbours: list[Key] = [
+        (seed + 1, purpose, iteration, task, k),
+        (seed, following, iteration, task, k),
+        (seed, purpose, iteration + 1, task, k),
+        (seed, purpose, iteration, task + 1, k),
+        (seed, purpose, iteration, task, k + 1),
+    ]
+    assert stream(neighbours[part]) != stream(key)
+
+
 def test_swapping_two_parts_of_a_key_gives_another_stream() -> None:
     streams = {
         tuple(generator(1, "action", iteration=2, task=3, k=4).random(4).tolist()),
