@@ -23,6 +23,7 @@ from warprl.objective import InitKind, ObjectiveKind, init_gradient, warp_object
 from warprl.types import MetaLoss, MetaLossValue, Params, TaskLoss, Trajectory
 
 CHUNK = 2  # states differentiated in one call: they fit the cache, and threads end together
+MIN_PENALTY, MAX_PENALTY = 1e-4, 1e2
 KL_BAND = 1.5  # the penalty adapts outside [target / 1.5, target * 1.5] (Schulman et al., 2017)
 
 Positive = Annotated[float, Gt(0)]
@@ -140,14 +141,14 @@ class Learner:
         buffer.add(trajectory)
         diverged = set(trajectory.task[~trajectory.finite].tolist())
         trainer = _Trainer(self.config, state)
-        last = _Joint(P.zeros_like(state.theta), P.zeros_like(state.phi), 0.0, 0.0, frozenset())
+        last = _Joint({}, {}, 0.0, 0.0, frozenset())
         epochs, minibatches = self.config.passes()
         with ThreadPoolExecutor(self.threads) as pool:
             for numbers, rows in (p for _ in range(epochs) for p in buffer.draw(rng, minibatches)):
-                if not len(rows):
-                    continue
                 joint = self._gradient(pool, buffer, trainer, numbers, rows, state.kl_coefficient)
                 diverged |= joint.diverged
+                if not (joint.theta or joint.phi):
+                    continue
                 last = joint
                 if trainer.steps and joint.kl > self.config.kl_limit:
                     break
@@ -160,7 +161,9 @@ class Learner:
             "meta_steps": float(trainer.steps),
             "kl_coefficient": state.kl_coefficient,
         }
-        coefficient = _adapt_penalty(state.kl_coefficient, last.kl, self.config.kl_target)
+        coefficient = state.kl_coefficient
+        if trainer.steps:
+            coefficient = _adapt_penalty(coefficient, last.kl, self.config.kl_target)
         return trainer.state(coefficient), Report(metrics, tuple(sorted(diverged)))
 
     def _gradient(
@@ -198,14 +201,14 @@ class Learner:
         if self.config.init != "fixed":
             jobs += [(init, chunk) for chunk in _chunks(rows)]
         parts = list(pool.map(lambda job: _finite(*job), jobs))
-        return _joint(
-            _mean(parts[:warp_jobs], P.zeros_like(phi)),
-            _mean(parts[warp_jobs:], P.zeros_like(theta)),
-        )
+        return _joint(_mean(parts[:warp_jobs]), _mean(parts[warp_jobs:]))
 
 
 class _Joint(NamedTuple):
-    """The mean gradients of both objectives, with the meta-loss and the larger KL."""
+    """The mean gradients of both objectives, with the meta-loss and the larger KL.
+
+    A gradient is empty where nothing finite contributed to it; its parameters then stay.
+    """
 
     theta: Params
     phi: Params
@@ -249,7 +252,7 @@ class _Trainer:
         """One Adam step along the two gradients, each clipped by its norm."""
         gradients = P.prefix("theta", theta_gradient) | P.prefix("phi", phi_gradient)
         for name, parameter in self._named.items():
-            parameter.grad = gradients[name]
+            parameter.grad = gradients.get(name)  # Adam's momentum moves nothing without one
         for group in self._adam.param_groups:
             torch.nn.utils.clip_grad_norm_(group["params"], self._max_norm)
         self._adam.step()
@@ -299,11 +302,11 @@ def _sum(parts: list[_Gradient]) -> _Gradient:
     return total
 
 
-def _mean(parts: list[_Gradient], zeros: Params) -> _Gradient:
-    if not parts:
-        return _Gradient(zeros, 0.0, 0.0, 0, frozenset())
-    total = _sum(parts)
-    count = max(total.states, 1)
+def _mean(parts: list[_Gradient]) -> _Gradient:
+    total = _sum(parts) if parts else _Gradient({}, 0.0, 0.0, 0, frozenset())
+    count = total.states
+    if not count:
+        return total._replace(gradient={})
     return total._replace(
         gradient=P.tree_map(lambda g: g / count, total.gradient),
         loss=total.loss / count,
@@ -313,7 +316,8 @@ def _mean(parts: list[_Gradient], zeros: Params) -> _Gradient:
 
 def _adapt_penalty(coefficient: float, kl: float, target: float) -> float:
     if kl > target * KL_BAND:
-        return coefficient * 2.0
-    if kl < target / KL_BAND:
-        return coefficient / 2.0
-    return coefficient
+        coefficient *= 2.0
+    elif kl < target / KL_BAND:
+        coefficient /= 2.0
+    # Bounded, so that a long calm (or a single step, which sees no KL) leaves a brake to grow from.
+    return min(max(coefficient, MIN_PENALTY), MAX_PENALTY)
