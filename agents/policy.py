@@ -15,6 +15,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from annotated_types import Gt, Len
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from warprl.params import prefix, subtree
@@ -44,6 +45,12 @@ class GaussianPolicy:
     obs_dim: int
     act_dim: int
     config: PolicyConfig
+
+    @classmethod
+    def for_spaces(cls, observation: Box, action: Box, config: PolicyConfig) -> GaussianPolicy:
+        """The policy for flat observation and action spaces."""
+        (obs_dim,), (act_dim,) = observation.shape, action.shape
+        return cls(obs_dim, act_dim, config)
 
     @property
     def widths(self) -> tuple[int, ...]:

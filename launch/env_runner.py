@@ -22,9 +22,9 @@ from ray.rllib.env.env_runner import EnvRunner
 
 from warprl import params as P
 from warprl.agents.inner import AdaptationConfig, adapt
-from warprl.agents.policy import GaussianPolicy, PolicyConfig
+from warprl.agents.policy import GaussianPolicy
 from warprl.agents.rollout import Timing
-from warprl.envs import TaskFamily, make_family
+from warprl.envs import make_family
 from warprl.types import Batch, BatchEnv, Params, Task, Trajectory
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ class AdaptationRunner(EnvRunner):
         super().__init__(config=config, **kwargs)
         torch.set_num_threads(1)
         self._family = make_family(config.family)
-        self._policy = make_policy(self._family, config.policy)
+        self._policy = GaussianPolicy.for_spaces(
+            self._family.observation_space, self._family.action_space, config.policy
+        )
         self._adaptation: AdaptationConfig = config.adaptation
         self._run_seed: int = config.seed
         self._batch: BatchEnv | None = None
@@ -109,12 +111,6 @@ class AdaptationRunner(EnvRunner):
 
     def set_state(self, state: StateDict) -> None:
         """Ignore what RLlib sends round: parameters come with each request."""
-
-
-def make_policy(family: TaskFamily, config: PolicyConfig) -> GaussianPolicy:
-    """The policy of a configuration for a family's observations and actions."""
-    (obs_dim,), (act_dim,) = family.observation_space.shape, family.action_space.shape
-    return GaussianPolicy(obs_dim, act_dim, config)
 
 
 def collect_shards(

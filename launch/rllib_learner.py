@@ -11,7 +11,6 @@ from ray.rllib.core.learner.training_data import TrainingData
 from warprl.agents.losses import InnerLoss, OuterLoss
 from warprl.agents.policy import GaussianPolicy
 from warprl.envs import make_family
-from warprl.launch.env_runner import make_policy
 from warprl.launch.machine import available_cores
 from warprl.learner import Learner, LearnerConfig, Report
 from warprl.seeding import generator
@@ -44,7 +43,10 @@ class WarpGradLearner(TorchLearner):
     def build(self) -> None:
         """Draw the initial parameters from the run's seed."""
         config: Any = self.config  # a WarpGradConfig
-        policy = make_policy(make_family(config.family), config.policy)
+        family = make_family(config.family)
+        policy = GaussianPolicy.for_spaces(
+            family.observation_space, family.action_space, config.policy
+        )
         self._seed: int = config.seed
         self._meta = make_learner(policy, config.learner, config.adaptation.lr)
         self._state = self._meta.init(*policy.init(generator(self._seed, "init")))

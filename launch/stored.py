@@ -89,8 +89,7 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
 def make_policy(config: RunConfig) -> GaussianPolicy:
     """The policy of a run, without parameters."""
     family = make_family(config.family)
-    (obs_dim,), (act_dim,) = family.observation_space.shape, family.action_space.shape
-    return GaussianPolicy(obs_dim, act_dim, config.policy)
+    return GaussianPolicy.for_spaces(family.observation_space, family.action_space, config.policy)
 
 
 def fresh(config: RunConfig) -> tuple[Params, Params]:
