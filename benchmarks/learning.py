@@ -43,6 +43,7 @@ from warprl.envs import make_family
 from warprl.launch import config as configuration
 from warprl.launch.config import RunConfig
 from warprl.launch.errors import UserError
+from warprl.launch.logging import adaptation
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def train(cells: Sequence[Cell], steps: int | None, jobs: int, runs: Path) -> li
             failure = run(cell, steps or FAMILIES[cell.family].steps, runs, stop)
             if failure:
                 failures.append(f"{cell.name}: {failure}")
-                print(failures[-1], file=sys.stderr, flush=True)
+                say(failures[-1])
 
     with stoppable() as stop:
         threads = [threading.Thread(target=work, args=(job, stop)) for job in range(jobs)]
@@ -209,6 +210,8 @@ def train(cells: Sequence[Cell], steps: int | None, jobs: int, runs: Path) -> li
         for thread in threads:
             while thread.is_alive():  # signals are only handled between short waits
                 thread.join(0.5)
+    if stop.asked.is_set():
+        failures.append("stopped by a signal: start again to go on")
     return failures
 
 
@@ -220,9 +223,9 @@ def run(cell: Cell, steps: int, runs: Path, stop: Stop) -> str | None:
     except UserError as error:
         return str(error)
     if verb is None:
-        print(f"{cell.name}: finished before", flush=True)
+        say(f"{cell.name}: finished before")
         return None
-    print(f"{cell.name}: warprl {shlex.join(verb)}", flush=True)
+    say(f"{cell.name}: warprl {shlex.join(verb)}")
     with (runs / f"{cell.name}.log").open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "warprl.launch.cli", *verb],
@@ -233,8 +236,14 @@ def run(cell: Cell, steps: int, runs: Path, stop: Stop) -> str | None:
         stop.children.discard(child)
     if status and not stop.asked.is_set():
         return f"exit status {status}, see {runs / cell.name}.log"
-    print(f"{cell.name}: {'stopped' if status else 'finished'}", flush=True)
+    say(f"{cell.name}: {'stopped' if status else 'finished'}")
     return None
+
+
+def say(line: str) -> None:
+    """Print one line, whole even if another thread prints too."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 # --- aggregation ----------------------------------------------------------------------------------
@@ -264,21 +273,23 @@ class History:
 
 
 def read(cell: Cell, folder: Path) -> History | None:
-    """The history in ``metrics.jsonl``, up to a half-written last line; None if there is none."""
+    """The history in ``metrics.jsonl``; None if there is none.
+
+    A half-written last line is left out, and iterations that lost every task: they have no return.
+    """
     path = folder / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    if not rows:
+    returns = [adaptation(row) for row in rows]
+    whole = [i for i, values in enumerate(returns) if None not in values]
+    if not whole:
         return None
-    names = [f"return_step_{k}" for k in range(len(rows[0]))]
-    names = names[: next(k for k, name in enumerate(names) if name not in rows[0])]
-    nan = float("nan")  # as JSON: null
     return History(
         cell,
-        np.array([row["iteration"] for row in rows]),
-        np.array([row["env_steps"] for row in rows]),
-        np.array([row["wall_s"] for row in rows]),
-        np.array([[nan if row[n] is None else row[n] for n in names] for row in rows]),
+        np.array([rows[i]["iteration"] for i in whole]),
+        np.array([rows[i]["env_steps"] for i in whole]),
+        np.array([rows[i]["wall_s"] for i in whole]),
+        np.array([returns[i] for i in whole]),
     )
 
 

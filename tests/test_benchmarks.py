@@ -1,0 +1,212 @@
+"""What the benchmarks make of their measurements; nothing here is timed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import learning
+import numpy as np
+import pytest
+import throughput
+from learning import Cell, History
+from throughput import Sample
+
+from warprl.launch import config as configuration
+from warprl.launch.errors import UserError
+
+CELL = Cell("point-navigation-v1", "promp", 1)
+STEPS = 80_000  # of one iteration of that cell
+
+
+def sample(quantity: str, repeat: int, wall_s: float, cpu_s: float) -> Sample:
+    return Sample("half-cheetah-dir-v1", quantity, repeat, 1000, wall_s, cpu_s)
+
+
+def history(returns: list[list[float]], cell: Cell = CELL, each: int = 10) -> History:
+    steps = np.arange(1, len(returns) + 1)
+    wall_s = np.linspace(0.5, 9.5, len(returns))
+    return History(cell, steps, each * steps, wall_s, np.array(returns))
+
+
+def metrics(iteration: int, first: float | None, last: float) -> dict[str, Any]:
+    return {
+        "iteration": iteration,
+        "env_steps": STEPS * iteration,
+        "wall_s": 2.0 * iteration,
+        "return_step_0": first,
+        "return_step_1": last,
+    }
+
+
+def write_run(runs: Path, cell: Cell, lines: list[str], steps: int = 10 * STEPS) -> Path:
+    folder = runs / cell.name
+    folder.mkdir(parents=True)
+    text = configuration.dump(cell.config(steps))
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def save(folder: Path, iteration: int) -> None:
+    (folder / "checkpoints" / str(iteration)).mkdir(parents=True)
+
+
+def remaining(folder: Path, iterations: int) -> str:
+    command = learning.command(CELL, folder, iterations * STEPS)
+    assert command is not None
+    assert command[:3] == ["resume", str(folder), "--iterations"]
+    return command[3]
+
+
+# --- throughput ---------------------------------------------------------------------------------
+
+
+def test_a_ratio_compares_measurements_of_the_same_repeat_only() -> None:
+    # Repeat 1 ran on a machine half as fast; repeat 3 was never finished.
+    samples = [
+        sample("loop", 0, 2.0, 2.0),
+        sample("loop", 1, 4.0, 2.5),
+        sample("loop", 2, 2.5, 2.0),
+        sample("raw_1", 0, 1.0, 1.0),
+        sample("raw_1", 1, 2.0, 1.0),
+        sample("raw_1", 2, 1.0, 1.0),
+        sample("raw_1", 3, 9.0, 9.0),
+    ]
+    found = throughput.ratio(samples, "loop", "raw_1")
+    assert found.wall == pytest.approx(0.5)
+    assert found.cpu == pytest.approx(0.5)
+    assert found.lowest == pytest.approx(0.4)
+    assert (found.highest, found.repeats) == (0.5, 3)
+    with pytest.raises(ValueError, match="no repeat has both 'loop' and 'reference'"):
+        throughput.ratio(samples, "loop", "reference")
+
+
+def test_a_line_is_found_again_and_a_parabola_is_no_line() -> None:
+    tasks = list(throughput.GROWTH)
+    offset, slope, r2 = throughput.linear_fit(tasks, [0.5 + 0.1 * t for t in tasks])
+    assert [offset, slope, r2] == pytest.approx([0.5, 0.1, 1.0])
+    assert throughput.linear_fit(tasks, [(t - 80.0) ** 2 for t in tasks])[2] < 0.9
+
+
+def test_a_summary_names_what_is_required_of_this_family_only() -> None:
+    quantities = {name for pair in throughput.REQUIRED for name in pair}
+    ant = [Sample("ant-dir-v1", q, 0, 1000, 1.0, 2.0) for q in sorted(quantities)]
+    summary = throughput.summarise(ant)
+    assert summary["rates"]["raw_1"] == {"steps_per_s": 1000, "steps_per_cpu_s": 500}
+    required = {(r["quantity"], r["against"]): r["required"] for r in summary["ratios"]}
+    assert required["loop", "raw_1"] == 0.85
+    assert required["iteration.warpgrad", "raw_all"] is None
+
+
+# --- learning: what is run ----------------------------------------------------------------------
+
+
+def test_presets_are_compared_at_equal_environment_steps() -> None:
+    for family, about in learning.FAMILIES.items():
+        for preset in learning.PRESETS:
+            config = Cell(family, preset, 1).config(about.steps)
+            taken = config.iterations * learning.steps_per_iteration(config)
+            assert about.steps <= taken < about.steps + learning.steps_per_iteration(config)
+
+
+def test_a_run_is_started_then_resumed_then_left_alone_then_prolonged(tmp_path: Path) -> None:
+    folder = tmp_path / CELL.name
+    started = learning.command(CELL, folder, 10 * STEPS)
+    assert started is not None and started[0] == "train"
+    assert started[started.index("--iterations") + 1] == "10"
+    write_run(tmp_path, CELL, [])
+    assert remaining(folder, 10) == "10"
+    save(folder, 4)
+    assert remaining(folder, 10) == "6"
+    save(folder, 10)
+    assert learning.command(CELL, folder, 10 * STEPS) is None
+    assert remaining(folder, 12) == "2"
+
+
+def test_a_run_of_other_settings_is_not_continued(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, CELL, [])
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    (folder / "config.yaml").write_text(text.replace("tasks: 20", "tasks: 10"), encoding="utf-8")
+    with pytest.raises(UserError, match="trained with another tasks"):
+        learning.command(CELL, folder, 10 * STEPS)
+
+
+# --- learning: what is made of the runs ---------------------------------------------------------
+
+
+def test_t_interval_by_hand() -> None:
+    # sd = 1, t(0.975, 2) = 4.30265: 2 +- 4.30265 / sqrt(3)
+    found = learning.t_interval([1.0, 2.0, 3.0])
+    assert found["low"] == pytest.approx(2.0 - 2.48414, abs=1e-5)
+    assert found["high"] == pytest.approx(2.0 + 2.48414, abs=1e-5)
+    assert learning.t_interval([5.0]) == {"mean": 5.0, "low": None, "high": None, "n": 1}
+
+
+def test_a_threshold_is_reached_by_the_running_mean_not_by_one_lucky_iteration() -> None:
+    steps = np.arange(10, 110, 10)
+    curve = np.array([0.0, 0, 9, 0, 0, 2, 2, 2, 2, 2])
+    assert learning.first_reach(steps, curve, 2.0) == 60  # the mean of 0 9 0 0 2
+    assert learning.first_reach(steps, curve, 3.0) is None
+    assert learning.first_reach(steps[:3], curve[:3], 0.0) is None
+
+
+def test_seeds_are_compared_at_the_steps_that_all_of_them_have_reached() -> None:
+    ahead = history([[0.0, float(i)] for i in range(20)])
+    behind = history([[0.0, float(i)] for i in range(10)], CELL._replace(seed=2))
+    summary = learning.summarise([ahead, behind], 200, (100.0,))
+    assert summary["env_steps_reached"] == [200, 100]
+    assert summary["complete"] is False
+    assert summary["at_env_steps"] == 100
+    # Iterations 6 to 10 of both: returns 5 .. 9.
+    assert summary["returns"][1] == {"mean": 7.0, "low": 7.0, "high": 7.0, "n": 2}
+    assert summary["gain"]["mean"] == 7.0
+    assert summary["thresholds"]["100"]["env_steps_of_mean"] is None
+
+
+def test_presets_are_ranked_at_common_steps() -> None:
+    fast = [history([[0.0, 2.0 * i] for i in range(10)])]
+    long = [history([[0.0, 1.0 * i] for i in range(50)])]
+    ranking = learning.rank({"long": long, "fast": fast})
+    assert ranking["at_env_steps"] == 100
+    assert [row["preset"] for row in ranking["best_first"]] == ["fast", "long"]
+
+
+def test_a_thinned_run_keeps_its_ends() -> None:
+    rows = learning.thinned(history([[0.0, float(i)] for i in range(1000)]))
+    assert len(rows) == learning.POINTS
+    assert (rows[0]["iteration"], rows[-1]["iteration"]) == (1, 1000)
+
+
+def test_a_report_takes_what_there_is_and_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "RESULTS", tmp_path / "results")
+    lines = [json.dumps(metrics(i, -40.0, -20.0)) + "\n" for i in range(1, 8)]
+    write_run(tmp_path, CELL, [*lines, '{"iteration": 8, "env_'])
+    write_run(tmp_path, CELL._replace(seed=2), lines[:6])
+    write_run(tmp_path, CELL._replace(seed=3), [])
+    cells = [CELL._replace(seed=seed) for seed in (1, 2, 3, 4)]
+    assert learning.report(cells, 10 * STEPS, tmp_path) == 2
+    document = json.loads((tmp_path / "results/learning_summary.json").read_text(encoding="utf-8"))
+    assert document["runs"] == {"planned": 4, "with_data": 2}
+    summary = document["families"][CELL.family]["presets"][CELL.preset]
+    assert summary["seeds"] == [1, 2]
+    assert summary["env_steps_reached"] == [7 * STEPS, 6 * STEPS]
+    assert summary["complete"] is False
+    with (tmp_path / "results/learning.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 13
+    assert (tmp_path / "results/learning.png").stat().st_size > 1000
+    assert str(tmp_path) not in json.dumps(document)
+
+
+def test_an_iteration_that_lost_every_task_has_no_return_to_report(tmp_path: Path) -> None:
+    rows = [metrics(1, -40.0, -20.0), metrics(2, None, -1.0), metrics(3, -40.0, -10.0)]
+    folder = write_run(tmp_path, CELL, [json.dumps(row) + "\n" for row in rows])
+    found = learning.read(CELL, folder)
+    assert found is not None
+    assert found.iteration.tolist() == [1, 3]
+    assert found.returns.tolist() == [[-40.0, -20.0], [-40.0, -10.0]]
