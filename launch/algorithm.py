@@ -113,8 +113,9 @@ class WarpGradConfig(AlgorithmConfig):
             make_family(self.family)
         except ValueError as error:
             raise UserError(str(error)) from error
-        for name in ("policy", "adaptation", "learner"):
-            _require_valid(name, getattr(self, name))
+        _require_valid("policy", PolicyConfig, self.policy)
+        _require_valid("adaptation", AdaptationConfig, self.adaptation)
+        _require_valid("learner", LearnerConfig, self.learner)
         _require_whole("tasks", self.tasks, 1)
         _require_whole("seed", self.seed, 0)
         _require_whole("keep", self.keep, 2)
@@ -161,6 +162,8 @@ class WarpGrad(Algorithm):
         trajectory = concatenate([shard.trajectory for shard in shards])
         sampled = time.perf_counter()
         (report,) = self.learner_group.update(training_data=MetaBatch(trajectory=trajectory))
+        if replaced:
+            log.warning("iteration %d: workers lost and replaced: %d", iteration, replaced)
         if report.diverged:
             log.warning("iteration %d: diverged tasks left out: %s", iteration, report.diverged)
         ended = time.perf_counter()
@@ -320,10 +323,12 @@ def _require_whole(name: str, value: Any, least: int) -> None:
         raise UserError(f"{name} = {value!r}: must be a whole number, {least} or more")
 
 
-def _require_valid(name: str, value: Any) -> None:
+def _require_valid(name: str, kind: type[Any], value: Any) -> None:
+    if not isinstance(value, kind):
+        raise UserError(f"{name} = {value!r}: must be a {kind.__name__}")
     try:
         # Strict JSON, as for config.yaml: 2.5 is not 2, while a list may stand for a tuple.
-        TypeAdapter(type(value)).validate_json(json.dumps(asdict(value)), strict=True)
+        TypeAdapter(kind).validate_json(json.dumps(asdict(value)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join([name, *map(str, first["loc"])])

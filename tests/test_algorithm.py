@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import ray
+from helpers_runs import history, running, small, start_ray, train
 from ray import tune
-from runs import history, running, small, start_ray, train
 
 from warprl.agents.inner import AdaptationConfig
 from warprl.agents.policy import PolicyConfig
@@ -73,6 +73,7 @@ def test_diverged_tasks_are_counted_and_named(caplog: pytest.LogCaptureFixture) 
         (small().meta(keep=1), "keep = 1: must be a whole number, 2 or more"),
         (small().meta(adaptation=AdaptationConfig(lr=-1.0)), "adaptation.lr = -1.0: "),
         (small().meta(policy=PolicyConfig(hidden=())), "policy.hidden = []: "),
+        (small().meta(policy={"hidden": [8]}), "must be a PolicyConfig"),  # type: ignore[arg-type]
         (small(workers=6), "num_env_runners = 6: must not exceed tasks = 5"),
         (small().learners(num_learners=1), "num_learners = 1: must be 0"),
     ],
@@ -122,7 +123,7 @@ def test_tune_runs_a_trial_that_can_be_continued(tmp_path: Path) -> None:
     start_ray()
     tuner = tune.Tuner(
         WarpGrad,
-        param_space=small().to_dict(),
+        param_space=small(),  # type: ignore[arg-type]  # Ray's annotation knows dicts only
         run_config=tune.RunConfig(
             storage_path=str(tmp_path),
             stop={"training_iteration": 2},

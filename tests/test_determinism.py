@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runs import History, history, running, small
+from helpers_runs import History, history, running, small
 
 ITERATIONS = 3
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import ray
+from helpers_runs import history, running, small, start_ray, train
 from ray.exceptions import RayActorError, RayTaskError
-from runs import history, running, small, start_ray, train
 
 from warprl.agents.inner import AdaptationConfig
 from warprl.launch import env_runner
@@ -34,7 +34,7 @@ def pid_of_a_runner(algorithm: WarpGrad) -> int:
 
 
 def test_a_worker_killed_while_sampling_is_replaced_and_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(slow()) as undisturbed:
         expected = history(undisturbed, 2)
@@ -52,6 +52,7 @@ def test_a_worker_killed_while_sampling_is_replaced_and_changes_nothing(
         disturbed = train(algorithm)
         rest = history(algorithm, 1)
     assert disturbed["workers_replaced"] == 1
+    assert "iteration 1: workers lost and replaced: 1" in caplog.text
     assert disturbed["return_step_2"] == expected.metrics[0]["return_step_2"]
     assert rest.metrics == expected.metrics[1:]
     assert rest.tensors == expected.tensors
