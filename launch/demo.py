@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FAMILY = "half-cheetah-dir-v1"
-FULL = ("--iterations", "45")
+FULL = ("--iterations", "70", "--set", "tasks=8")
 SHORT = ("--iterations", "3", "--set", "tasks=4", "--set", "adaptation.episodes=4")
 NO_GRAPHICS = 3  # the exit status of ``warprl render`` where nothing can be drawn
 
