@@ -20,7 +20,8 @@ PACKAGES = ("warprl", "torch", "numpy", "ray", "gymnasium", "mujoco")
 
 def provenance() -> dict[str, Any]:
     """Command, date, versions and machine; nothing that names the machine or its folders."""
-    script, *arguments = sys.argv
+    script, *rest = sys.argv
+    arguments = [Path(text).name if Path(text).is_absolute() else text for text in rest]
     return {
         "command": shlex.join(["python", f"benchmarks/{Path(script).name}", *arguments]),
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M UTC}",

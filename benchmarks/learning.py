@@ -389,7 +389,8 @@ def plot(path: Path, histories: Mapping[str, Mapping[str, Sequence[History]]]) -
         for preset, runs in presets.items():
             grid, curves = mean_curve(runs)
             mean, label = curves.mean(0), f"{preset}, K = {runs[0].returns.shape[1] - 1}"
-            (line,) = axis.plot(grid / 1e6, mean, label=f"{label}, {len(runs)} seeds", lw=1.5)
+            seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
+            (line,) = axis.plot(grid / 1e6, mean, label=f"{label}, {seeds}", lw=1.5)
             if len(runs) > 1:
                 t = stats.t.ppf(0.5 + LEVEL / 2, len(runs) - 1)
                 half = t * curves.std(0, ddof=1) / np.sqrt(len(runs))

@@ -339,7 +339,10 @@ class Trainer:
     def _each(self, function: Callable[[Any], Any]) -> list[Any]:
         group = self.algorithm.env_runner_group
         assert group is not None
-        return list(group.foreach_env_runner(function, local_env_runner=False))
+        answers = list(group.foreach_env_runner(function, local_env_runner=False))
+        if len(answers) != CORES:  # RLlib logs what a worker raised, and goes on
+            raise RuntimeError(f"{CORES - len(answers)} of {CORES} workers did not answer")
+        return answers
 
 
 def peak_mib() -> float:
