@@ -18,7 +18,7 @@ from warprl.launch import config as configuration
 from warprl.launch.errors import UserError
 
 CELL = Cell("point-navigation-v1", "promp", 1)
-STEPS = 80_000  # of one iteration of that cell
+STEPS = learning.steps_per_iteration(CELL.config(1))
 
 
 def sample(quantity: str, repeat: int, wall_s: float, cpu_s: float) -> Sample:
