@@ -289,9 +289,10 @@ def t_interval(values: Sequence[float]) -> dict[str, float | int | None]:
     """Mean of n independent values with its 95 % t-interval; no interval for a single one."""
     n, mean = len(values), float(np.mean(values))
     if n < 2:
-        return {"mean": mean, "low": None, "high": None, "n": n}
+        return {"mean": round(mean, 3), "low": None, "high": None, "n": n}
     half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
-    return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
+    low, high = round(mean - half, 3), round(mean + half, 3)
+    return {"mean": round(mean, 3), "low": low, "high": high, "n": n}
 
 
 def first_reach(env_steps: NDArray[np.int64], curve: Curve, threshold: float) -> int | None:
