@@ -33,7 +33,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "learned initialisation through all inner steps, one policy-gradient step a batch",
             PolicyConfig(),
             AdaptationConfig(steps=1),
-            LearnerConfig(init="maml", schedule="online", loss="vpg", init_lr=5e-3),
+            LearnerConfig(init="maml", schedule="online", loss="vpg", init_lr=2e-3),
         ),
         "fomaml": Preset(
             "first-order learned initialisation with the clipped objective",
