@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from warprl import __version__, checkpoint
 from warprl.envs import family_names
@@ -25,6 +26,12 @@ TINY = (
     "--workers", "0", "--set", "tasks=2", "--set", "adaptation.episodes=2",
     "--set", "policy.hidden=[8]", "--set", "checkpoint_every=1",
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_ray_of_other_tests() -> None:
+    if ray.is_initialized():
+        ray.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +91,7 @@ def test_bad_input_is_one_line_and_status_2(
 ) -> None:
     assert refused(capsys, *arguments).startswith(message)
     assert list(tmp_path.iterdir()) == [], "nothing is made before the input is known to be good"
-    assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
+    assert not ray.is_initialized()
 
 
 def test_bad_input_is_refused_by_the_real_command_without_loading_ray() -> None:
