@@ -284,8 +284,8 @@ def reference_episodes(
 
 def make_policy(family: LocomotionFamily) -> GaussianPolicy:
     """The ``warpgrad`` preset's policy for a family."""
-    (obs_dim,), (act_dim,) = family.observation_space.shape, family.action_space.shape
-    return GaussianPolicy(obs_dim, act_dim, PRESETS["warpgrad"].policy)
+    config = PRESETS["warpgrad"].policy
+    return GaussianPolicy.for_spaces(family.observation_space, family.action_space, config)
 
 
 # --- the whole meta-iteration, through Ray --------------------------------------------------------
