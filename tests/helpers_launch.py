@@ -23,7 +23,7 @@ def fabricate(
     theta, phi = stored.fresh(resolved)
     theta = tree_map(lambda tensor: tensor + shift, theta)
     for iteration in iterations:
-        state = LearnerState(theta, phi, {}, 1.0, iteration)
+        state = LearnerState(theta, phi, {}, 1.0, 1.0, iteration)
         checkpoint.save(
             folder / "checkpoints", iteration, state.to_tensors(), {"family": family}, keep=9
         )

@@ -91,6 +91,21 @@ class Spy:
         return self.inner(theta, phi, batch, kl_coefficient)
 
 
+@dataclass(frozen=True)
+class Receding:
+    """A meta-loss whose KL is the squared distance of phi from where it was."""
+
+    inner: OuterLoss
+    start: Params
+
+    def __call__(
+        self, theta: Params, phi: Params, batch: Batch, kl_coefficient: float
+    ) -> MetaLossValue:
+        value = self.inner(theta, phi, batch, kl_coefficient)
+        moved = [(phi[name] - before).square().sum() for name, before in self.start.items()]
+        return value._replace(kl=torch.stack(moved).sum().expand_as(value.kl))
+
+
 # --- schedules ----------------------------------------------------------------------------------
 
 
@@ -230,13 +245,44 @@ def test_a_fixed_initialisation_stays_where_it_is(problem: Problem) -> None:
 # --- KL guard -----------------------------------------------------------------------------------
 
 
-def test_epochs_stop_once_the_kl_is_past_its_limit(problem: Problem) -> None:
-    _, free = update(problem, OFFLINE)
-    assert free.metrics["meta_steps"] == OFFLINE.epochs * OFFLINE.minibatches
-    # The first step is taken whatever the KL, which at that point the data alone decide.
-    guarded, report = update(problem, replace(OFFLINE, kl_limit=1e-9))
-    assert report.metrics["meta_steps"] == 1
-    assert not same_bits(guarded.phi, problem.phi)
+def test_a_step_past_the_kl_limit_is_taken_back_and_ends_the_update(problem: Problem) -> None:
+    config = replace(OFFLINE, minibatches=1, init="fixed")
+    start = make(problem, config).init(problem.theta_0, problem.phi)
+    loss = Receding(OuterLoss(problem.policy, CLIP), problem.phi)
+    # Each pass sees the KL of the steps before it: after none, one and two of them.
+    passes = [update(problem, replace(config, epochs=n), meta_loss=loss) for n in (1, 2, 3)]
+    kls = [report.metrics["kl"] for _, report in passes]
+    assert 0.0 == kls[0] < kls[1] < kls[2]
+    for kept, expected in enumerate((start, passes[0][0])):
+        limit = (kls[kept] + kls[kept + 1]) / 2
+        guarded, report = update(problem, replace(config, kl_limit=limit), meta_loss=loss)
+        assert report.metrics["meta_steps"] == kept
+        assert same_bits(guarded.to_tensors(), expected.to_tensors())
+
+
+def test_steps_shorten_after_one_that_went_too_far_and_recover(problem: Problem) -> None:
+    strict = replace(OFFLINE, kl_limit=1e-9)
+    first, _ = update(problem, strict)
+    second, report = update(problem, strict, state=first)
+    assert (first.step_scale, second.step_scale) == (0.5, 0.25)
+    assert report.metrics["step_scale"] == 0.5
+    calm, _ = update(problem, OFFLINE, state=second)
+    assert calm.step_scale == pytest.approx(0.275)
+    nearly, _ = update(problem, OFFLINE, state=replace(calm, step_scale=0.95))
+    assert nearly.step_scale == 1.0
+
+
+def test_the_scale_shortens_the_steps_of_warps_and_initialisation(problem: Problem) -> None:
+    start = make(problem, ONLINE).init(problem.theta_0, problem.phi)
+    whole, _ = update(problem, ONLINE, state=start)
+    half, _ = update(problem, ONLINE, state=replace(start, step_scale=0.5))
+    for before, long, short in (
+        (start.theta, whole.theta, half.theta),
+        (start.phi, whole.phi, half.phi),
+    ):
+        halved = {name: before[name] + (long[name] - before[name]) / 2 for name in before}
+        assert relative_error(short, halved) < 1e-9
+        assert not same_bits(long, before)
 
 
 @pytest.mark.parametrize(("share", "factor"), [(0.5, 2.0), (1.2, 1.0), (2.0, 0.5)])

@@ -25,6 +25,7 @@ from warprl.types import MetaLoss, MetaLossValue, Params, TaskLoss, Trajectory
 CHUNK = 2  # states differentiated in one call: they fit the cache, and threads end together
 MIN_PENALTY, MAX_PENALTY = 1e-4, 1e2
 KL_BAND = 1.5  # the penalty adapts outside [target / 1.5, target * 1.5] (Schulman et al., 2017)
+SHORTEN, LENGTHEN = 0.5, 1.1  # of the step sizes, after an update that went too far or did not
 
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Gt(0)]
@@ -37,9 +38,10 @@ class LearnerConfig:
     ``lr`` is the step size of phi (beta in the paper), ``init_lr`` that of theta_0 (lambda beta).
     ``online`` (algorithm 1) takes one step on all states; ``offline`` (algorithm 2) takes
     ``epochs`` passes over them, without replacement, in ``minibatches`` parts. The KL is that of
-    the adapted policies from those that drew the data: a step that finds it above ``kl_limit``
-    ends the update, and the penalty's coefficient adapts towards ``kl_target``. The gradients of
-    phi and of theta_0 are each scaled down to the norm ``max_grad_norm``.
+    the adapted policies from those that drew the data, and the penalty's coefficient adapts
+    towards ``kl_target``. A step after which the KL is found above ``kl_limit`` is taken back and
+    ends the update, and the next update's step sizes are halved; they recover by a tenth an update.
+    The gradients of phi and of theta_0 are each scaled down to the norm ``max_grad_norm``.
     """
 
     objective: ObjectiveKind = "exact"
@@ -72,6 +74,7 @@ class LearnerState:
     phi: Params
     moments: dict[str, Tensor]
     kl_coefficient: float
+    step_scale: float  # of both step sizes, in (0, 1]
     iteration: int
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -84,7 +87,11 @@ class LearnerState:
 
     def to_scalars(self) -> dict[str, float | int]:
         """What :meth:`to_tensors` leaves out, as JSON-able numbers."""
-        return {"kl_coefficient": self.kl_coefficient, "iteration": self.iteration}
+        return {
+            "kl_coefficient": self.kl_coefficient,
+            "step_scale": self.step_scale,
+            "iteration": self.iteration,
+        }
 
     @staticmethod
     def from_tensors(tensors: dict[str, Tensor], scalars: dict[str, float | int]) -> LearnerState:
@@ -94,6 +101,7 @@ class LearnerState:
             phi=P.subtree("phi", tensors),
             moments=P.subtree("moments", tensors),
             kl_coefficient=float(scalars["kl_coefficient"]),
+            step_scale=float(scalars["step_scale"]),
             iteration=int(scalars["iteration"]),
         )
 
@@ -127,7 +135,7 @@ class Learner:
 
     def init(self, theta: Params, phi: Params) -> LearnerState:
         """The state before the first update."""
-        return LearnerState(theta, phi, {}, self.config.kl_coefficient, 0)
+        return LearnerState(theta, phi, {}, self.config.kl_coefficient, 1.0, 0)
 
     def update(
         self, state: LearnerState, trajectory: Trajectory, rng: np.random.Generator
@@ -141,7 +149,7 @@ class Learner:
         buffer.add(trajectory)
         diverged = set(trajectory.task[~trajectory.finite].tolist())
         trainer = _Trainer(self.config, state)
-        last = _Joint({}, {}, 0.0, 0.0, frozenset())
+        last, too_far = _Joint({}, {}, 0.0, 0.0, frozenset()), False
         epochs, minibatches = self.config.passes()
         with ThreadPoolExecutor(self.threads) as pool:
             for numbers, rows in (p for _ in range(epochs) for p in buffer.draw(rng, minibatches)):
@@ -150,7 +158,9 @@ class Learner:
                 if not (joint.theta or joint.phi):
                     continue
                 last = joint
-                if trainer.steps and joint.kl > self.config.kl_limit:
+                too_far = trainer.steps > 0 and joint.kl > self.config.kl_limit
+                if too_far:
+                    trainer.undo()
                     break
                 trainer.step(joint.theta, joint.phi)
         buffer.clear()
@@ -160,11 +170,13 @@ class Learner:
             "grad_norm": float(torch.hypot(P.norm(last.theta), P.norm(last.phi))),
             "meta_steps": float(trainer.steps),
             "kl_coefficient": state.kl_coefficient,
+            "step_scale": state.step_scale,
         }
-        coefficient = state.kl_coefficient
-        if trainer.steps:
+        coefficient, scale = state.kl_coefficient, state.step_scale
+        if trainer.steps or too_far:
             coefficient = _adapt_penalty(coefficient, last.kl, self.config.kl_target)
-        return trainer.state(coefficient), Report(metrics, tuple(sorted(diverged)))
+            scale = scale * SHORTEN if too_far else min(scale * LENGTHEN, 1.0)
+        return trainer.state(coefficient, scale), Report(metrics, tuple(sorted(diverged)))
 
     def _gradient(
         self,
@@ -239,17 +251,15 @@ class _Trainer:
         self._iteration = state.iteration
         self._named = P.prefix("theta", self.theta) | P.prefix("phi", self.phi)
         groups = [
-            {"params": list(self.theta.values()), "lr": config.init_lr},
-            {"params": list(self.phi.values()), "lr": config.lr},
+            {"params": list(self.theta.values()), "lr": config.init_lr * state.step_scale},
+            {"params": list(self.phi.values()), "lr": config.lr * state.step_scale},
         ]
         self._adam = torch.optim.Adam([group for group in groups if group["params"]])
-        for name, parameter in self._named.items():
-            moments = P.subtree(name, state.moments)
-            if moments:
-                self._adam.state[parameter] = P.tree_map(torch.clone, moments)
+        self._set_moments(state.moments)
 
     def step(self, theta_gradient: Params, phi_gradient: Params) -> None:
         """One Adam step along the two gradients, each clipped by its norm."""
+        self._before = P.tree_map(torch.clone, P.detach(self._named)), self._moments()
         gradients = P.prefix("theta", theta_gradient) | P.prefix("phi", phi_gradient)
         for name, parameter in self._named.items():
             parameter.grad = gradients.get(name)  # Adam's momentum moves nothing without one
@@ -258,14 +268,34 @@ class _Trainer:
         self._adam.step()
         self.steps += 1
 
-    def state(self, kl_coefficient: float) -> LearnerState:
+    def undo(self) -> None:
+        """Take the last step back, out of Adam's memory too."""
+        values, moments = self._before
+        with torch.no_grad():
+            for name, parameter in self._named.items():
+                parameter.copy_(values[name])
+        self._set_moments(moments)
+        self.steps -= 1
+
+    def state(self, kl_coefficient: float, step_scale: float) -> LearnerState:
         """The learner's state after these steps."""
+        return LearnerState(
+            P.detach(self.theta), P.detach(self.phi), self._moments(),
+            kl_coefficient, step_scale, self._iteration + 1,
+        )  # fmt: skip
+
+    def _moments(self) -> dict[str, Tensor]:
         moments: dict[str, Tensor] = {}
         for name, parameter in self._named.items():
             moments |= P.prefix(name, P.tree_map(torch.clone, self._adam.state.get(parameter, {})))
-        return LearnerState(
-            P.detach(self.theta), P.detach(self.phi), moments, kl_coefficient, self._iteration + 1
-        )
+        return moments
+
+    def _set_moments(self, moments: dict[str, Tensor]) -> None:
+        self._adam.state.clear()
+        for name, parameter in self._named.items():
+            own = P.subtree(name, moments)
+            if own:
+                self._adam.state[parameter] = P.tree_map(torch.clone, own)
 
 
 def _chunks(numbers: Indices) -> Iterable[Indices]:
