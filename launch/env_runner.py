@@ -25,6 +25,7 @@ from warprl.agents.inner import AdaptationConfig, adapt
 from warprl.agents.policy import GaussianPolicy
 from warprl.agents.rollout import Timing
 from warprl.envs import make_family
+from warprl.launch.machine import keep_freed_memory
 from warprl.types import Batch, BatchEnv, Params, Task, Trajectory
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class AdaptationRunner(EnvRunner):
         """``config`` is a WarpGradConfig; RLlib's further arguments are passed on."""
         super().__init__(config=config, **kwargs)
         torch.set_num_threads(1)
+        keep_freed_memory()
         self._family = make_family(config.family)
         self._policy = GaussianPolicy.for_spaces(
             self._family.observation_space, self._family.action_space, config.policy

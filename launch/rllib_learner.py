@@ -11,7 +11,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from warprl.agents.losses import InnerLoss, OuterLoss
 from warprl.agents.policy import GaussianPolicy
 from warprl.envs import make_family
-from warprl.launch.machine import available_cores
+from warprl.launch.machine import available_cores, keep_freed_memory
 from warprl.learner import Learner, LearnerConfig, Report
 from warprl.seeding import generator
 from warprl.types import Trajectory
@@ -42,6 +42,7 @@ class WarpGradLearner(TorchLearner):
 
     def build(self) -> None:
         """Draw the initial parameters from the run's seed."""
+        keep_freed_memory()
         config: Any = self.config  # a WarpGradConfig
         family = make_family(config.family)
         policy = GaussianPolicy.for_spaces(
