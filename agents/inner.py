@@ -24,13 +24,17 @@ from warprl.types import Batch, BatchEnv, Params, Rollout, Task, Trajectory
 
 @dataclass(frozen=True)
 class AdaptationConfig:
-    """How a policy adapts to one task: K steps of size ``lr``, each on fresh episodes."""
+    """How a policy adapts to one task: K steps of size ``lr``, each on fresh episodes.
+
+    ``gamma`` and ``lam`` are those of the advantages (:func:`warprl.agents.returns.gae`). The peers
+    take ``lam`` = 1, whose variance slows learning.
+    """
 
     steps: Annotated[int, Gt(0)] = 1
     lr: Annotated[float, Gt(0)] = 0.1
     episodes: Annotated[int, Gt(0)] = 20
     gamma: Annotated[float, Interval(gt=0, le=1)] = 0.99
-    lam: Annotated[float, Interval(ge=0, le=1)] = 1.0
+    lam: Annotated[float, Interval(ge=0, le=1)] = 0.95
 
 
 def adapt(

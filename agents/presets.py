@@ -25,7 +25,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "warpgrad": Preset(
             "warp layers and initialisation, exact look-ahead on every trajectory state",
-            PolicyConfig(warp="linear"),
+            PolicyConfig(warp="gate"),
             AdaptationConfig(steps=3),
             LearnerConfig(objective="exact", schedule="offline", init="fomaml"),
         ),
