@@ -93,17 +93,23 @@ class Spy:
 
 @dataclass(frozen=True)
 class Receding:
-    """A meta-loss whose KL is the squared distance of phi from where it was."""
+    """A meta-loss whose KL is the squared distance of phi from where it was.
+
+    With ``overflows`` it is infinite anywhere else.
+    """
 
     inner: OuterLoss
     start: Params
+    overflows: bool = False
 
     def __call__(
         self, theta: Params, phi: Params, batch: Batch, kl_coefficient: float
     ) -> MetaLossValue:
         value = self.inner(theta, phi, batch, kl_coefficient)
         moved = [(phi[name] - before).square().sum() for name, before in self.start.items()]
-        return value._replace(kl=torch.stack(moved).sum().expand_as(value.kl))
+        kl = torch.stack(moved).sum().expand_as(value.kl)
+        loss = value.loss * np.inf if self.overflows and kl.max() > 0.0 else value.loss
+        return MetaLossValue(loss, kl)
 
 
 # --- schedules ----------------------------------------------------------------------------------
@@ -258,6 +264,16 @@ def test_a_step_past_the_kl_limit_is_taken_back_and_ends_the_update(problem: Pro
         guarded, report = update(problem, replace(config, kl_limit=limit), meta_loss=loss)
         assert report.metrics["meta_steps"] == kept
         assert same_bits(guarded.to_tensors(), expected.to_tensors())
+
+
+def test_a_step_that_overflows_is_taken_back_and_no_task_is_blamed(problem: Problem) -> None:
+    config = replace(OFFLINE, minibatches=1, init="fixed")
+    start = make(problem, config).init(problem.theta_0, problem.phi)
+    loss = Receding(OuterLoss(problem.policy, CLIP), problem.phi, overflows=True)
+    found, report = update(problem, config, meta_loss=loss)
+    assert report.metrics["meta_steps"] == 0 and report.diverged == ()
+    assert same_bits(found.to_tensors(), start.to_tensors())
+    assert found.step_scale == 0.5
 
 
 def test_steps_shorten_after_one_that_went_too_far_and_recover(problem: Problem) -> None:

@@ -151,14 +151,18 @@ class Learner:
         trainer = _Trainer(self.config, state)
         last, too_far = _Joint({}, {}, 0.0, 0.0, frozenset()), False
         epochs, minibatches = self.config.passes()
+        parts = ((n, *part) for n in range(epochs) for part in buffer.draw(rng, minibatches))
         with ThreadPoolExecutor(self.threads) as pool:
-            for numbers, rows in (p for _ in range(epochs) for p in buffer.draw(rng, minibatches)):
+            for epoch, numbers, rows in parts:
                 joint = self._gradient(pool, buffer, trainer, numbers, rows, state.kl_coefficient)
-                diverged |= joint.diverged
-                if not (joint.theta or joint.phi):
-                    continue
-                last = joint
-                too_far = trainer.steps > 0 and joint.kl > self.config.kl_limit
+                # What was finite in the first epoch and is no longer is the steps' fault.
+                lost = epoch > 0 and not joint.diverged <= diverged
+                if not lost:
+                    diverged |= joint.diverged
+                    if not (joint.theta or joint.phi):
+                        continue
+                    last = joint
+                too_far = trainer.steps > 0 and (lost or joint.kl > self.config.kl_limit)
                 if too_far:
                     trainer.undo()
                     break
