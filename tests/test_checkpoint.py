@@ -159,8 +159,8 @@ def test_links_and_what_does_not_belong_are_not_trusted(
 
 
 def test_another_schema_version_is_refused_and_not_fallen_back_from(two: Path) -> None:
-    reseal(two / "2", lambda manifest: manifest.update(schema_version=2))
-    message = r"2 has schema version 2 and this warprl reads 1: use the release that wrote it$"
+    reseal(two / "2", lambda manifest: manifest.update(schema_version=1))
+    message = r"2 has schema version 1 and this warprl reads 2: use the release that wrote it$"
     with pytest.raises(SchemaError, match=message):
         load(two)
 
