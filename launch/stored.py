@@ -74,6 +74,12 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
     family = saved.document["family"]
     if family != config.family:
         raise UserError(f"{saved.path} is of family {family} and this run of {config.family}")
+    policy, mine = saved.document["policy"], config.model_dump(mode="json")["policy"]
+    if policy != mine:
+        raise UserError(
+            f"{saved.path} does not belong to this run: its policy is {policy} and that of "
+            f"{folder / 'config.yaml'} is {mine}"
+        )
     theta, phi = fresh(config)
     for name, tensor in (prefix("theta", theta) | prefix("phi", phi)).items():
         found = saved.tensors.get(name)

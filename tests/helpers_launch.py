@@ -24,6 +24,5 @@ def fabricate(
     theta = tree_map(lambda tensor: tensor + shift, theta)
     for iteration in iterations:
         state = LearnerState(theta, phi, {}, 1.0, 1.0, iteration)
-        checkpoint.save(
-            folder / "checkpoints", iteration, state.to_tensors(), {"family": family}, keep=9
-        )
+        document = {"family": family, "policy": resolved.model_dump(mode="json")["policy"]}
+        checkpoint.save(folder / "checkpoints", iteration, state.to_tensors(), document, keep=9)

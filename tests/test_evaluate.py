@@ -165,7 +165,7 @@ def test_a_checkpoint_of_another_run_is_refused(
     assert f"is of family {CHEETAH} and this run of {POINT}" in refused(capsys, "a")
     (tmp_path / "a" / "checkpoints").unlink()
     (tmp_path / "a" / "checkpoints").symlink_to(tmp_path / "c" / "checkpoints")
-    assert "theta.weight_0 is of shape (2, 9)" in refused(capsys, "a")
+    assert "its policy is {'hidden': [9], " in refused(capsys, "a")
 
 
 def test_a_broken_checkpoint_gives_way_to_the_one_before_and_is_named(
