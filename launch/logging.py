@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from warprl.launch.errors import UserError
 from warprl.launch.outcome import to_json
 
 Metrics = Mapping[str, Any]
@@ -91,13 +92,20 @@ class RunLog:
 
 
 def truncate(path: Path, iteration: int) -> None:
-    """Drop the lines of later iterations than ``iteration``, and a half-written last line."""
+    """Drop the lines of later iterations than ``iteration``, and a half-written last line.
+
+    Raises UserError if another line is not one of ours.
+    """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["iteration"] > iteration:
-            break
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            if not line.endswith("\n") or json.loads(line)["iteration"] > iteration:
+                break
+        except (ValueError, KeyError, TypeError) as error:
+            number = len(kept) + 1
+            raise UserError(f"{path}, line {number}, is damaged: take that line out") from error
         kept.append(line)
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept), encoding="utf-8")

@@ -20,7 +20,7 @@ from warprl.launch import config as configuration
 from warprl.launch import runs, stored
 from warprl.launch.config import RunConfig
 from warprl.launch.errors import RunFailedError, UserError
-from warprl.launch.logging import RunLog, adaptation, returns_text
+from warprl.launch.logging import RunLog, adaptation, returns_text, truncate
 from warprl.launch.machine import available_cores
 from warprl.launch.outcome import Outcome
 
@@ -50,6 +50,8 @@ def resume(folder: Path, iterations: int | None, console: Console) -> Outcome:
         if checkpoints.iterations(folder / "checkpoints"):
             saved = stored.load_checkpoint(folder, config, None)
         done = saved.iteration if saved else 0
+        with _writing(folder):  # here already, so that a damaged file is refused before Ray starts
+            truncate(folder / "metrics.jsonl", done)
         total = config.iterations if iterations is None else done + iterations
         if done >= total:
             raise UserError(f"{folder} is complete at iteration {done}: give --iterations to go on")

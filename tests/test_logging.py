@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
     EventAccumulator,
 )
 
+from warprl.launch.errors import UserError
 from warprl.launch.logging import RunLog, duration
 from warprl.launch.statistics import estimate
 
@@ -76,6 +77,17 @@ def test_a_half_written_last_line_is_dropped_on_resume(tmp_path: Path) -> None:
         file.write('{"iteration": 3, "retu')
     write(tmp_path, plain(), 3, 3)
     assert [line["iteration"] for line in lines(tmp_path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("damage", ["\0\0\0", "", "[]", "{}", "7"])
+def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path: Path, damage: str) -> None:
+    write(tmp_path, plain(), 1, 1)
+    path = tmp_path / "metrics.jsonl"
+    before = path.read_text() + damage + "\n" + path.read_text()
+    path.write_text(before)
+    with pytest.raises(UserError, match="metrics.jsonl, line 2, is damaged"):
+        RunLog(tmp_path, plain(), 1, 2)
+    assert path.read_text() == before
 
 
 def test_tensorboard_has_the_same_numbers(tmp_path: Path) -> None:
