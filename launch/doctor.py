@@ -20,8 +20,10 @@ from warprl.launch.outcome import Outcome
 PACKAGES = ("torch", "ray", "mujoco", "gymnasium", "stable-baselines3", "numpy")
 FREE_GIB = 2.0
 RAY_PROBE = """
+import os
 import ray
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+place = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": 1, "include_dashboard": False}
+ray.init(log_to_driver=False, logging_level="error", **place)
 assert ray.get(ray.remote(lambda: 42).remote(), timeout=60) == 42
 ray.shutdown()
 """
@@ -82,7 +84,7 @@ def check_ray() -> Finding:
     failure = _failure(RAY_PROBE)
     if failure is None:
         return Finding("ray", "starts and runs a task")
-    advice = "see the message; '--workers 0' trains without Ray workers meanwhile"
+    advice = "see the message; training needs Ray, evaluation and rendering do not"
     return Finding("ray", f"does not start: {failure}", advice)
 
 
