@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from warprl import __version__
-from warprl.launch.errors import UserError
+from warprl.launch.errors import UserError, one_line
 from warprl.launch.outcome import Outcome, to_json
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = app(None if arguments is None else list(arguments), standalone_mode=False)
     except UserError as error:
-        return _complain(str(error), error.status)
+        return _complain(one_line(error), error.status)
     except USAGE_ERROR as error:
         message = getattr(error, "format_message", error.__str__)()
         return _complain(" ".join(message.split()), 2)

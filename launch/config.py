@@ -71,19 +71,21 @@ def resolve(
     given = dict(map(_parse, settings)) | {k: v for k, v in options.items() if v is not None}
     for key, value in given.items():
         _assign(data, key, value)
-    if "workers" not in given:
-        data["workers"] = min(available_cores(), data["tasks"])
-    return _validate(data, "")
+    config = _validate(data, "")
+    if "workers" in given:
+        return config
+    return config.model_copy(update={"workers": min(available_cores(), config.tasks)})
 
 
 def load(path: Path) -> RunConfig:
     """Read a stored configuration. Raises UserError if it is broken or of another version."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # Through JSON, which has no dates, no keys but text and no cycles.
+        data = json.loads(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8"))))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML") from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is not valid YAML of plain values") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} is not a run's configuration")
     version = data.get("schema_version")
@@ -122,7 +124,7 @@ def _parse(setting: str) -> tuple[str, Any]:
         return key, None
     try:
         return key, json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # too many digits or brackets are no JSON either
         return key, text
 
 

@@ -83,6 +83,11 @@ def test_a_configuration_cannot_be_changed() -> None:
         ("learner.lr", "--set learner.lr: expected KEY=VALUE"),
         ("family=ant-goal-v1", "'family' cannot be set"),
         ("keep=1", "keep = 1: should be greater than or equal to 2"),
+        ("tasks=twenty", 'tasks = "twenty": should be'),
+        ("tasks=none", "tasks = null: should be"),
+        ("tasks=true", "tasks = true: should be"),
+        (f"tasks={'9' * 5000}", "tasks = "),
+        ("policy.hidden=" + "[" * 5000, "policy.hidden = "),
         ("workers=21", "workers = 21: must not exceed tasks = 20"),
     ],
 )
@@ -136,7 +141,10 @@ def test_a_file_that_does_not_fit_is_refused(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["a: [", "just words", "", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["a: [", "just words", "", "\x00", "a: 2020-13-45", "2020-01-02: b", "x: &a [*a]", "[" * 5000],
+)
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError, match="not"):
