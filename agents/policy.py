@@ -18,6 +18,7 @@ from annotated_types import Gt, Len
 from gymnasium.spaces import Box
 from torch import Tensor
 
+from warprl.activation import tanh
 from warprl.params import prefix, subtree
 from warprl.types import Params
 from warprl.warp import WarpKind, apply_warp, fold_linear, init_warp
@@ -81,7 +82,7 @@ class GaussianPolicy:
         x = obs
         last = len(self.config.hidden)
         for layer in range(last):
-            x = torch.tanh(_task_layer(theta, layer, x))
+            x = tanh(_task_layer(theta, layer, x))
             if self.config.warp is not None and phi:
                 x = apply_warp(self.config.warp, subtree(f"warp_{layer}", phi), x)
         return _task_layer(theta, last, x)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from warprl.activation import tanh
 from warprl.types import Params
 
 WarpKind = Literal["linear", "residual", "gate"]
@@ -52,10 +53,10 @@ def apply_warp(kind: WarpKind, params: Params, x: Tensor) -> Tensor:
         case "linear":
             return _affine(x, params["weight"], params["bias"])
         case "residual":
-            inner = torch.tanh(_affine(x, params["weight_in"], params["bias_in"]))
+            inner = tanh(_affine(x, params["weight_in"], params["bias_in"]))
             return x + _affine(inner, params["weight_out"], params["bias_out"])
         case "gate":
-            return x * (1.0 + torch.tanh(_affine(x, params["weight"], params["bias"])))
+            return x * (1.0 + tanh(_affine(x, params["weight"], params["bias"])))
         case _:
             assert_never(kind)
 
