@@ -63,7 +63,7 @@ FAMILIES = {
         settings=("tasks=20", "adaptation.episodes=10"),
     ),
     "half-cheetah-dir-v1": Family(
-        steps=14_000_000,
+        steps=20_000_000,
         thresholds=(230.0, 300.0),
         settings=("tasks=8",),
     ),
