@@ -11,11 +11,13 @@ import learning
 import numpy as np
 import pytest
 import throughput
+import torch
 from learning import Cell, History
 from throughput import Sample
 
 from warprl.launch import config as configuration
 from warprl.launch.errors import UserError
+from warprl.types import Params
 
 CELL = Cell("point-navigation-v1", "promp", 1)
 STEPS = learning.steps_per_iteration(CELL.config(1))
@@ -80,8 +82,32 @@ def test_a_ratio_compares_measurements_of_the_same_repeat_only() -> None:
     assert found.cpu == pytest.approx(0.5)
     assert found.lowest == pytest.approx(0.4)
     assert (found.highest, found.repeats) == (0.5, 3)
-    with pytest.raises(ValueError, match="no repeat has both 'loop' and 'reference'"):
-        throughput.ratio(samples, "loop", "reference")
+    with pytest.raises(ValueError, match="no repeat has both 'loop' and 'reference.loop'"):
+        throughput.ratio(samples, "loop", "reference.loop")
+
+
+def test_the_reference_adapts_and_differentiates_through_its_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(throughput, "EPISODES", 2)
+    monkeypatch.setattr(throughput, "HORIZON", 5)
+    env, policy = throughput.reference_setting("half-cheetah-dir-v1", 0)
+    episodes = throughput.reference_episodes(env, policy, 0)
+    env.close()
+    params = dict(policy.named_parameters())
+    advantage = throughput.reference_advantage(episodes)
+    assert advantage.shape == (5, 2) and abs(float(advantage.mean())) < 1e-6
+
+    def gain(found: Params) -> torch.Tensor:
+        return (throughput.reference_ratio(policy, found, episodes) * advantage).mean()
+
+    stepped = throughput.reference_step(policy, episodes)
+    assert gain({**params}).item() == pytest.approx(0.0, abs=1e-6)
+    assert gain(stepped).item() > 1e-3
+    # Held constant, the inner gradient would leave the meta-gradient as it is at the new point.
+    through = torch.autograd.grad(gain(stepped), list(params.values()), retain_graph=True)
+    apart = torch.autograd.grad(gain(stepped), list(stepped.values()))
+    assert any(not torch.allclose(x, y, rtol=1e-2) for x, y in zip(through, apart, strict=True))
 
 
 def test_a_line_is_found_again_and_a_parabola_is_no_line() -> None:
