@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +32,7 @@ CAPTION = 48
 TITLE = 32
 GAP = 2
 COLUMNS = 4
+MAX_STEPS = 63  # sixteen rows; the encoder refuses pictures of more than 16,384 pixels
 MIN_FPS = 10  # worlds whose step is a second long would make slide shows
 INK, PAPER = (20, 20, 20), (245, 245, 245)
 
@@ -104,14 +106,14 @@ def render(
 
     run = stored.open_run(folder, checkpoint)
     steps = run.config.adaptation.steps if steps is None else steps
-    if steps < 1:
-        raise UserError(f"--steps {steps}: must be 1 or more")
+    if not 1 <= steps <= MAX_STEPS:
+        raise UserError(f"--steps {steps}: a film shows 1 to {MAX_STEPS}")
     tasks = run.family.held_out_tasks()
     if not 0 <= task < len(tasks):
         raise UserError(
             f"--task {task}: {run.config.family} has held-out tasks 0 to {len(tasks) - 1}"
         )
-    runs.require_writable(folder)
+    runs.require_writable(folder, "videos")
     with console.status("adapting"):
         episodes, means = record(run, tasks[task], task, steps)
     panels = [
@@ -187,19 +189,38 @@ def write(path: Path, frames: Iterator[Image], fps: int) -> None:
     import imageio_ffmpeg  # type: ignore[import-untyped]
 
     partial = path.with_suffix(".partial.mp4")
+    sent = 0
     try:
         path.parent.mkdir(exist_ok=True)
         first = next(frames)
         height, width, _ = first.shape
         with closing(imageio_ffmpeg.write_frames(str(partial), (width, height), fps=fps)) as sink:
             sink.send(None)
-            sink.send(first)
-            for frame in frames:
+            for frame in chain([first], frames):
                 sink.send(frame)
+                sent += 1
+        _require_whole(partial, sent)
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RunFailedError(f"cannot write {path}: {error.strerror or error}") from error
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        reason = error.strerror or f"ffmpeg failed after {sent} pictures; is the disk full?"
+        raise RunFailedError(f"cannot write {path}: {reason}") from error
+
+
+def _require_whole(video: Path, pictures: int) -> None:
+    """Raise OSError unless a video can be read and has so many pictures.
+
+    Its encoder's exit status is not to be had, and on a full disk it fails only at the very end.
+    """
+    import imageio_ffmpeg
+
+    try:
+        found, _ = imageio_ffmpeg.count_frames_and_secs(str(video))
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
+    if found != pictures:
+        raise OSError(f"{found} of {pictures} pictures are there")
 
 
 def caption(step: int, episode: Episode, mean: float, episodes: int) -> tuple[str, str]:

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import imageio_ffmpeg  # type: ignore[import-untyped]
+import mujoco
 import numpy as np
 import pytest
 from helpers_launch import fabricate
@@ -126,6 +128,57 @@ def test_a_video_that_cannot_be_written_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_film_that_the_encoder_did_not_finish_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = imageio_ffmpeg.write_frames
+
+    def cut_off(path: str, *arguments: Any, **options: Any) -> Iterator[None]:
+        # A full disk: ffmpeg fails at the very end, and only its exit status would tell.
+        sink = encode(path, *arguments, **options)
+        sink.send(None)
+        try:
+            while True:
+                sink.send((yield))
+        finally:
+            sink.close()
+            os.truncate(path, os.path.getsize(path) // 2)
+
+    monkeypatch.setattr(imageio_ffmpeg, "write_frames", cut_off)
+    with pytest.raises(RunFailedError, match="film.mp4: ffmpeg failed after 10 pictures"):
+        render.write(tmp_path / "film.mp4", pictures(10), 20)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_are_drawn_with_the_cheap_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Renderer:
+        """Draws nothing, and insists on how it is told to."""
+
+        def __init__(self, model: mujoco.MjModel, height: int, width: int) -> None:
+            assert model.vis.quality.offsamples == 0
+            self.scene = SimpleNamespace(flags=np.ones(mujoco.mjtRndFlag.mjNRNDFLAG))
+            self.shape = (height, width, 3)
+
+        def __enter__(self) -> Renderer:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def update_scene(self, data: mujoco.MjData, camera: int) -> None:
+            self.scene.flags[:] = 1
+
+        def render(self) -> render.Image:
+            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+                assert self.scene.flags[flag] == 0
+            return np.zeros(self.shape, np.uint8)
+
+    monkeypatch.setattr(mujoco, "Renderer", Renderer)
+    model = FAMILY.render_model(FAMILY.held_out_tasks()[0])
+    panels = [render.Panel(("", ""), [model.qpos0] * 2)] * 2
+    assert len(list(render.film(model, panels, "title"))) == 2
+
+
 def command(run: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """``warprl render`` in a process of its own, which has not chosen a GL backend yet."""
     return subprocess.run(
@@ -195,7 +248,8 @@ def test_a_backend_that_the_user_chose_and_that_fails_is_named(tmp_path: Path) -
     [
         (("--task", "2"), "--task 2: half-cheetah-dir-v1 has held-out tasks 0 to 1"),
         (("--task", "-1"), "--task -1: half-cheetah-dir-v1 has held-out tasks 0 to 1"),
-        (("--steps", "0"), "--steps 0: must be 1 or more"),
+        (("--steps", "0"), "--steps 0: a film shows 1 to 63"),
+        (("--steps", "64"), "--steps 64: a film shows 1 to 63"),
         (("--checkpoint", "8"), "there are checkpoints of iterations 1"),
     ],
 )
