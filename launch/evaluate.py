@@ -96,7 +96,7 @@ def evaluate(
         config.adaptation.episodes if episodes is None else episodes,
         config.seed if seed is None else seed,
     )
-    runs.require_writable(folder)
+    runs.require_writable(folder, "evaluation")
     subjects = [_subject(run, "trained", run.theta, run.phi)]
     if untrained:
         subjects.append(_subject(run, "untrained", *stored.fresh(config)))

@@ -42,20 +42,26 @@ def create(name: str | None, family: str, agent: str, seed: int) -> Path:
 
 def find(run: str) -> Path:
     """The folder of an existing run, by name or by path. Raises UserError if there is none."""
-    for path in (_locate(run), Path(run)):
-        if (path / "config.yaml").is_file():
-            return path
-        if path.is_dir():
-            raise UserError(f"{path} is not a run: it holds no config.yaml")
-    known = sorted(file.parent.name for file in root().glob("*/config.yaml"))
+    try:
+        for path in (_locate(run), Path(run)):
+            if (path / "config.yaml").is_file():
+                return path
+            if path.is_dir():
+                raise UserError(f"{path} is not a run: it holds no config.yaml")
+        known = sorted(file.parent.name for file in root().glob("*/config.yaml"))
+    except OSError as error:
+        raise UserError(f"cannot look for run {run!r}: {error.strerror}") from error
     hint = nearest(run, known) if known else f"there are no runs in {root()}"
     raise UserError(f"no run {run!r}: {hint}")
 
 
-def require_writable(folder: Path) -> None:
-    """Raise UserError unless files can be made in an existing folder."""
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write to {folder}: permission denied")
+def require_writable(folder: Path, *parts: str) -> None:
+    """Raise UserError unless files can be made in a run folder and in these parts of it."""
+    for place in (folder, *(folder / part for part in parts)):
+        if place.exists() and not place.is_dir():
+            raise UserError(f"cannot write to {place}: it is not a folder")
+        if place.exists() and not os.access(place, os.W_OK | os.X_OK):
+            raise UserError(f"cannot write to {place}: permission denied")
 
 
 @contextmanager

@@ -62,6 +62,8 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
     """
     try:
         saved = checkpoints.load(folder / "checkpoints", iteration)
+    except OSError as error:
+        raise UserError(f"cannot read {folder / 'checkpoints'}: {error.strerror}") from error
     except CheckpointError as error:
         known = checkpoints.iterations(folder / "checkpoints")
         hint = f"; there are checkpoints of iterations {', '.join(map(str, known))}" * bool(known)

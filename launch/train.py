@@ -45,6 +45,7 @@ def resume(folder: Path, iterations: int | None, console: Console) -> Outcome:
     if iterations is not None and iterations < 1:
         raise UserError(f"--iterations {iterations}: must be 1 or more")
     config = configuration.load(folder / "config.yaml")
+    runs.require_writable(folder, "checkpoints", "tensorboard")
     with runs.lock(folder):
         saved = None
         if checkpoints.iterations(folder / "checkpoints"):

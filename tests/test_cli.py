@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import ray
+from helpers_launch import fabricate
 
 from warprl import __version__, checkpoint
 from warprl.envs import family_names
-from warprl.launch import config, runs, train
+from warprl.launch import config, machine, runs, train
 from warprl.launch.cli import main
 from warprl.launch.errors import UserError
 from warprl.launch.logging import RunLog
@@ -121,6 +122,27 @@ def test_a_folder_that_is_no_run_is_refused(
     (tmp_path / "mine").mkdir()
     for verb in ("resume", "evaluate", "render"):
         assert "is not a run: it holds no config.yaml" in refused(capsys, verb, "mine")
+
+
+@pytest.mark.parametrize(
+    ("verb", "part"), [("resume", "checkpoints"), ("evaluate", "evaluation"), ("render", "videos")]
+)
+def test_a_run_that_cannot_be_written_is_refused_before_any_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    verb: str, part: str,
+) -> None:  # fmt: skip
+    fabricate(tmp_path / "mine", FAMILY)
+    if (tmp_path / "mine" / part).exists():
+        shutil.rmtree(tmp_path / "mine" / part)
+    (tmp_path / "mine" / part).write_text("in the way")
+    monkeypatch.setattr(machine, "require_backend", lambda: "egl")
+    monkeypatch.setenv("MUJOCO_GL", "")
+    assert refused(capsys, verb, "mine").endswith(f"{tmp_path / 'mine' / part}: it is not a folder")
+    assert not ray.is_initialized()
+
+
+def test_a_name_that_no_file_can_have_is_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "File name too long" in refused(capsys, "evaluate", "x" * 300)
 
 
 def test_a_run_of_another_version_is_refused(
