@@ -328,7 +328,11 @@ def _require_valid(name: str, kind: type[Any], value: Any) -> None:
         raise UserError(f"{name} = {value!r}: must be a {kind.__name__}")
     try:
         # Strict JSON, as for config.yaml: 2.5 is not 2, while a list may stand for a tuple.
-        TypeAdapter(kind).validate_json(json.dumps(asdict(value)), strict=True)
+        text = json.dumps(asdict(value), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} = {value}: must hold finite numbers and names") from error
+    try:
+        TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join([name, *map(str, first["loc"])])

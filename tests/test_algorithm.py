@@ -72,6 +72,7 @@ def test_diverged_tasks_are_counted_and_named(caplog: pytest.LogCaptureFixture) 
         (small().meta(seed=-1), "seed = -1: must be a whole number, 0 or more"),
         (small().meta(keep=1), "keep = 1: must be a whole number, 2 or more"),
         (small().meta(adaptation=AdaptationConfig(lr=-1.0)), "adaptation.lr = -1.0: "),
+        (small().meta(adaptation=AdaptationConfig(lr=math.inf)), "must hold finite numbers"),
         (small().meta(policy=PolicyConfig(hidden=())), "policy.hidden = []: "),
         (small().meta(policy={"hidden": [8]}), "must be a PolicyConfig"),  # type: ignore[arg-type]
         (small(workers=6), "num_env_runners = 6: must not exceed tasks = 5"),
