@@ -15,6 +15,7 @@ import torch
 from learning import Cell, History
 from throughput import Sample
 
+from warprl.envs import make_family
 from warprl.launch import config as configuration
 from warprl.launch.errors import UserError
 from warprl.types import Params
@@ -91,6 +92,7 @@ def test_the_reference_adapts_and_differentiates_through_its_step(
 ) -> None:
     monkeypatch.setattr(throughput, "EPISODES", 2)
     monkeypatch.setattr(throughput, "HORIZON", 5)
+    monkeypatch.setattr(make_family("half-cheetah-dir-v1"), "horizon", 5)  # and back afterwards
     env, policy = throughput.reference_setting("half-cheetah-dir-v1", 0)
     episodes = throughput.reference_episodes(env, policy, 0)
     env.close()
