@@ -27,7 +27,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "warp layers and initialisation, exact look-ahead on every trajectory state",
             PolicyConfig(warp="gate"),
             AdaptationConfig(steps=3),
-            LearnerConfig(objective="exact", schedule="offline", init="fomaml"),
+            LearnerConfig(objective="exact", schedule="offline", init="fomaml", kl_target=0.04),
         ),
         "maml": Preset(
             "learned initialisation through all inner steps, one policy-gradient step a batch",
