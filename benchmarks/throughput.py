@@ -7,8 +7,8 @@ episodes x 100 steps, in one run and with interleaved repeats:
 * ``loop``: sampling as the workers do it, on one core: physics, policy, noise, storage
 * ``reference.loop``: the sampling of public MAML code on one core: a Gymnasium ``SyncVectorEnv``,
   one ``nn.Module`` a task, ``torch.distributions.Normal``, task after task
-* ``reference.iteration``: a whole meta-iteration on that sampling, the ``promp`` preset's work in
-  the plainest form: K = 1, 5 epochs, exact meta-gradients, task after task, no warps, no baseline
+* ``reference.PRESET``: a whole meta-iteration on that sampling, the preset's work in the plainest
+  form: K = 1, 5 epochs, exact meta-gradients (of the gates too), task after task, no baseline
 * ``iteration.PRESET``: whole meta-iterations (the preset with K = 1 and 5 epochs, exact) with one
   Ray worker a core; and, for HalfCheetah, their time with 10 to 160 tasks
 
@@ -72,8 +72,8 @@ REQUIRED: dict[tuple[str, str], tuple[float, Sequence[str]]] = {
     ("loop", "raw_1"): (0.85, FAMILIES),
     ("iteration.warpgrad", "raw_all"): (0.55, FAMILIES[:1]),
     ("iteration.promp", "raw_all"): (0.55, FAMILIES[:1]),
-    ("iteration.warpgrad", "reference.iteration"): (2.5, FAMILIES),
-    ("iteration.promp", "reference.iteration"): (2.5, FAMILIES),
+    ("iteration.warpgrad", "reference.warpgrad"): (2.5, FAMILIES),
+    ("iteration.promp", "reference.promp"): (2.5, FAMILIES),
     ("iteration.warpgrad", "reference.loop"): (0.0, ()),
     ("iteration.promp", "reference.loop"): (0.0, ()),
     ("loop", "reference.loop"): (0.0, ()),
@@ -213,7 +213,7 @@ def loop(name: str, seed: int) -> Measured:
 
 def reference_loop(name: str, seed: int) -> Measured:
     """The plain loop: task after task, each with its own module on one vector environment."""
-    env, policy = reference_setting(name, seed)
+    env, policy = reference_setting(name, seed, gated=False)
     modules = [copy.deepcopy(policy) for _ in range(TASKS)]
     watch = Stopwatch()
     for task, module in enumerate(modules):
@@ -224,9 +224,9 @@ def reference_loop(name: str, seed: int) -> Measured:
     return measured
 
 
-def reference_iteration(name: str, seed: int) -> Measured:
+def reference_iteration(name: str, agent: str, seed: int) -> Measured:
     """A meta-iteration with the plain loop: sample, adapt, sample again; then 5 meta-steps."""
-    env, policy = reference_setting(name, seed)
+    env, policy = reference_setting(name, seed, gated=PRESETS[agent].policy.warp == "gate")
     adam = torch.optim.Adam(policy.parameters(), 1e-3)
     watch = Stopwatch()
     data = []
@@ -249,7 +249,9 @@ def reference_iteration(name: str, seed: int) -> Measured:
     return measured
 
 
-def reference_setting(name: str, seed: int) -> tuple[gym.vector.SyncVectorEnv, ReferencePolicy]:
+def reference_setting(
+    name: str, seed: int, gated: bool
+) -> tuple[gym.vector.SyncVectorEnv, ReferencePolicy]:
     """Environments for one task, stepped one after the other, and a fresh policy."""
     identifier, options = GYMNASIUM[name]
     scale = shorten(name).action_scale
@@ -260,15 +262,17 @@ def reference_setting(name: str, seed: int) -> tuple[gym.vector.SyncVectorEnv, R
     observation_space, action_space = env.single_observation_space, env.single_action_space
     assert observation_space.shape and action_space.shape
     torch.manual_seed(seed)
-    return env, ReferencePolicy(observation_space.shape[0], action_space.shape[0])
+    return env, ReferencePolicy(observation_space.shape[0], action_space.shape[0], gated)
 
 
 def reference_step(policy: ReferencePolicy, episodes: list[torch.Tensor]) -> Params:
-    """The policy's parameters after one differentiable inner step of size 0.1."""
+    """The policy's parameters after one differentiable inner step of size 0.1; gates stay."""
     params: Params = dict(policy.named_parameters())
     loss = -(reference_ratio(policy, params, episodes) * reference_advantage(episodes)).mean()
-    gradients = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-    return {n: p - 0.1 * g for (n, p), g in zip(params.items(), gradients, strict=True)}
+    adapted = {n: p for n, p in params.items() if not n.startswith("gates.")}
+    gradients = torch.autograd.grad(loss, list(adapted.values()), create_graph=True)
+    stepped = zip(adapted.items(), gradients, strict=True)
+    return params | {n: p - 0.1 * g for (n, p), g in stepped}
 
 
 def reference_ratio(
@@ -304,21 +308,28 @@ class DirectionEnv(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class ReferencePolicy(torch.nn.Module):
-    """The usual policy of two hidden layers and a free log standard deviation."""
+    """The usual policy of two hidden layers and a free log standard deviation, gated or not.
 
-    def __init__(self, obs_dim: int, act_dim: int) -> None:
-        """The initialisation is torch's own; it makes no difference to speed."""
+    The initialisation is torch's own; it makes no difference to speed.
+    """
+
+    def __init__(self, obs_dim: int, act_dim: int, gated: bool) -> None:
+        """Two hidden layers of 64."""
         super().__init__()
-        self.mean = torch.nn.Sequential(
-            torch.nn.Linear(obs_dim, 64), torch.nn.Tanh(),
-            torch.nn.Linear(64, 64), torch.nn.Tanh(),
-            torch.nn.Linear(64, act_dim),
-        )  # fmt: skip
+        self.layers = torch.nn.ModuleList(
+            [torch.nn.Linear(obs_dim, 64), torch.nn.Linear(64, 64), torch.nn.Linear(64, act_dim)]
+        )
+        self.gates = torch.nn.ModuleList([torch.nn.Linear(64, 64) for _ in range(2 * gated)])
         self.log_std = torch.nn.Parameter(torch.zeros(act_dim))
 
     def forward(self, obs: torch.Tensor) -> torch.distributions.Normal:
         """The distribution over actions."""
-        return torch.distributions.Normal(self.mean(obs), self.log_std.exp())
+        x = obs
+        for number, layer in enumerate(self.layers[:-1]):
+            x = torch.tanh(layer(x))
+            if self.gates:
+                x = x * (1.0 + torch.tanh(self.gates[number](x)))
+        return torch.distributions.Normal(self.layers[-1](x), self.log_std.exp())
 
 
 def reference_episodes(
@@ -446,8 +457,9 @@ def measure_family(
         take("raw_1", repeat, first.submit(raw, name, raw_steps, repeat).result())
         take("loop", repeat, first.submit(loop, name, repeat).result())
         take("reference.loop", repeat, first.submit(reference_loop, name, repeat).result())
-        whole = first.submit(reference_iteration, name, repeat).result()
-        take("reference.iteration", repeat, whole)
+        for agent in METHODS:
+            whole = first.submit(reference_iteration, name, agent, repeat).result()
+            take(f"reference.{agent}", repeat, whole)
         parts = []
         for quantity, trainer in trainers.items():
             parts.append(raw_all(cores, name, raw_steps, repeat))

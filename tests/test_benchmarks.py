@@ -93,7 +93,7 @@ def test_the_reference_adapts_and_differentiates_through_its_step(
     monkeypatch.setattr(throughput, "EPISODES", 2)
     monkeypatch.setattr(throughput, "HORIZON", 5)
     monkeypatch.setattr(make_family("half-cheetah-dir-v1"), "horizon", 5)  # and back afterwards
-    env, policy = throughput.reference_setting("half-cheetah-dir-v1", 0)
+    env, policy = throughput.reference_setting("half-cheetah-dir-v1", 0, gated=True)
     episodes = throughput.reference_episodes(env, policy, 0)
     env.close()
     params = dict(policy.named_parameters())
@@ -109,6 +109,7 @@ def test_the_reference_adapts_and_differentiates_through_its_step(
     # Held constant, the inner gradient would leave the meta-gradient as it is at the new point.
     through = torch.autograd.grad(gain(stepped), list(params.values()), retain_graph=True)
     apart = torch.autograd.grad(gain(stepped), list(stepped.values()))
+    assert all((stepped[n] is p) == n.startswith("gates.") for n, p in params.items())
     assert any(not torch.allclose(x, y, rtol=1e-2) for x, y in zip(through, apart, strict=True))
 
 
