@@ -198,16 +198,24 @@ def approximate(
 
 
 def init_objective(
-    kind: str, setting: Setting, theta_0: Parameters, phi: Parameters, path: Path
+    kind: str,
+    setting: Setting,
+    theta_0: Parameters,
+    phi: Parameters,
+    path: Path,
+    around: Parameters | None = None,
 ) -> Tensor:
-    """``C(theta_0)`` of one task. What the kind holds constant comes from ``path``."""
+    """``C(theta_0)`` of one task. What the kind holds constant is as it is ``around`` there."""
+    around = around or theta_0
     last = len(path.theta) - 1
     if kind == "fixed":
         return torch.zeros((), dtype=torch.float64)
     if kind == "reptile":
         return 0.5 * squared_distance(theta_0, path.theta[last])
     if kind == "fomaml":
-        return meta_loss(setting, shifted(path, last, theta_0), phi, path.data[last])
+        ahead = inner_step(setting, shifted(path, last - 1, around), phi, path.data[last - 1])
+        moving = {n: ahead[n].detach() + (v - around[n].detach()) for n, v in theta_0.items()}
+        return meta_loss(setting, moving, phi, path.data[last])
     if kind == "maml":
         theta = theta_0
         for k in range(last):
@@ -231,6 +239,11 @@ def shifted(path: Path, k: int, theta_0: Parameters) -> Parameters:
         name: path.theta[k][name].detach() + (theta_0[name] - path.theta[0][name].detach())
         for name in theta_0
     }
+
+
+def moved(path: Path, theta_0: Parameters) -> Path:
+    """The path as it moves with theta_0."""
+    return Path([shifted(path, k, theta_0) for k in range(len(path.theta))], path.data)
 
 
 def squared_distance(left: Parameters, right: Parameters) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import naive
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from warprl import learner as learner_module
 from warprl.agents.losses import InnerLoss, OuterLoss
 from warprl.learner import Learner, LearnerConfig, LearnerState, Report
+from warprl.objective import InitKind, ObjectiveKind, init_gradient
 from warprl.types import Batch, MetaLoss, MetaLossValue, Params, Trajectory
 from warprl.warp import WarpKind
 
@@ -115,22 +117,26 @@ class Receding:
 # --- schedules ----------------------------------------------------------------------------------
 
 
-def expected_gradients(p: Problem) -> tuple[Params, Params]:
+def expected_gradients(p: Problem, init: str = "maml") -> tuple[Params, Params]:
     """Of theta_0 and phi, by the naive loop over all tasks and states."""
     setting = p.setting()
 
     def initial(theta_0: Params) -> Tensor:
-        terms = [naive.init_objective("maml", setting, theta_0, p.phi, q) for q in p.paths]
+        terms = [naive.init_objective(init, setting, theta_0, p.phi, q) for q in p.paths]
         return torch.stack(terms).mean()
 
+    paths = [naive.moved(path, p.theta_0) for path in p.paths]
     theta = naive.gradient(initial, p.theta_0)
-    return theta, naive.gradient(lambda phi: naive.exact(setting, phi, p.paths), p.phi)
+    return theta, naive.gradient(lambda phi: naive.exact(setting, phi, paths), p.phi)
 
 
-def test_online_takes_one_step_along_the_mean_gradient_over_all_states(problem: Problem) -> None:
-    state, report = update(problem, replace(ONLINE, lr=0.01, init_lr=0.02))
+@pytest.mark.parametrize("init", ["maml", "fomaml"])
+def test_online_takes_one_step_along_the_mean_gradient_over_all_states(
+    problem: Problem, init: InitKind
+) -> None:
+    state, report = update(problem, replace(ONLINE, init=init, lr=0.01, init_lr=0.02))
     assert report.metrics["meta_steps"] == 1
-    theta, phi = expected_gradients(problem)
+    theta, phi = expected_gradients(problem, init)
     for before, after, slope, lr, group in (
         (problem.theta_0, state.theta, theta, 0.02, "theta"),
         (problem.phi, state.phi, phi, 0.01, "phi"),
@@ -141,6 +147,32 @@ def test_online_takes_one_step_along_the_mean_gradient_over_all_states(problem: 
         step = {name: lr * g / (g.abs() + 1e-8) for name, g in slope.items()}
         moved = {name: before[name] - after[name] for name in before}
         assert relative_error(moved, step) < 1e-6
+
+
+@pytest.mark.parametrize("objective", get_args(ObjectiveKind))
+def test_first_order_maml_is_the_same_beside_warps_as_alone(
+    problem: Problem, objective: ObjectiveKind
+) -> None:
+    # Beside warps it comes out of their look-ahead; alone it is computed from the trajectories.
+    config = replace(ONLINE, init="fomaml", objective=objective)
+    state, _ = update(problem, config)
+    stacked, _ = init_gradient(
+        "fomaml", InnerLoss(problem.policy), OuterLoss(problem.policy, CLIP),
+        problem.theta_0, problem.phi, problem.trajectory, LR, KL_COEFFICIENT,
+    )  # fmt: skip
+    found = {name: state.moments[f"theta.{name}.exp_avg"] / 0.1 for name in stacked}
+    assert relative_error(found, {name: g.mean(0) for name, g in stacked.items()}) < 1e-12
+
+
+def test_first_order_maml_steps_where_a_part_holds_the_last_state_of_a_task(
+    problem: Problem,
+) -> None:
+    one_each = replace(OFFLINE, init="fomaml", epochs=1, minibatches=TASKS * STEPS)
+    state, report = update(problem, one_each)
+    assert report.metrics["meta_steps"] == TASKS * STEPS
+    steps = {n: float(t) for n, t in state.moments.items() if n.endswith(".step")}
+    assert {s for n, s in steps.items() if n.startswith("phi.")} == {TASKS * STEPS}
+    assert {s for n, s in steps.items() if n.startswith("theta.")} == {TASKS}
 
 
 def test_the_optimiser_goes_on_where_the_last_update_left_it(problem: Problem) -> None:
@@ -172,7 +204,8 @@ def test_gradients_are_scaled_down_to_the_largest_norm(problem: Problem) -> None
 
 def test_reported_loss_and_kl_are_means_over_all_states(problem: Problem) -> None:
     _, report = update(problem, replace(ONLINE, init="fixed"))
-    expected = naive.exact(problem.setting(), problem.phi, problem.paths)
+    paths = [naive.moved(path, problem.theta_0) for path in problem.paths]
+    expected = naive.exact(problem.setting(), problem.phi, paths)
     assert report.metrics["meta_loss"] == pytest.approx(expected.item(), rel=1e-10)
     penalised = replace(ONLINE, init="fixed", kl_coefficient=KL_COEFFICIENT + 1.0)
     _, more = update(problem, penalised)

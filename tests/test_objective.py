@@ -39,7 +39,7 @@ def look_ahead(
 ) -> MetaLossValue:
     return warp_objective(
         kind, InnerLoss(p.policy), OuterLoss(p.policy, CLIP), phi, states, LR, KL_COEFFICIENT
-    )
+    ).value
 
 
 def initialise(p: Problem, kind: InitKind, phi: Params, trajectory: Trajectory) -> InitGradient:

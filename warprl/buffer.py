@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from warprl import params as P
-from warprl.types import Batch, Trajectory, TrajectoryState
+from warprl.types import Batch, Params, Trajectory, TrajectoryState
 
 Indices = NDArray[np.int64]
 
@@ -35,7 +35,7 @@ class TrajectoryBuffer:
             self._held = kept
         elif self._held.returns.shape[1] != kept.returns.shape[1]:
             raise ValueError(
-                f"the buffer holds trajectories of {self._held.returns.shape[1] - 1} inner steps, "
+                f"the buffer holds trajectories of {self.steps} inner steps, "
                 f"got {kept.returns.shape[1] - 1}"
             )
         else:
@@ -50,9 +50,14 @@ class TrajectoryBuffer:
         """Number of trajectories held."""
         return 0 if self._held is None else len(self._held.task)
 
+    @property
+    def steps(self) -> int:
+        """K, the number of inner steps (and so of states) of each trajectory."""
+        return 0 if self._held is None else self._held.returns.shape[1] - 1
+
     def __len__(self) -> int:
         """Number of states held."""
-        return 0 if self._held is None else self.tasks * (self._held.returns.shape[1] - 1)
+        return self.tasks * self.steps
 
     def draw(self, rng: np.random.Generator, minibatches: int) -> Iterator[tuple[Indices, Indices]]:
         """One pass without replacement, in ``minibatches`` parts: (state numbers, trajectory rows).
@@ -64,15 +69,19 @@ class TrajectoryBuffer:
         rows = np.array_split(rng.permutation(self.tasks), minibatches)
         return iter([(np.sort(s), np.sort(r)) for s, r in zip(states, rows, strict=True)])
 
-    def states(self, numbers: Indices) -> TrajectoryState:
-        """The states of these numbers, stacked ``[S, ...]``."""
+    def states(self, numbers: Indices, theta_0: Params) -> TrajectoryState:
+        """The states of these numbers, stacked ``[S, ...]``, moved along with the initialisation.
+
+        In later epochs theta_0 ``[...]`` may have left the one the trajectories were drawn from;
+        the visited points are taken to have moved as far.
+        """
         held = self._require()
-        row, step = np.divmod(numbers, held.returns.shape[1] - 1)
+        row, step = np.divmod(numbers, self.steps)
         t, k = torch.from_numpy(row), torch.from_numpy(step)
         return TrajectoryState(
             task=held.task[t],
             step=k,
-            theta=P.select(held.theta, t, k),
+            theta={n: x[t, k] + (theta_0[n] - x[t, 0]) for n, x in held.theta.items()},
             support=_gather(held.data, t, k),
             query=_gather(held.data, t, k + 1),
         )

@@ -123,6 +123,16 @@ class _Gradient(NamedTuple):
     diverged: frozenset[int]
 
 
+_NOTHING = _Gradient({}, 0.0, 0.0, 0, frozenset())
+
+
+class _Part(NamedTuple):
+    """What a chunk adds to the gradients of phi and of theta_0."""
+
+    warp: _Gradient = _NOTHING
+    init: _Gradient = _NOTHING
+
+
 @dataclass(frozen=True)
 class Learner:
     """The meta-learner of one run: pure functions over :class:`LearnerState`."""
@@ -191,33 +201,45 @@ class Learner:
         rows: Indices,
         kl_coefficient: float,
     ) -> _Joint:
-        """The joint gradient at the trainer's parameters on some states and some trajectories."""
-        theta, phi = P.detach(trainer.theta), trainer.phi
+        """The joint gradient at the trainer's parameters on some states and some trajectories.
 
-        def warp(chunk: Indices) -> _Gradient:
+        First-order MAML's is the outer factor of the look-ahead's from the last visited point: with
+        warps it is had on the way to theirs, from the states, and the trajectories are not needed.
+        """
+        theta, phi, kind = P.detach(trainer.theta), trainer.phi, self.config.init
+        on_the_way = bool(phi) and kind == "fomaml"
+
+        def warp(chunk: Indices) -> _Part:
             leaves = P.leaves(phi)
-            states = buffer.states(chunk)
-            value = warp_objective(
+            states = buffer.states(chunk, theta)
+            ahead, value = warp_objective(
                 self.config.objective, self.task_loss, self.meta_loss,
                 leaves, states, self.inner_lr, kl_coefficient,
             )  # fmt: skip
-            gradients = torch.autograd.grad(value.loss.sum(), list(leaves.values()))
-            return _summed(dict(zip(leaves, gradients, strict=True)), value, states.task)
+            inputs = [*leaves.values(), *(ahead.values() if on_the_way else ())]
+            gradients = iter(torch.autograd.grad(value.loss.sum(), inputs))
+            part = _Part(_summed({name: next(gradients) for name in leaves}, value, states.task))
+            if not on_the_way:
+                return part
+            end = states.step == buffer.steps - 1
+            by_theta = {name: next(gradients)[end].sum(0) for name in ahead}
+            at_end = MetaLossValue(value.loss[end], value.kl[end])
+            return part._replace(init=_summed(by_theta, at_end, states.task[end]))
 
-        def init(chunk: Indices) -> _Gradient:
+        def init(chunk: Indices) -> _Part:
             trajectories = buffer.trajectories(chunk)
             stacked, value = init_gradient(
-                self.config.init, self.task_loss, self.meta_loss,
+                kind, self.task_loss, self.meta_loss,
                 theta, phi, trajectories, self.inner_lr, kl_coefficient,
             )  # fmt: skip
-            return _summed(P.tree_map(lambda g: g.sum(0), stacked), value, trajectories.task)
+            gradient = P.tree_map(lambda g: g.sum(0), stacked)
+            return _Part(init=_summed(gradient, value, trajectories.task))
 
         jobs = [(warp, chunk) for chunk in _chunks(numbers)] if phi else []
-        warp_jobs = len(jobs)
-        if self.config.init != "fixed":
+        if kind != "fixed" and not on_the_way:
             jobs += [(init, chunk) for chunk in _chunks(rows)]
         parts = list(pool.map(lambda job: _finite(*job), jobs))
-        return _joint(_mean(parts[:warp_jobs]), _mean(parts[warp_jobs:]))
+        return _joint(_mean([part.warp for part in parts]), _mean([part.init for part in parts]))
 
 
 class _Joint(NamedTuple):
@@ -313,31 +335,36 @@ def _summed(gradient: Params, value: MetaLossValue, task: Tensor) -> _Gradient:
     return _Gradient(gradient, loss, kl, len(task), diverged)
 
 
-def _finite(function: Callable[[Indices], _Gradient], chunk: Indices) -> _Gradient:
-    """The chunk's gradient without the states that make it non-finite, which are named instead."""
+def _finite(function: Callable[[Indices], _Part], chunk: Indices) -> _Part:
+    """The chunk's gradients without the states that make them non-finite, which are named."""
     whole = function(chunk)
-    if not whole.diverged:
+    diverged = whole.warp.diverged | whole.init.diverged
+    if not diverged:
         return whole
     if len(chunk) == 1:
-        return _Gradient(P.zeros_like(whole.gradient), 0.0, 0.0, 0, whole.diverged)
-    return _sum([_finite(function, chunk[i : i + 1]) for i in range(len(chunk))])
+        return _Part(_NOTHING._replace(diverged=diverged))
+    parts = [_finite(function, chunk[i : i + 1]) for i in range(len(chunk))]
+    return _Part(_sum([part.warp for part in parts]), _sum([part.init for part in parts]))
 
 
 def _sum(parts: list[_Gradient]) -> _Gradient:
-    total = parts[0]
-    for part in parts[1:]:
-        total = _Gradient(
-            P.add(total.gradient, part.gradient),
-            total.loss + part.loss,
-            total.kl + part.kl,
-            total.states + part.states,
-            total.diverged | part.diverged,
-        )
+    total = _NOTHING
+    for part in parts:
+        if part.states:
+            gradient = P.add(total.gradient, part.gradient) if total.states else part.gradient
+            total = _Gradient(
+                gradient,
+                total.loss + part.loss,
+                total.kl + part.kl,
+                total.states + part.states,
+                total.diverged,
+            )
+        total = total._replace(diverged=total.diverged | part.diverged)
     return total
 
 
 def _mean(parts: list[_Gradient]) -> _Gradient:
-    total = _sum(parts) if parts else _Gradient({}, 0.0, 0.0, 0, frozenset())
+    total = _sum(parts)
     count = total.states
     if not count:
         return total._replace(gradient={})

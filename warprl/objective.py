@@ -54,6 +54,13 @@ def inner_step(
     }
 
 
+class LookAhead(NamedTuple):
+    """The points behind one step from each state, ``[S, ...]``, and the meta-loss there ``[S]``."""
+
+    theta: Params
+    value: MetaLossValue
+
+
 def warp_objective(
     kind: ObjectiveKind,
     task_loss: TaskLoss,
@@ -62,8 +69,8 @@ def warp_objective(
     state: TrajectoryState,
     lr: float,
     kl_coefficient: float,
-) -> MetaLossValue:
-    """The look-ahead loss of each state as a function of phi, ``[S]``.
+) -> LookAhead:
+    """The look-ahead loss of each state as a function of phi, and of the points it is taken at.
 
     ``exact`` (eq. 11): ``L_meta(theta_k - alpha grad L_task(theta_k; phi, D_k); phi, D_{k+1})``, in
     which phi acts twice. ``approximate`` (eq. 12): a stop-gradient round the look-ahead.
@@ -73,10 +80,10 @@ def warp_objective(
             theta = P.leaves(state.theta)
             ahead = inner_step(task_loss, theta, phi, state.support, lr, create_graph=True)
         case "approximate":
-            ahead = inner_step(task_loss, state.theta, phi, state.support, lr)
+            ahead = P.leaves(inner_step(task_loss, state.theta, phi, state.support, lr))
         case _:
             assert_never(kind)
-    return meta_loss(ahead, phi, state.query, kl_coefficient)
+    return LookAhead(ahead, meta_loss(ahead, phi, state.query, kl_coefficient))
 
 
 class InitGradient(NamedTuple):
@@ -103,7 +110,8 @@ def init_gradient(
 
     * ``fixed``: zero.
     * ``reptile``: ``1/2 ||theta_0 - sg[theta_K]||^2`` (Nichol et al., 2018).
-    * ``fomaml``: ``L_meta(theta_K; phi, D_K)``, first order (Finn et al., ICML 2017).
+    * ``fomaml``: ``L_meta`` behind the last inner step, taken anew from theta_{K-1} on the stored
+      D_{K-1}; first order (Finn et al., ICML 2017).
     * ``maml``: ``L_meta`` after K inner steps on the stored D_0 .. D_{K-1}, differentiated through.
     * ``leap``: the length of the path in (theta, loss) space (Flennerhag et al., ICLR 2019).
 
@@ -126,8 +134,9 @@ def init_gradient(
             gradient = _path_length_gradient(task_loss, phi, trajectory, shift)
             return InitGradient(gradient, MetaLossValue(none, none))
         case "fomaml":
-            leaves = P.leaves(P.add(P.select(trajectory.theta, slice(None), last), shift))
-            theta = leaves
+            before = P.add(P.select(trajectory.theta, slice(None), last - 1), shift)
+            batch = _data(trajectory, last - 1)
+            leaves = theta = P.leaves(inner_step(task_loss, before, phi, batch, lr))
         case "maml":
             leaves = theta = P.leaves(start)
             for k in range(last):
