@@ -20,7 +20,6 @@ from warprl.launch.outcome import Outcome, to_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-AGENTS = "warpgrad, maml, fomaml, reptile or promp"
 # typer brings its own copy of click and names the base of its usage errors only as a base.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -72,7 +71,7 @@ def _root(
 def train(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help="See 'warprl envs'.")],
     agent: Annotated[
-        str, typer.Option(metavar="PRESET", help=f"Named agent: {AGENTS}.")
+        str, typer.Option(metavar="PRESET", help="Named agent, see 'warprl agents'.")
     ] = "warpgrad",
     iterations: Annotated[
         int | None,
@@ -224,9 +223,23 @@ def envs(
 
 
 @app.command()
+def agents(json: Json = False) -> int:
+    """List the named agents; 'warprl config FAMILY --agent NAME' shows all that one sets."""
+
+    def work() -> Outcome:
+        from warprl.agents.presets import PRESETS
+
+        return _listing({name: preset.summary for name, preset in PRESETS.items()})
+
+    return _finish(work, json)
+
+
+@app.command()
 def config(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help="See 'warprl envs'.")],
-    agent: Annotated[str, typer.Option(metavar="PRESET", help=f"One of {AGENTS}.")] = "warpgrad",
+    agent: Annotated[
+        str, typer.Option(metavar="PRESET", help="Named agent, see 'warprl agents'.")
+    ] = "warpgrad",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as for train."),
@@ -273,10 +286,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _families() -> Outcome:
     from warprl.envs import family_names, make_family
 
-    summaries = {name: make_family(name).definition().tasks for name in family_names()}
-    rows = [[name, summary] for name, summary in summaries.items()]
+    return _listing({name: make_family(name).definition().tasks for name in family_names()})
+
+
+def _listing(summaries: dict[str, str]) -> Outcome:
     width = max(map(len, summaries))
-    return Outcome(summaries, "\n".join(f"{name:{width}}  {line}" for name, line in rows))
+    return Outcome(
+        summaries, "\n".join(f"{name:{width}}  {line}" for name, line in summaries.items())
+    )
 
 
 def _family(name: str) -> Outcome:

@@ -105,6 +105,22 @@ def dump(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def require_consistent(
+    policy: PolicyConfig, adaptation: AdaptationConfig, learner: LearnerConfig
+) -> None:
+    """Raise UserError for parts that are each in range and cannot work together."""
+    if not adaptation.steps and (policy.warp or policy.rates or learner.init != "maml"):
+        raise UserError(
+            "adaptation.steps = 0 (one policy for all tasks) needs learner.init = maml, "
+            "policy.warp = none and policy.rates = false: the others learn from inner steps"
+        )
+    if policy.rates and learner.objective == "approximate":
+        raise UserError(
+            "policy.rates = true needs learner.objective = exact: the approximate objective (eq. "
+            "12) does not depend on them"
+        )
+
+
 def require_family(name: str) -> None:
     """Raise UserError, with the nearest name, unless there is a task family of this name."""
     _known("family", name, family_names())
@@ -157,6 +173,10 @@ def _validate(data: dict[str, Any], where: str) -> RunConfig:
         config = RunConfig.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         raise UserError(where + _explain(error)) from error
+    try:
+        require_consistent(config.policy, config.adaptation, config.learner)
+    except UserError as error:
+        raise UserError(f"{where}{error}") from None
     if config.workers > config.tasks:
         raise UserError(
             f"{where}workers = {config.workers}: must not exceed tasks = {config.tasks}, "

@@ -40,7 +40,7 @@ class Setting(NamedTuple):
     """What a gradient depends on besides the parameters and the data."""
 
     warp: str | None
-    lr: float  # alpha
+    lr: float | dict[str, float]  # alpha; a parameter that has none stays
     clip: float | None  # epsilon of PPO; None is the unclipped ratio
     kl_coefficient: float
 
@@ -153,7 +153,12 @@ def inner_step(
     slope = gradient(
         lambda at: task_loss(setting, at, phi, data), start, create_graph=differentiable
     )
-    return {name: start[name] - setting.lr * slope[name] for name in start}
+    stepped = {}
+    for name in start:
+        size = setting.lr.get(name, 0.0) if isinstance(setting.lr, dict) else setting.lr
+        rate = phi.get(f"rate.{name}", torch.ones_like(start[name]))
+        stepped[name] = start[name] - size * rate * slope[name]
+    return stepped
 
 
 # --- objectives: scalars whose gradients are under test -----------------------------------------

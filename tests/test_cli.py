@@ -16,6 +16,7 @@ import ray
 from helpers_launch import fabricate
 
 from warprl import __version__, checkpoint
+from warprl.agents.presets import PRESETS
 from warprl.envs import family_names
 from warprl.launch import config, machine, runs, train
 from warprl.launch.cli import main
@@ -58,7 +59,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
         "print(*{m.partition('.')[0] for m in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for verb in ("train", "resume", "evaluate", "render", "envs", "config", "doctor"):
+    for verb in ("train", "resume", "evaluate", "render", "envs", "agents", "config", "doctor"):
         assert f" {verb} " in done.stdout
     assert f"warprl {__version__}" in done.stdout
     loaded = done.stdout.splitlines()[-1].split()
@@ -171,6 +172,13 @@ def test_the_families_and_their_cards(capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(capsys.readouterr().out)["horizon"] == 100
     assert main(["envs", "--json"]) == 0
     assert list(json.loads(capsys.readouterr().out)) == family_names()
+
+
+def test_the_agents_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["agents"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(PRESETS)
+    assert main(["agents", "--json"]) == 0
+    assert "clipped objective" in json.loads(capsys.readouterr().out)["promp"]
 
 
 def test_the_configuration_is_shown_before_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:

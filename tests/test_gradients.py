@@ -21,6 +21,7 @@ from helpers import (
 )
 
 from warprl.agents.losses import InnerLoss, OuterLoss
+from warprl.agents.policy import Layers
 from warprl.objective import InitKind, ObjectiveKind, init_gradient, inner_step, warp_objective
 from warprl.types import Params
 from warprl.warp import WARP_KINDS, WarpKind
@@ -42,7 +43,7 @@ def problem(warp: WarpKind | None, steps: int) -> Problem:
 def package_meta_gradient(p: Problem, kind: ObjectiveKind, clip: float | None = CLIP) -> Params:
     phi = as_leaves(p.phi)
     ahead = warp_objective(
-        kind, InnerLoss(p.policy), OuterLoss(p.policy, clip), phi, p.states(), LR, KL_COEFFICIENT
+        kind, InnerLoss(p.policy), OuterLoss(p.policy, clip), phi, p.states(), p.lr, KL_COEFFICIENT
     )
     return gradient_of(ahead.value.loss.mean(), phi)
 
@@ -201,7 +202,7 @@ def package_init_gradient(p: Problem, kind: InitKind, clip: float | None = CLIP)
         p.theta_0,
         p.phi,
         p.trajectory,
-        LR,
+        p.lr,
         KL_COEFFICIENT,
     )
     return {name: value.mean(dim=0) for name, value in stacked.items()}
@@ -273,3 +274,56 @@ def test_maml_differs_from_its_first_order_form(warp: WarpKind, steps: int) -> N
     ]
     expected = {n: (first_order[0][n] + first_order[1][n]) / 2 for n in p.theta_0}
     assert relative_error(package_init_gradient(p, "maml"), expected) > 1e-2
+
+
+# --- step sizes of their own ----------------------------------------------------------------------
+
+each_part = pytest.mark.parametrize("layers", get_args(Layers))
+
+
+@each_part
+@each_length
+@pytest.mark.parametrize("warp", ["gate", None])
+def test_gradient_of_the_rates_is_the_derivative_of_equation_11(
+    warp: WarpKind | None, steps: int, layers: Layers
+) -> None:
+    p = make_problem(warp, steps, rates=True, layers=layers)
+    phi = as_leaves(p.phi)
+    ahead = warp_objective(
+        "exact", InnerLoss(p.policy), OuterLoss(p.policy, CLIP),
+        phi, p.states(), p.lr, KL_COEFFICIENT,
+    )  # fmt: skip
+    slopes = torch.autograd.grad(
+        ahead.value.loss.mean(), list(phi.values()), materialize_grads=True
+    )
+    found = dict(zip(phi, slopes, strict=True))
+
+    def objective(phi: Params) -> torch.Tensor:
+        return naive.exact(p.setting(), phi, p.paths)
+
+    assert relative_error(found, naive.gradient(objective, p.phi)) < TOLERANCE
+    assert relative_error(found, finite_difference(objective, p.phi)) < TOLERANCE
+    adapted = set(p.policy.layers(layers))
+    for name in p.theta_0:
+        assert bool(found[f"rate.{name}"].any()) == (name in adapted)
+
+
+@each_part
+@each_length
+@pytest.mark.parametrize("kind", ["leap", "fomaml", "maml"])
+def test_initialisation_of_layers_that_stay_is_learned_too(
+    kind: InitKind, steps: int, layers: Layers
+) -> None:
+    p = make_problem("gate", steps, rates=True, layers=layers)
+
+    def objective(theta_0: Params) -> torch.Tensor:
+        terms = [
+            naive.init_objective(kind, p.setting(), theta_0, p.phi, q, around=p.theta_0)
+            for q in p.paths
+        ]
+        return torch.stack(terms).mean()
+
+    found = package_init_gradient(p, kind)
+    assert relative_error(found, naive.gradient(objective, p.theta_0)) < TOLERANCE
+    assert relative_error(found, finite_difference(objective, p.theta_0)) < TOLERANCE
+    assert all(bool(slope.any()) for slope in found.values())

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from warprl import learner as learner_module
 from warprl.agents.losses import InnerLoss, OuterLoss
+from warprl.agents.policy import Layers
 from warprl.learner import Learner, LearnerConfig, LearnerState, Report
 from warprl.objective import InitKind, ObjectiveKind, init_gradient
 from warprl.types import Batch, MetaLoss, MetaLossValue, Params, Trajectory
@@ -36,7 +37,7 @@ def make(
     p: Problem, config: LearnerConfig, meta_loss: MetaLoss | None = None, threads: int = 1
 ) -> Learner:
     outer = meta_loss or OuterLoss(p.policy, config.clip)
-    return Learner(config, LR, InnerLoss(p.policy), outer, threads)
+    return Learner(config, p.lr, InnerLoss(p.policy), outer, threads)
 
 
 def update(
@@ -159,6 +160,20 @@ def test_first_order_maml_is_the_same_beside_warps_as_alone(
     stacked, _ = init_gradient(
         "fomaml", InnerLoss(problem.policy), OuterLoss(problem.policy, CLIP),
         problem.theta_0, problem.phi, problem.trajectory, LR, KL_COEFFICIENT,
+    )  # fmt: skip
+    found = {name: state.moments[f"theta.{name}.exp_avg"] / 0.1 for name in stacked}
+    assert relative_error(found, {name: g.mean(0) for name, g in stacked.items()}) < 1e-12
+
+
+@pytest.mark.parametrize("layers", get_args(Layers))
+def test_first_order_maml_of_layers_that_stay_is_the_same_beside_warps_as_alone(
+    layers: Layers,
+) -> None:
+    p = make_problem("gate", STEPS, tasks=TASKS, rates=True, layers=layers)
+    state, _ = update(p, replace(ONLINE, init="fomaml"))
+    stacked, _ = init_gradient(
+        "fomaml", InnerLoss(p.policy), OuterLoss(p.policy, CLIP),
+        p.theta_0, p.phi, p.trajectory, p.lr, KL_COEFFICIENT,
     )  # fmt: skip
     found = {name: state.moments[f"theta.{name}.exp_avg"] / 0.1 for name in stacked}
     assert relative_error(found, {name: g.mean(0) for name, g in stacked.items()}) < 1e-12

@@ -20,7 +20,7 @@ from torch import Tensor
 from warprl import params as P
 from warprl.buffer import Indices, TrajectoryBuffer
 from warprl.objective import InitKind, ObjectiveKind, init_gradient, warp_objective
-from warprl.types import MetaLoss, MetaLossValue, Params, TaskLoss, Trajectory
+from warprl.types import MetaLoss, MetaLossValue, Params, StepSize, TaskLoss, Trajectory
 
 CHUNK = 2  # states differentiated in one call: they fit the cache, and threads end together
 MIN_PENALTY, MAX_PENALTY = 1e-4, 1e2
@@ -138,7 +138,7 @@ class Learner:
     """The meta-learner of one run: pure functions over :class:`LearnerState`."""
 
     config: LearnerConfig
-    inner_lr: float
+    inner_lr: StepSize
     task_loss: TaskLoss
     meta_loss: MetaLoss
     threads: int = 1
@@ -217,7 +217,7 @@ class Learner:
                 leaves, states, self.inner_lr, kl_coefficient,
             )  # fmt: skip
             inputs = [*leaves.values(), *(ahead.values() if on_the_way else ())]
-            gradients = iter(torch.autograd.grad(value.loss.sum(), inputs))
+            gradients = iter(torch.autograd.grad(value.loss.sum(), inputs, materialize_grads=True))
             part = _Part(_summed({name: next(gradients) for name in leaves}, value, states.task))
             if not on_the_way:
                 return part

@@ -8,6 +8,7 @@ Descent", ICLR 2020.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, assert_never
 
 import torch
@@ -19,6 +20,7 @@ from warprl.types import (
     MetaLoss,
     MetaLossValue,
     Params,
+    StepSize,
     TaskLoss,
     Trajectory,
     TrajectoryState,
@@ -33,25 +35,33 @@ def inner_step(
     theta: Params,
     phi: Params,
     batch: Batch,
-    lr: float,
+    lr: StepSize,
     *,
     create_graph: bool = False,
 ) -> Params:
-    """``theta - alpha grad_theta L_task(theta; phi, D)`` for every row of stacked theta.
+    """``theta - alpha rate grad_theta L_task(theta; phi, D)`` for every row of stacked theta.
 
-    The gradient reaches theta through the warp layers, which precondition it (eq. 6). With
-    ``create_graph`` the result keeps its dependence on theta and phi; without, it is a constant.
+    The gradient reaches theta through the warp layers, which precondition it (eq. 6). ``rate`` is
+    what phi holds below ``rate.``, shaped like theta, element by element (Meta-SGD, Li et al.,
+    2017), and 1 if it holds none. With ``create_graph`` the result keeps its dependence on theta
+    and phi; without, it is a constant.
     """
+    sizes = lr if isinstance(lr, Mapping) else dict.fromkeys(theta, lr)
     with torch.enable_grad():
         if not create_graph:
             theta = P.leaves(theta)
             phi = P.detach(phi)
         loss = task_loss(theta, phi, batch).sum()
-        gradients = torch.autograd.grad(loss, list(theta.values()), create_graph=create_graph)
-    return {
-        name: (tensor if create_graph else tensor.detach()) - lr * gradient
-        for (name, tensor), gradient in zip(theta.items(), gradients, strict=True)
-    }
+        gradients = torch.autograd.grad(
+            loss, [theta[name] for name in sizes], create_graph=create_graph
+        )
+        rates = P.subtree("rate", phi)
+        # Every result is a point of its own, also where no step is taken.
+        stepped = P.tree_map(lambda tensor: tensor.view_as(tensor), theta)
+        for (name, size), gradient in zip(sizes.items(), gradients, strict=True):
+            step = size * gradient
+            stepped[name] = theta[name] - (step * rates[name] if name in rates else step)
+    return stepped if create_graph else P.detach(stepped)
 
 
 class LookAhead(NamedTuple):
@@ -67,7 +77,7 @@ def warp_objective(
     meta_loss: MetaLoss,
     phi: Params,
     state: TrajectoryState,
-    lr: float,
+    lr: StepSize,
     kl_coefficient: float,
 ) -> LookAhead:
     """The look-ahead loss of each state as a function of phi, and of the points it is taken at.
@@ -103,7 +113,7 @@ def init_gradient(
     theta_0: Params,
     phi: Params,
     trajectory: Trajectory,
-    lr: float,
+    lr: StepSize,
     kl_coefficient: float,
 ) -> InitGradient:
     """Gradient of ``C(theta_0)`` (eq. 13), stacked over tasks ``[T, ...]``, phi held constant.

@@ -17,7 +17,7 @@ S      trajectory states drawn for one meta-gradient
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
@@ -84,6 +84,10 @@ class TrajectoryState(NamedTuple):
     theta: Params  # [S, ...], theta_k
     support: Batch  # [S, N, ...], D_k, for L_task
     query: Batch  # [S, N, ...], D_{k+1}, for L_meta
+
+
+StepSize: TypeAlias = float | Mapping[str, float]
+"""alpha: one for all parameters of theta, or one each; a parameter without one is not adapted."""
 
 
 class TaskLoss(Protocol):
