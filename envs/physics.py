@@ -9,6 +9,7 @@ warm start included.
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 _ASSETS = Path(gymnasium_mujoco.__file__).parent / "assets"
 _HARMLESS = "compiler attribute 'settotalmass' is deprecated"
+_COMPILING = threading.RLock()
 
 
 def model_path(file: str) -> Path:
@@ -36,22 +38,25 @@ def quiet_compiler() -> Iterator[None]:
     MuJoCo makes it at every load. Dropping the attribute and scaling the masses afterwards would
     leave another ``stat.meaninertia``, which scales the solver's tolerance, in the model. Every
     other message becomes a Python warning.
+
+    One thread at a time: MuJoCo's handler is the process's, and setting it takes a lock under which
+    it waits for Python's, so that two threads doing it at once may wait for each other for ever.
     """
 
     def handler(message: str) -> None:
         if not message.startswith(_HARMLESS):
             warnings.warn(f"MuJoCo: {message}", RuntimeWarning, stacklevel=3)
 
-    before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(handler)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=_HARMLESS
-            )  # MjSpec.compile makes it in Python
-            yield
-    finally:
-        mujoco.set_mju_user_warning(before)
+    with _COMPILING:
+        before = mujoco.get_mju_user_warning()
+        mujoco.set_mju_user_warning(handler)
+        try:
+            with warnings.catch_warnings():
+                # MjSpec.compile makes it in Python.
+                warnings.filterwarnings("ignore", message=_HARMLESS)
+                yield
+        finally:
+            mujoco.set_mju_user_warning(before)
 
 
 @functools.cache

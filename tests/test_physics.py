@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,22 @@ def test_other_remarks_of_the_compiler_are_passed_on() -> None:
     with quiet_compiler(), pytest.warns(RuntimeWarning, match="MuJoCo: unstable"):
         mujoco.get_mju_user_warning()("unstable")
     assert mujoco.get_mju_user_warning() is None
+
+
+def test_one_thread_at_a_time_sets_the_compiler_s_handler() -> None:
+    # Two at once may wait for each other for ever: MuJoCo's lock against Python's.
+    entered = threading.Event()
+
+    def other() -> None:
+        with quiet_compiler():
+            entered.set()
+
+    thread = threading.Thread(target=other)
+    with quiet_compiler():
+        thread.start()
+        assert not entered.wait(0.2)
+    thread.join(10.0)
+    assert entered.is_set()
 
 
 @pytest.mark.parametrize("num_envs", [0, -1])
