@@ -78,6 +78,12 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             _ONE,
             _MAML,
         ),
+        "maml-trpo": Preset(
+            "maml with a trust-region step a batch (the peers' default)",
+            PolicyConfig(),
+            _ONE,
+            LearnerConfig(init="maml", loss="vpg", optimizer="trpo", kl_limit=0.01),
+        ),
         "fomaml": Preset(
             "first-order learned initialisation with the clipped objective",
             PolicyConfig(),

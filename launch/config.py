@@ -114,6 +114,11 @@ def require_consistent(
             "adaptation.steps = 0 (one policy for all tasks) needs learner.init = maml, "
             "policy.warp = none and policy.rates = false: the others learn from inner steps"
         )
+    if learner.optimizer == "trpo" and learner.init in ("leap", "reptile"):
+        raise UserError(
+            f"learner.optimizer = trpo needs learner.init = maml, fomaml or fixed: {learner.init} "
+            "has no KL to bound"
+        )
     if policy.rates and learner.objective == "approximate":
         raise UserError(
             "policy.rates = true needs learner.objective = exact: the approximate objective (eq. "

@@ -133,6 +133,11 @@ def test_every_preset_resolves(agent: str) -> None:
         ("promp", "adaptation.steps=-1", "adaptation.steps = -1: should be greater than or equal"),
         ("multitask", "policy.rates=true", "adaptation.steps = 0 (one policy for all tasks) needs"),
         ("multitask", "learner.init=leap", "adaptation.steps = 0 (one policy for all tasks) needs"),
+        (
+            "leap",
+            "learner.optimizer=trpo",
+            "learner.optimizer = trpo needs learner.init = maml, fom",
+        ),
         ("meta-sgd", "learner.objective=approximate", "policy.rates = true needs learner.objectiv"),
         ("anil", "adaptation.layers=tail", "adaptation.layers = "),
     ],

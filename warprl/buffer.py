@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import torch
@@ -85,6 +85,12 @@ class TrajectoryBuffer:
             support=_gather(held.data, t, k),
             query=_gather(held.data, t, k + 1),
         )
+
+    def without(self, tasks: Collection[int]) -> tuple[Indices, Indices]:
+        """(state numbers, trajectory rows) of all but some tasks of the meta-batch."""
+        names = [] if self._held is None else self._held.task.tolist()
+        rows = np.array([r for r, name in enumerate(names) if name not in tasks], dtype=np.int64)
+        return (rows[:, None] * self.steps + np.arange(self.steps)).reshape(-1), rows
 
     def trajectories(self, rows: Indices) -> Trajectory:
         """The trajectories in these rows, stacked ``[T, ...]``."""

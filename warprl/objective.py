@@ -131,7 +131,6 @@ def init_gradient(
     """
     phi = P.detach(phi)
     start = P.broadcast(P.detach(theta_0), len(trajectory.task))
-    shift = {n: tensor - trajectory.theta[n][:, 0] for n, tensor in start.items()}
     last = trajectory.returns.shape[1] - 1
     none = torch.zeros(len(trajectory.task))
     match kind:
@@ -141,22 +140,54 @@ def init_gradient(
             gradient = {n: tensor - trajectory.theta[n][:, last] for n, tensor in start.items()}
             return InitGradient(gradient, MetaLossValue(none, none))
         case "leap":
-            gradient = _path_length_gradient(task_loss, phi, trajectory, shift)
+            gradient = _path_length_gradient(task_loss, phi, trajectory, start)
             return InitGradient(gradient, MetaLossValue(none, none))
+        case "fomaml" | "maml":
+            leaves = P.leaves(start)
+            value = init_loss(
+                kind, task_loss, meta_loss, leaves, phi, trajectory, lr, kl_coefficient
+            )
+            gradient = _gradient(value.loss, leaves)
+            return InitGradient(gradient, MetaLossValue(value.loss.detach(), value.kl.detach()))
+        case _:
+            assert_never(kind)
+
+
+def init_loss(
+    kind: Literal["fomaml", "maml"],
+    task_loss: TaskLoss,
+    meta_loss: MetaLoss,
+    start: Params,
+    phi: Params,
+    trajectory: Trajectory,
+    lr: StepSize,
+    kl_coefficient: float,
+) -> MetaLossValue:
+    """``C`` of those kinds that have a meta-loss, and its KL, ``[T]``, as functions of the start.
+
+    ``start`` is theta_0 once for each task, ``[T, ...]``; the kinds are those of
+    :func:`init_gradient`.
+    """
+    last = trajectory.returns.shape[1] - 1
+    theta = start
+    match kind:
         case "fomaml":
-            before = P.add(P.select(trajectory.theta, slice(None), last - 1), shift)
-            batch = _data(trajectory, last - 1)
-            leaves = theta = P.leaves(inner_step(task_loss, before, phi, batch, lr))
+            here = P.detach(start)
+            before = _moved(trajectory, last - 1, here)
+            ahead = inner_step(task_loss, before, phi, _data(trajectory, last - 1), lr)
+            theta = {n: tensor + (start[n] - here[n]) for n, tensor in ahead.items()}
         case "maml":
-            leaves = theta = P.leaves(start)
             for k in range(last):
                 batch = _data(trajectory, k)
                 theta = inner_step(task_loss, theta, phi, batch, lr, create_graph=True)
         case _:
             assert_never(kind)
-    value = meta_loss(theta, phi, _data(trajectory, last), kl_coefficient)
-    gradient = _gradient(value.loss, leaves)
-    return InitGradient(gradient, MetaLossValue(value.loss.detach(), value.kl.detach()))
+    return meta_loss(theta, phi, _data(trajectory, last), kl_coefficient)
+
+
+def _moved(trajectory: Trajectory, k: int, start: Params) -> Params:
+    """theta_k of each trajectory, moved as far as its initialisation, ``[T, ...]``."""
+    return {n: x[:, k] + (start[n] - x[:, 0]) for n, x in trajectory.theta.items()}
 
 
 def _gradient(loss: Tensor, inputs: Params) -> Params:
@@ -164,7 +195,7 @@ def _gradient(loss: Tensor, inputs: Params) -> Params:
 
 
 def _path_length_gradient(
-    task_loss: TaskLoss, phi: Params, trajectory: Trajectory, shift: Params
+    task_loss: TaskLoss, phi: Params, trajectory: Trajectory, start: Params
 ) -> Params:
     """``-sum_k (dtheta_k + dL_k grad L(theta_k)) / ||(dtheta_k, dL_k)||``, stacked ``[T, ...]``.
 
@@ -175,7 +206,7 @@ def _path_length_gradient(
     total = P.zeros_like(P.select(trajectory.theta, slice(None), 0))
     for k in range(points - 1):
         batch = _data(trajectory, k)
-        here = P.leaves(P.add(P.select(trajectory.theta, slice(None), k), shift))
+        here = P.leaves(_moved(trajectory, k, start))
         there = P.select(trajectory.theta, slice(None), k + 1)
         loss = task_loss(here, phi, batch)
         gradient = _gradient(loss, here)
