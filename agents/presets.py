@@ -32,7 +32,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "warp layers and initialisation, exact look-ahead on every trajectory state",
             _GATES,
             _THREE,
-            LearnerConfig(objective="exact", schedule="offline", init="fomaml", kl_target=0.04),
+            LearnerConfig(init="fomaml", kl_target=0.04),
         ),
         "warp-leap": Preset(
             "warp layers, and an initialisation from which the paths are short",

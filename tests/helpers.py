@@ -96,6 +96,7 @@ class Problem:
         return TrajectoryState(
             task=torch.tensor([t for t, _ in rows]),
             step=torch.tensor([k for _, k in rows]),
+            start={n: torch.stack([v[t, 0] for t, _ in rows]) for n, v in theta.items()},
             theta={n: torch.stack([v[t, k] for t, k in rows]) for n, v in theta.items()},
             support=at(0),
             query=at(1),

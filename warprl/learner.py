@@ -257,9 +257,9 @@ class Learner:
         def kl(chunk: Indices, leaves: Params) -> Tensor:
             losses = self.task_loss, self.meta_loss
             if group == "phi":
-                states = buffer.states(chunk, state.theta)
+                states = buffer.states(chunk)
                 return warp_objective(
-                    self.config.objective, *losses, leaves, states, self.inner_lr, 0.0
+                    self.config.objective, *losses, state.theta, leaves, states, self.inner_lr, 0.0
                 ).value.kl
             assert self.config.init in ("fomaml", "maml")
             start, trajectories = P.broadcast(leaves, len(chunk)), buffer.trajectories(chunk)
@@ -305,10 +305,10 @@ class Learner:
 
         def warp(chunk: Indices) -> _Part:
             leaves = P.leaves(phi)
-            states = buffer.states(chunk, theta)
+            states = buffer.states(chunk)
             ahead, value = warp_objective(
                 self.config.objective, self.task_loss, self.meta_loss,
-                leaves, states, self.inner_lr, kl_coefficient,
+                theta, leaves, states, self.inner_lr, kl_coefficient,
             )  # fmt: skip
             inputs = [*leaves.values(), *(ahead.values() if on_the_way else ())]
             gradients = iter(torch.autograd.grad(value.loss.sum(), inputs, materialize_grads=True))

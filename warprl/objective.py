@@ -75,6 +75,7 @@ def warp_objective(
     kind: ObjectiveKind,
     task_loss: TaskLoss,
     meta_loss: MetaLoss,
+    theta_0: Params,
     phi: Params,
     state: TrajectoryState,
     lr: StepSize,
@@ -84,15 +85,21 @@ def warp_objective(
 
     ``exact`` (eq. 11): ``L_meta(theta_k - alpha grad L_task(theta_k; phi, D_k); phi, D_{k+1})``, in
     which phi acts twice. ``approximate`` (eq. 12): a stop-gradient round the look-ahead.
+
+    In later epochs theta_0 ``[...]`` may have left the one that the states were reached from. The
+    look-aheads are taken to have moved as far, so that both motions are seen together.
     """
     match kind:
         case "exact":
             theta = P.leaves(state.theta)
             ahead = inner_step(task_loss, theta, phi, state.support, lr, create_graph=True)
         case "approximate":
-            ahead = P.leaves(inner_step(task_loss, state.theta, phi, state.support, lr))
+            ahead = inner_step(task_loss, state.theta, phi, state.support, lr)
         case _:
             assert_never(kind)
+    ahead = {n: x + (theta_0[n] - state.start[n]) for n, x in ahead.items()}
+    if kind == "approximate":
+        ahead = P.leaves(ahead)
     return LookAhead(ahead, meta_loss(ahead, phi, state.query, kl_coefficient))
 
 
@@ -120,8 +127,8 @@ def init_gradient(
 
     * ``fixed``: zero.
     * ``reptile``: ``1/2 ||theta_0 - sg[theta_K]||^2`` (Nichol et al., 2018).
-    * ``fomaml``: ``L_meta`` behind the last inner step, taken anew from theta_{K-1} on the stored
-      D_{K-1}; first order (Finn et al., ICML 2017).
+    * ``fomaml``: ``L_meta`` at theta_K, the last inner step taken anew on the stored D_{K-1};
+      first order (Finn et al., ICML 2017).
     * ``maml``: ``L_meta`` after K inner steps on the stored D_0 .. D_{K-1}, differentiated through.
     * ``leap``: the length of the path in (theta, loss) space (Flennerhag et al., ICLR 2019).
 
@@ -172,10 +179,9 @@ def init_loss(
     theta = start
     match kind:
         case "fomaml":
-            here = P.detach(start)
-            before = _moved(trajectory, last - 1, here)
+            before = P.select(trajectory.theta, slice(None), last - 1)
             ahead = inner_step(task_loss, before, phi, _data(trajectory, last - 1), lr)
-            theta = {n: tensor + (start[n] - here[n]) for n, tensor in ahead.items()}
+            theta = {n: x + (start[n] - trajectory.theta[n][:, 0]) for n, x in ahead.items()}
         case "maml":
             for k in range(last):
                 batch = _data(trajectory, k)
@@ -183,11 +189,6 @@ def init_loss(
         case _:
             assert_never(kind)
     return meta_loss(theta, phi, _data(trajectory, last), kl_coefficient)
-
-
-def _moved(trajectory: Trajectory, k: int, start: Params) -> Params:
-    """theta_k of each trajectory, moved as far as its initialisation, ``[T, ...]``."""
-    return {n: x[:, k] + (start[n] - x[:, 0]) for n, x in trajectory.theta.items()}
 
 
 def _gradient(loss: Tensor, inputs: Params) -> Params:
@@ -206,7 +207,8 @@ def _path_length_gradient(
     total = P.zeros_like(P.select(trajectory.theta, slice(None), 0))
     for k in range(points - 1):
         batch = _data(trajectory, k)
-        here = P.leaves(_moved(trajectory, k, start))
+        moved = {n: x[:, k] + (start[n] - x[:, 0]) for n, x in trajectory.theta.items()}
+        here = P.leaves(moved)
         there = P.select(trajectory.theta, slice(None), k + 1)
         loss = task_loss(here, phi, batch)
         gradient = _gradient(loss, here)

@@ -81,6 +81,7 @@ class TrajectoryState(NamedTuple):
 
     task: Tensor  # [S] int64
     step: Tensor  # [S] int64, the k of each state
+    start: Params  # [S, ...], the theta_0 that led to theta_k
     theta: Params  # [S, ...], theta_k
     support: Batch  # [S, N, ...], D_k, for L_task
     query: Batch  # [S, N, ...], D_{k+1}, for L_meta
