@@ -105,6 +105,11 @@ def dump(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def flat(config: RunConfig) -> dict[str, Any]:
+    """Every key as ``--set`` takes it, such as ``learner.lr``, with its value."""
+    return dict(_leaves(config.model_dump(mode="json")))
+
+
 def require_family(name: str) -> None:
     """Raise UserError, with the nearest name, unless there is a task family of this name."""
     _known("family", name, family_names())

@@ -157,7 +157,7 @@ def recall(run: stored.StoredRun, protocol: Protocol) -> dict[str, Any] | None:
             if summary["protocol"] != known:
                 continue
             if summary["curves"][0]["digest"] == _trained(run).digest():
-                return summary
+                return summary | {"folder": str(path.parent)}  # it may have moved with its run
         except (OSError, ValueError, LookupError, TypeError):
             continue  # of another version, or damaged: measured anew
     return None

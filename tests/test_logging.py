@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 
 from warprl.launch.errors import UserError
-from warprl.launch.logging import RunLog, duration
+from warprl.launch.logging import RunLog, duration, read
 
 
 def metrics(iteration: int, **more: Any) -> dict[str, Any]:
@@ -85,6 +85,17 @@ def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path: Path, damage: str
     path.write_text(before)
     with pytest.raises(UserError, match="metrics.jsonl, line 2, is damaged"):
         RunLog(tmp_path, plain(), 1, 2)
+    assert path.read_text() == before
+
+
+def test_metrics_are_read_back_up_to_an_iteration_and_nothing_is_written(tmp_path: Path) -> None:
+    assert read(tmp_path / "metrics.jsonl", 9) == []
+    write(tmp_path, plain(), 1, 3)
+    path = tmp_path / "metrics.jsonl"
+    before = path.read_text() + '{"iteration": 4, "retu'
+    path.write_text(before)
+    assert read(path, 2) == [metrics(1), metrics(2)]
+    assert read(path, 9) == [metrics(1), metrics(2), metrics(3)]
     assert path.read_text() == before
 
 
