@@ -97,7 +97,7 @@ def group(members: Iterable[Member]) -> list[Group]:
     """Groups in the order of their first runs, each labelled with its agent.
 
     If an agent has several groups, the keys that they differ in are part of the label. Raises
-    UserError for runs that differ in nothing.
+    UserError for runs that do not differ even in their seed.
     """
     found: dict[str, dict[int, Member]] = {}
     for member in members:
@@ -105,7 +105,7 @@ def group(members: Iterable[Member]) -> list[Group]:
         twin = alike.setdefault(member.run.config.seed, member)
         if twin is not member:
             raise UserError(
-                f"{twin.run.folder} and {member.run.folder} are the same run, of seed "
+                f"{twin.run.folder} and {member.run.folder} have the same settings and seed "
                 f"{member.run.config.seed}: name one of them"
             )
     settings = [json.loads(key) for key in found]

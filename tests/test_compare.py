@@ -339,8 +339,8 @@ def test_what_cannot_be_compared_is_refused_before_any_work(
     message = refused(capsys, "a1", "b")
     assert f"cannot compare: {tmp_path / 'a1'} is of family {POINT} and " in message
     assert "no run 'gone': known: a1, a2, b, c" in refused(capsys, "a1", "gone")
-    assert "a1 are the same run, of seed 1: name one of them" in refused(capsys, "a1", "a1")
-    assert "c are the same run, of seed 1: name one of them" in refused(capsys, "a1", "c")
+    assert "a1 have the same settings and seed 1: name one of them" in refused(capsys, "a1", "a1")
+    assert "c have the same settings and seed 1: name one of them" in refused(capsys, "a1", "c")
     assert "--steps 0: must be 1 or more" in refused(capsys, "a1", "--steps", "0")
     assert "--episodes 0: must be 1 or more" in refused(capsys, "a1", "--episodes", "0")
     assert "--seed -1: must be 0 or more" in refused(capsys, "a1", "--seed", "-1")
