@@ -189,7 +189,7 @@ def evaluate(
 def compare(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Runs of one family: names under runs/, or paths."),
+        typer.Argument(metavar="RUN", help="Runs of one family: names under runs/, or paths."),
     ],
     steps: Annotated[
         int, typer.Option(parser=_whole, metavar="N", help="Inner steps; may exceed training.")
