@@ -98,10 +98,22 @@ class GaussianPolicy:
         x = obs
         last = len(self.config.hidden)
         for layer in range(last):
-            x = tanh(_task_layer(theta, layer, x))
-            if self.config.warp is not None and phi:
-                x = apply_warp(self.config.warp, subtree(f"warp_{layer}", phi), x)
+            x = self._warp(phi, layer, tanh(_task_layer(theta, layer, x)))
         return _task_layer(theta, last, x)
+
+    def activations(self, theta: Params, phi: Params, obs: Tensor) -> list[Tensor]:
+        """What enters the warp behind each hidden layer, ``[T, N, width]``."""
+        found: list[Tensor] = []
+        x = obs
+        for layer in range(len(self.config.hidden)):
+            found.append(tanh(_task_layer(theta, layer, x)))
+            x = self._warp(phi, layer, found[-1])
+        return found
+
+    def _warp(self, phi: Params, layer: int, x: Tensor) -> Tensor:
+        if self.config.warp is None or not phi:
+            return x
+        return apply_warp(self.config.warp, subtree(f"warp_{layer}", phi), x)
 
     def fold(self, theta: Params, phi: Params) -> tuple[Params, Params]:
         """The same policy with ``linear`` warps merged into the task layers above them.

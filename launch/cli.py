@@ -185,6 +185,45 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN", help="Runs of one family: names under runs/, or paths."),
+    ],
+    steps: Annotated[
+        int, typer.Option(parser=_whole, metavar="N", help="Inner steps; may exceed training.")
+    ] = 10,
+    episodes: Annotated[
+        int, typer.Option(parser=_whole, metavar="N", help="Episodes a task and step.")
+    ] = 20,
+    seed: Annotated[
+        int, typer.Option(parser=_whole, metavar="N", help="Seed of the episodes.")
+    ] = 0,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="A new folder.", show_default="runs/comparisons/<time>"
+        ),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Compare runs on the same held-out tasks; runs that differ in their seed alone count as one.
+
+    Evaluations that a run already has under the same protocol are used again.
+    """
+
+    def work() -> Outcome:
+        from warprl.launch import compare, runs
+
+        return compare.compare(
+            [runs.find(name) for name in names], steps=steps, episodes=episodes, seed=seed,
+            out=out, console=_console(json),
+        )  # fmt: skip
+
+    return _finish(work, json)
+
+
+@app.command()
 def render(
     run: Run,
     task: Annotated[

@@ -126,6 +126,11 @@ def require_consistent(
         )
 
 
+def flat(config: RunConfig) -> dict[str, Any]:
+    """Every key as ``--set`` takes it, such as ``learner.lr``, with its value."""
+    return dict(_leaves(config.model_dump(mode="json")))
+
+
 def require_family(name: str) -> None:
     """Raise UserError, with the nearest name, unless there is a task family of this name."""
     _known("family", name, family_names())

@@ -59,7 +59,8 @@ def test_help_and_version_load_nothing_heavy() -> None:
         "print(*{m.partition('.')[0] for m in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for verb in ("train", "resume", "evaluate", "render", "envs", "agents", "config", "doctor"):
+    verbs = "train resume evaluate compare render envs agents config doctor"
+    for verb in verbs.split():
         assert f" {verb} " in done.stdout
     assert f"warprl {__version__}" in done.stdout
     loaded = done.stdout.splitlines()[-1].split()
@@ -83,6 +84,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
         (("train", FAMILY, "--run", "/proc/run"), "cannot make the run folder /proc/run: "),
         (("resume", "gone"), "no run 'gone': there are no runs in "),
         (("evaluate", "gone"), "no run 'gone'"),
+        (("compare", "gone"), "no run 'gone'"),
         (("render", "gone"), "no run 'gone'"),
         (("envs", "ant"), "unknown family 'ant': "),
         (("config", "ant"), "unknown family 'ant': "),
@@ -121,12 +123,18 @@ def test_a_folder_that_is_no_run_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "mine").mkdir()
-    for verb in ("resume", "evaluate", "render"):
+    for verb in ("resume", "evaluate", "compare", "render"):
         assert "is not a run: it holds no config.yaml" in refused(capsys, verb, "mine")
 
 
 @pytest.mark.parametrize(
-    ("verb", "part"), [("resume", "checkpoints"), ("evaluate", "evaluation"), ("render", "videos")]
+    ("verb", "part"),
+    [
+        ("resume", "checkpoints"),
+        ("evaluate", "evaluation"),
+        ("compare", "evaluation"),
+        ("render", "videos"),
+    ],
 )
 def test_a_run_that_cannot_be_written_is_refused_before_any_work(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
