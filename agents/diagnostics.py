@@ -60,15 +60,17 @@ def warp_cosine(policy: GaussianPolicy, theta: Params, phi: Params, batch: Batch
     """Cosine between the task gradients with the warps and without, ``[S]``.
 
     Both are ``grad_theta L_task(theta; phi, D)`` over all of theta ``[S, ...]``, once with phi and
-    once with every warp at the identity. One measures on data that the other policy drew; the
-    likelihood ratios in L_task account for that, at the price of noise where the two are far apart.
+    once with every warp at the identity. Each network is taken for the one that drew the data:
+    where the two are far apart, true likelihood ratios would bury the direction in noise.
     """
     loss = InnerLoss(policy)
     with torch.enable_grad():
         leaves = P.leaves(theta)
         flat = []
         for warps in (P.detach(phi), {}):  # no parameters: no warps
-            gradient = torch.autograd.grad(loss(leaves, warps, batch).sum(), list(leaves.values()))
+            own = policy.log_prob(theta, warps, batch.obs, batch.act).detach()
+            value = loss(leaves, warps, batch._replace(logp=own)).sum()
+            gradient = torch.autograd.grad(value, list(leaves.values()))
             flat.append(torch.cat([tensor.flatten(1) for tensor in gradient], 1).double())
     sizes = [torch.linalg.vector_norm(gradient, dim=1) for gradient in flat]
     cosine: Tensor = (flat[0] * flat[1]).sum(1) / (sizes[0] * sizes[1])

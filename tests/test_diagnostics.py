@@ -107,14 +107,16 @@ def test_cosine_is_that_of_finite_differences_of_the_naive_loss(kind: WarpKind) 
     t, k = 1, 1
     here = select(problem.trajectory.theta, slice(t, t + 1), k)
     found = warp_cosine(problem.policy, here, problem.phi, row(problem.trajectory.data, t, k))
-    flat = []
+    flat, at = [], problem.paths[t].theta[k]
     for warp in (kind, None):
         setting = problem.setting()._replace(warp=warp)
+        data = [
+            step._replace(logp=naive.log_prob(warp, at, problem.phi, step.obs, step.act).item())
+            for step in problem.paths[t].data[k]
+        ]
         slopes = finite_difference(
-            lambda theta, s=setting: naive.task_loss(  # type: ignore[misc]
-                s, theta, problem.phi, problem.paths[t].data[k]
-            ),
-            problem.paths[t].theta[k],
+            lambda theta, s=setting, d=data: naive.task_loss(s, theta, problem.phi, d),  # type: ignore[misc]
+            at,
         )
         flat.append(torch.cat([slope.flatten() for slope in slopes.values()]))
     expected = float(flat[0] @ flat[1] / (flat[0].norm() * flat[1].norm()))
