@@ -22,7 +22,7 @@ class Motion(NamedTuple):
     """What one environment step did, for the reward."""
 
     position: NDArray[np.float64]  # [N, D], of the tracked point after the step, m
-    velocity: NDArray[np.float64]  # [N, D], its displacement over the step / dt, m/s
+    velocity: NDArray[np.float64]  # [N, D], its displacement over the step / dt, or at the end, m/s
     control: NDArray[np.float32]  # [N, A], the actuator command u after scaling and clipping
     terminated: NDArray[np.bool_]  # [N], whether the step ended the episode
 
@@ -51,12 +51,23 @@ class LocomotionFamily(TaskFamily):
 
     def __init__(self) -> None:
         """Load the model, for the spaces."""
-        model = load_model(self.model_file)
+        model = self.model()
         size = model.nq - self.skipped_positions + model.nv
         low, high = self.action_scale * model.actuator_ctrlrange.T.astype(np.float32)
         self.dt = model.opt.timestep * self.frame_skip
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float64)
         self.action_space = Box(low, high, dtype=np.float32)
+
+    def model(self) -> mujoco.MjModel:
+        """The model of the physics, compiled once a process; treat it as read-only."""
+        return load_model(self.model_file)
+
+    def draw_noise(
+        self, rng: np.random.Generator, positions: tuple[int, int], velocities: tuple[int, int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Offsets from the initial qpos and qvel, in arrays of these shapes."""
+        scale = self.reset_noise
+        return rng.uniform(-scale, scale, positions), scale * rng.standard_normal(velocities)
 
     def make_batch(self, num_envs: int) -> LocomotionBatch:
         """``num_envs`` simulations stepped together on one thread."""
@@ -66,6 +77,12 @@ class LocomotionFamily(TaskFamily):
     def track(self, physics: Physics) -> NDArray[np.float64]:
         """Position ``[N, D]`` of the point whose motion is rewarded; a view is enough."""
 
+    def velocity(
+        self, physics: Physics, before: NDArray[np.float64], after: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Velocity ``[N, D]`` of that point, which a step took from ``before`` to ``after``."""
+        return (after - before) / self.dt
+
     @abstractmethod
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rewards ``[N]`` under the task numbers ``target`` ``[N, D]``."""
@@ -74,13 +91,17 @@ class LocomotionFamily(TaskFamily):
         """``[N]``: simulations whose episode ends here; none by default."""
         return np.zeros(len(physics.qpos), dtype=np.bool_)
 
+    def observe(self, physics: Physics) -> NDArray[np.float64]:
+        """Observations ``[N, O]``, in an array of its own that callers may keep."""
+        return np.concatenate((physics.qpos[:, self.skipped_positions :], physics.qvel), axis=1)
+
     @abstractmethod
     def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
         """Add the task's marker to a model for drawing."""
 
     def card(self, *, reward: str, differences: str, source: str) -> Definition:
         """The definition card; what the robot fixes is filled in here."""
-        model = load_model(self.model_file)
+        model = self.model()
         low, high = model.actuator_ctrlrange[0]
         return Definition(
             name=self.name,
@@ -116,7 +137,7 @@ class LocomotionBatch(RenderableBatch):
 
     def __init__(self, family: LocomotionFamily, num_envs: int) -> None:
         """Raises ValueError if ``num_envs`` is not positive."""
-        model = load_model(family.model_file)
+        model = family.model()
         self.family = family
         self.num_envs = num_envs
         self.horizon = family.horizon
@@ -138,7 +159,7 @@ class LocomotionBatch(RenderableBatch):
         check_reset(tasks, generators, self.num_envs)
         self._target[:] = task_rows(tasks, self.num_envs)
         self.physics.reset(*self._initial_states(generators, self.num_envs))
-        return self._observe()
+        return self.family.observe(self.physics)
 
     def restart(
         self,
@@ -150,7 +171,7 @@ class LocomotionBatch(RenderableBatch):
         check_reset(tasks, generators, len(ids))
         self._target[ids] = task_rows(tasks, len(ids))
         self.physics.reset(*self._initial_states(generators, len(ids)), ids)
-        return self._observe()[ids]
+        return self.family.observe(self.physics)[ids]
 
     def step(
         self, action: NDArray[np.float32]
@@ -162,9 +183,10 @@ class LocomotionBatch(RenderableBatch):
         self.physics.step()
         position = self.family.track(self.physics).copy()
         terminated = self.family.terminated(self.physics)
-        velocity = (position - before) / self.family.dt
+        velocity = self.family.velocity(self.physics, before, position)
         motion = Motion(position, velocity, control, terminated)
-        return self._observe(), self.family.reward(motion, self._target), terminated
+        reward = self.family.reward(motion, self._target)
+        return self.family.observe(self.physics), reward, terminated
 
     def faults(self) -> NDArray[np.bool_]:
         """``[N]``: simulations that MuJoCo warned about since their reset."""
@@ -175,20 +197,12 @@ class LocomotionBatch(RenderableBatch):
         qpos: NDArray[np.float64] = self.physics.qpos[index].copy()
         return qpos
 
-    def _observe(self) -> NDArray[np.float64]:
-        """Observations ``[N, O]``, in an array of its own that callers may keep."""
-        positions = self.physics.qpos[:, self.family.skipped_positions :]
-        return np.concatenate((positions, self.physics.qvel), axis=1)
-
     def _initial_states(
         self, generators: Sequence[np.random.Generator], n: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """qpos ``[n, nq]`` and qvel ``[n, nv]``; each generator draws its positions first."""
-        episodes, scale = n // len(generators), self.family.reset_noise
+        episodes = n // len(generators)
         nq, nv = self.physics.qpos.shape[1], self.physics.qvel.shape[1]
-        draws = [
-            (g.uniform(-scale, scale, (episodes, nq)), scale * g.standard_normal((episodes, nv)))
-            for g in generators
-        ]
+        draws = [self.family.draw_noise(g, (episodes, nq), (episodes, nv)) for g in generators]
         qpos, qvel = (np.concatenate(parts) for parts in zip(*draws, strict=True))
         return self._init_qpos + qpos, qvel

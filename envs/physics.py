@@ -71,7 +71,8 @@ class Physics:
 
     ``qpos`` ``[N, nq]``, ``qvel`` ``[N, nv]`` and ``ctrl`` ``[N, nu]`` are live views: writing to
     them is writing the state. ``xpos`` ``[N, nbody, 3]`` is read-only and, as after
-    ``mujoco.mj_step``, one substep behind the state.
+    ``mujoco.mj_step``, one substep behind the state. If the model has position or velocity sensors,
+    they, ``sensordata`` ``[N, nsensordata]``, and ``xpos`` are of the state itself.
     """
 
     def __init__(self, model: mujoco.MjModel, num_envs: int, frame_skip: int) -> None:
@@ -86,6 +87,10 @@ class Physics:
         self.ctrl: NDArray[np.float64] = self._batch.bind("ctrl")
         # A derived field is filled by the next call only, so bind it before the first one.
         self.xpos: NDArray[np.float64] = self._batch.bind("xpos")
+        self.sensordata: NDArray[np.float64] = self._batch.bind("sensordata")
+        # Sensors cost a second pass over the kinematics, which only a model that has them pays for.
+        stage = mujoco.mjtStage.mjSTAGE_VEL if model.nsensordata else mujoco.mjtStage.mjSTAGE_NONE
+        self._stage: int = stage.value
 
     def reset(
         self,
@@ -111,7 +116,7 @@ class Physics:
         A simulation in which MuJoCo raises an error keeps its state; see :meth:`faults`.
         """
         with self._failures_recorded():
-            self._batch.step(nstep=self._frame_skip)
+            self._batch.step(nstep=self._frame_skip, stage=self._stage)
 
     def faults(self) -> NDArray[np.bool_]:
         """``[N]``: simulations MuJoCo warned about or raised in since their last reset.

@@ -5,14 +5,26 @@ from __future__ import annotations
 import difflib
 import functools
 
-from warprl.envs.ant import AntDir, AntGoal
+from warprl.envs.ant import AntDir, AntDir2D, AntGoal, AntVel
 from warprl.envs.family import TaskFamily
 from warprl.envs.half_cheetah import HalfCheetahDir, HalfCheetahVel
-from warprl.envs.point import PointNavigation
+from warprl.envs.half_cheetah_maml2017 import HalfCheetahDirMaml2017, HalfCheetahVelMaml2017
+from warprl.envs.point import PointNavigation, PointSparse
 
 _FAMILIES: dict[str, type[TaskFamily]] = {
     family.name: family
-    for family in (PointNavigation, HalfCheetahDir, HalfCheetahVel, AntDir, AntGoal)
+    for family in (
+        PointNavigation,
+        PointSparse,
+        HalfCheetahDir,
+        HalfCheetahVel,
+        HalfCheetahDirMaml2017,
+        HalfCheetahVelMaml2017,
+        AntDir,
+        AntDir2D,
+        AntVel,
+        AntGoal,
+    )
 }
 
 
