@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from warprl.envs.family import Definition
 from warprl.envs.locomotion import LocomotionFamily, Motion, control_cost
-from warprl.envs.markers import add_direction, add_goal
+from warprl.envs.markers import add_direction, add_goal, look_down
 from warprl.envs.physics import Physics
 from warprl.envs.tasks import Direction, Directions, DiscGoals, Goal
 from warprl.types import Task
@@ -94,9 +94,7 @@ class AntGoal(Ant):
         """A column at the goal, seen from above so that it is always in the picture."""
         assert isinstance(task, Goal)
         add_goal(spec, task.x, task.y, radius=0.2, height=1.0)
-        camera = spec.camera("track")
-        camera.pos = (0.0, -5.0, 5.0)
-        camera.alt.xyaxes = (1.0, 0.0, 0.0, 0.0, 1.0, 1.0)
+        look_down(spec)
 
     def definition(self) -> Definition:
         """The definition card."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,11 +65,18 @@ class Physics:
     """``num_envs`` simulations of one model.
 
     ``qpos`` ``[N, nq]``, ``qvel`` ``[N, nv]`` and ``ctrl`` ``[N, nu]`` are live views: writing to
-    them is writing the state. ``xpos`` ``[N, nbody, 3]`` is read-only and, as after
-    ``mujoco.mj_step``, one substep behind the state.
+    them is writing the state. ``xpos`` ``[N, nbody, 3]`` and the further ``derived`` fields, by
+    their names in ``mujoco.MjData``, are read-only and, as after ``mujoco.mj_step``, one substep
+    behind the state.
     """
 
-    def __init__(self, model: mujoco.MjModel, num_envs: int, frame_skip: int) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        num_envs: int,
+        frame_skip: int,
+        derived: Sequence[str] = (),
+    ) -> None:
         """Raises ValueError if ``num_envs`` is not positive."""
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
@@ -81,6 +88,9 @@ class Physics:
         self.ctrl: NDArray[np.float64] = self._batch.bind("ctrl")
         # A derived field is filled by the next call only, so bind it before the first one.
         self.xpos: NDArray[np.float64] = self._batch.bind("xpos")
+        self.derived: dict[str, NDArray[np.float64]] = {
+            name: self._batch.bind(name) for name in derived
+        }
 
     def reset(
         self,
@@ -126,9 +136,9 @@ class Physics:
         field: NDArray[np.float64] = self._batch.expand(name)
         return field
 
-    def apply_model_fields(self) -> None:
-        """Derive the constants that depend on the per-simulation model fields."""
-        self._batch.set_const()
+    def apply_model_fields(self, ids: NDArray[np.intp] | None = None) -> None:
+        """Derive the constants that depend on the model fields of simulations ``ids`` (all)."""
+        self._batch.set_const(ids)
 
     @contextmanager
     def _failures_recorded(self) -> Iterator[None]:

@@ -8,11 +8,26 @@ import functools
 from warprl.envs.ant import AntDir, AntGoal
 from warprl.envs.family import TaskFamily
 from warprl.envs.half_cheetah import HalfCheetahDir, HalfCheetahVel
+from warprl.envs.hopper import HopperRandParams
+from warprl.envs.humanoid import HumanoidDir, HumanoidDir2d
 from warprl.envs.point import PointNavigation
+from warprl.envs.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
 
 _FAMILIES: dict[str, type[TaskFamily]] = {
     family.name: family
-    for family in (PointNavigation, HalfCheetahDir, HalfCheetahVel, AntDir, AntGoal)
+    for family in (
+        PointNavigation,
+        HalfCheetahDir,
+        HalfCheetahVel,
+        AntDir,
+        AntGoal,
+        Walker2dDir,
+        Walker2dVel,
+        Walker2dRandParams,
+        HopperRandParams,
+        HumanoidDir,
+        HumanoidDir2d,
+    )
 }
 
 

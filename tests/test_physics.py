@@ -12,12 +12,17 @@ import pytest
 from numpy.typing import NDArray
 
 from warprl.envs.ant import AntDir
+from warprl.envs.dynamics import Dynamics
 from warprl.envs.half_cheetah import HalfCheetahDir
+from warprl.envs.hopper import HopperRandParams
+from warprl.envs.humanoid import HumanoidDir, HumanoidDir2d
 from warprl.envs.locomotion import LocomotionBatch, LocomotionFamily, Motion, control_cost
 from warprl.envs.physics import Physics, load_model, model_path, quiet_compiler
-from warprl.envs.tasks import Direction
+from warprl.envs.tasks import Direction, Heading
+from warprl.envs.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
+from warprl.types import Task
 
-FORWARD, BACKWARD = Direction(1.0), Direction(-1.0)
+FORWARD = Direction(1.0)
 FRAME_SKIP = 5
 
 
@@ -43,19 +48,63 @@ class GymnasiumAnt(AntDir):
         return motion.velocity[:, 0] + ~motion.terminated - control_cost(motion.control, 0.5)
 
 
+def survives(motion: Motion, forward: float = 1.0, alive: float = 1.0) -> NDArray[np.float64]:
+    """What Gymnasium's walking robots gain; alone the step that falls is not paid for."""
+    reward: NDArray[np.float64] = forward * motion.velocity[:, 0] + alive * ~motion.terminated
+    return reward
+
+
+class GymnasiumWalker(Walker2dDir):
+    """Gymnasium's own reward, at this family's frame skip."""
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        return survives(motion) - control_cost(motion.control, 1e-3)
+
+
+class GymnasiumNominalWalker(Walker2dRandParams):
+    """Gymnasium's own reward and frame skip."""
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        return survives(motion) - control_cost(motion.control, 1e-3)
+
+
+class GymnasiumNominalHopper(HopperRandParams):
+    """Gymnasium's own reward."""
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        return survives(motion) - control_cost(motion.control, 1e-3)
+
+
+class GymnasiumHumanoid(HumanoidDir):
+    """Gymnasium's own reward."""
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        control = motion.control.astype(np.float64)
+        cost: NDArray[np.float64] = 0.1 * np.square(control).sum(-1)
+        return survives(motion, 1.25, 5.0) - cost
+
+
+def unchanged(bodies: int, geoms: int, dofs: int) -> Dynamics:
+    """The task whose model is the nominal one."""
+    return Dynamics((1.0,) * bodies, (1.0,) * (3 * bodies), (1.0,) * (3 * geoms), (1.0,) * dofs)
+
+
+CONTACT_FREE = {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0}
+
+
 @pytest.mark.parametrize(
-    ("family", "name", "options"),
+    ("family", "task", "name", "options"),
     [
-        (GymnasiumHalfCheetah, "HalfCheetah-v5", {}),
-        (
-            GymnasiumAnt,
-            "Ant-v5",
-            {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0},
-        ),
+        (GymnasiumHalfCheetah, FORWARD, "HalfCheetah-v5", {}),
+        (GymnasiumAnt, FORWARD, "Ant-v5", CONTACT_FREE),
+        (GymnasiumWalker, FORWARD, "Walker2d-v5", {"frame_skip": 8}),
+        (GymnasiumNominalWalker, unchanged(8, 8, 9), "Walker2d-v5", {}),
+        (GymnasiumNominalHopper, unchanged(5, 5, 6), "Hopper-v5", {}),
+        (GymnasiumHumanoid, FORWARD, "Humanoid-v5", CONTACT_FREE),
     ],
 )
 def test_a_batch_equals_gymnasium_for_a_thousand_steps(
-    family: type[LocomotionFamily], name: str, options: dict[str, Any]
+    family: type[LocomotionFamily], task: Task, name: str, options: dict[str, Any]
 ) -> None:
     episodes, num_envs = [1000, 50], 3
     with quiet_compiler():
@@ -64,7 +113,7 @@ def test_a_batch_equals_gymnasium_for_a_thousand_steps(
     actions = np.random.default_rng(0)
     ended = 0
     for episode, length in enumerate(episodes):
-        observation = batch.reset([FORWARD], [np.random.default_rng(episode)])
+        observation = batch.reset([task], [np.random.default_rng(episode)])
         for i, peer in enumerate(peers):
             peer.reset()
             peer.set_state(batch.physics.qpos[i], batch.physics.qvel[i])
@@ -73,31 +122,44 @@ def test_a_batch_equals_gymnasium_for_a_thousand_steps(
             # Gymnasium leaves clipping to MuJoCo but charges for the command it was given.
             action = actions.uniform(-11.0, 11.0, (num_envs, *batch.action_space.shape))
             observation, reward, terminated = batch.step(action.astype(np.float32))
-            command = np.clip(action.astype(np.float32) / np.float32(10.0), -1.0, 1.0)
+            scale, high = np.float32(batch.family.action_scale), peers[0].action_space.high
+            command = np.clip(action.astype(np.float32) / scale, -high, high)
             for i, peer in enumerate(peers):
                 expected = peer.step(command[i])
                 assert np.abs(observation[i] - expected[0]).max() == 0.0
                 assert reward[i] - expected[1] == 0.0
                 assert terminated[i] == expected[2]
             ended += int(terminated.sum())
-    assert (ended > 0) == (name == "Ant-v5"), "the termination was put to the test"
+    assert (ended > 0) == (name != "HalfCheetah-v5"), "the termination was put to the test"
     for peer in peers:
         peer.close()
 
 
-@pytest.mark.parametrize("family", [HalfCheetahDir, AntDir])
+@pytest.mark.parametrize(
+    "family",
+    [
+        HalfCheetahDir,
+        AntDir,
+        Walker2dDir,
+        Walker2dVel,
+        Walker2dRandParams,
+        HopperRandParams,
+        HumanoidDir2d,
+    ],
+)
 def test_neighbours_in_a_batch_do_not_influence_each_other(
     family: type[LocomotionFamily],
 ) -> None:
+    first, second = family().sample_tasks(np.random.default_rng(0), 2)
     crowd, alone = family().make_batch(4), family().make_batch(2)
-    crowd.reset([FORWARD, BACKWARD], [np.random.default_rng(1), np.random.default_rng(2)])
-    alone.reset([BACKWARD], [np.random.default_rng(2)])
+    crowd.reset([first, second], [np.random.default_rng(1), np.random.default_rng(2)])
+    alone.reset([second], [np.random.default_rng(2)])
     actions = np.random.default_rng(3)
     for step in range(60):
         if step == 20:
             crowd.physics.qvel[0] = np.nan
         if step == 40:
-            crowd.restart(np.array([1]), [BACKWARD], [np.random.default_rng(4)])
+            crowd.restart(np.array([1]), [second], [np.random.default_rng(4)])
         action = actions.uniform(-10, 10, (4, *crowd.action_space.shape)).astype(np.float32)
         together = crowd.step(action)
         apart = alone.step(action[2:])
@@ -123,6 +185,20 @@ def test_initial_noise_is_gymnasiums() -> None:
     assert offset.var() == pytest.approx(0.1**2 / 3, rel=0.05)
     assert batch.physics.qvel.var() == pytest.approx(0.01, rel=0.05)
     assert abs(batch.physics.qvel.mean()) < 0.003
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "scale"),
+    [(Walker2dDir, FORWARD, 0.005), (HumanoidDir2d, Heading(0.0), 0.01)],
+)
+def test_initial_noise_of_the_walking_robots_is_uniform_as_gymnasiums(
+    family: type[LocomotionFamily], task: Task, scale: float
+) -> None:
+    batch = family().make_batch(2000)
+    batch.reset([task], [np.random.default_rng(0)])
+    for offset in (batch.physics.qpos - load_model(family.model_file).qpos0, batch.physics.qvel):
+        assert np.abs(offset).max() <= scale
+        assert offset.var() == pytest.approx(scale**2 / 3, rel=0.05)
 
 
 def test_an_array_a_caller_keeps_is_never_written_to() -> None:
