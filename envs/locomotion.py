@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import NamedTuple
 
 import gymnasium
@@ -34,7 +33,7 @@ def control_cost(control: NDArray[np.float32], weight: float) -> NDArray[np.floa
 
 
 class LocomotionFamily(TaskFamily):
-    """Tasks for one of Gymnasium's v5 robots, with its frame skip and its initial noise.
+    """Tasks for one of Gymnasium's v5 robots, with its initial noise.
 
     The policy's output is divided by ``action_scale`` and clipped to the actuators' range, as ProMP
     and its successors do without saying so: it sets exploration (an initial standard deviation of
@@ -46,7 +45,10 @@ class LocomotionFamily(TaskFamily):
     skipped_positions: int  # leading entries of qpos that the observation leaves out
     observation_text: str
     termination_text: str
+    derived_fields: tuple[str, ...] = ()  # of MjData, that the family reads besides xpos
+    velocity_limit = np.inf  # the observation clips qvel to it
     reset_noise = 0.1
+    gaussian_velocities = True  # at the start; uniform like the positions where False
     action_scale = 10.0
 
     def __init__(self) -> None:
@@ -67,7 +69,10 @@ class LocomotionFamily(TaskFamily):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Offsets from the initial qpos and qvel, in arrays of these shapes."""
         scale = self.reset_noise
-        return rng.uniform(-scale, scale, positions), scale * rng.standard_normal(velocities)
+        offset = rng.uniform(-scale, scale, positions)
+        if self.gaussian_velocities:
+            return offset, scale * rng.standard_normal(velocities)
+        return offset, rng.uniform(-scale, scale, velocities)
 
     def make_batch(self, num_envs: int) -> LocomotionBatch:
         """``num_envs`` simulations stepped together on one thread."""
@@ -93,7 +98,16 @@ class LocomotionFamily(TaskFamily):
 
     def observe(self, physics: Physics) -> NDArray[np.float64]:
         """Observations ``[N, O]``, in an array of its own that callers may keep."""
-        return np.concatenate((physics.qpos[:, self.skipped_positions :], physics.qvel), axis=1)
+        velocities = np.clip(physics.qvel, -self.velocity_limit, self.velocity_limit)
+        return np.concatenate((physics.qpos[:, self.skipped_positions :], velocities), axis=1)
+
+    def change_model(
+        self, physics: Physics, target: NDArray[np.float64], ids: NDArray[np.intp] | None
+    ) -> None:
+        """Give simulations ``ids`` (all if None) the model of their tasks ``target`` ``[n, D]``.
+
+        Called before each reset. By default tasks differ in their reward only.
+        """
 
     @abstractmethod
     def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
@@ -103,6 +117,8 @@ class LocomotionFamily(TaskFamily):
         """The definition card; what the robot fixes is filled in here."""
         model = self.model()
         low, high = model.actuator_ctrlrange[0]
+        noise = f"{self.reset_noise:g}"
+        velocity = f"qvel {noise} * N(0, 1)" if self.gaussian_velocities else "qvel likewise"
         return Definition(
             name=self.name,
             reward=reward,
@@ -115,8 +131,7 @@ class LocomotionFamily(TaskFamily):
             action=f"u = clip(a / {self.action_scale:g}, {low:g}, {high:g}), the {model.nu} "
             "actuator commands; a is the policy's output",
             action_scale=self.action_scale,
-            initial_state=f"as Gymnasium v5: qpos0 + U[-{self.reset_noise:g}, "
-            f"{self.reset_noise:g}], qvel {self.reset_noise:g} * N(0, 1)",
+            initial_state=f"as Gymnasium v5: qpos0 + U[-{noise}, {noise}], {velocity}",
             termination=self.termination_text,
             physics=f"MuJoCo {mujoco.__version__}, Gymnasium {gymnasium.__version__} "
             f"{self.model_file}; trajectories of other MuJoCo versions differ",
@@ -143,11 +158,11 @@ class LocomotionBatch(RenderableBatch):
         self.horizon = family.horizon
         self.observation_space = family.observation_space
         self.action_space = family.action_space
-        self.physics = Physics(model, num_envs, family.frame_skip)
+        self.physics = Physics(model, num_envs, family.frame_skip, family.derived_fields)
         self._scale = np.float32(family.action_scale)
         self._low, self._high = model.actuator_ctrlrange.T.astype(np.float32)
         self._init_qpos = model.qpos0.copy()
-        self._target = np.full((num_envs, len(fields(family.task_type))), np.nan)
+        self._target = np.full((num_envs, family.distribution.size), np.nan)
 
     def reset(
         self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
@@ -158,6 +173,7 @@ class LocomotionBatch(RenderableBatch):
         """
         check_reset(tasks, generators, self.num_envs)
         self._target[:] = task_rows(tasks, self.num_envs)
+        self.family.change_model(self.physics, self._target, None)
         self.physics.reset(*self._initial_states(generators, self.num_envs))
         return self.family.observe(self.physics)
 
@@ -170,6 +186,7 @@ class LocomotionBatch(RenderableBatch):
         """Start a new episode in simulations ``ids``; see the base class."""
         check_reset(tasks, generators, len(ids))
         self._target[ids] = task_rows(tasks, len(ids))
+        self.family.change_model(self.physics, self._target[ids], ids)
         self.physics.reset(*self._initial_states(generators, len(ids)), ids)
         return self.family.observe(self.physics)[ids]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mujoco
 import numpy as np
 
@@ -39,6 +41,17 @@ def add_heading(spec: mujoco.MjSpec, angle: float, reach: int = 30, spacing: int
             )
 
 
+def add_bars(spec: mujoco.MjSpec, factors: Sequence[float]) -> None:
+    """Red bars behind the start, one a factor in order from the left, 0.3 m high for 1."""
+    for number, factor in enumerate(factors):
+        spec.worldbody.add_site(
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            pos=(0.3 * (number - (len(factors) - 1) / 2), 0.6, 0.15 * factor),
+            size=(0.06, 0.06, 0.15 * factor),
+            rgba=_RED,
+        )
+
+
 def look_down(spec: mujoco.MjSpec) -> None:
     """Turn the camera that follows the robot down, so that the floor round it is in the picture."""
     camera = spec.camera("track")
@@ -46,12 +59,14 @@ def look_down(spec: mujoco.MjSpec) -> None:
     camera.alt.xyaxes = (1.0, 0.0, 0.0, 0.0, 1.0, 1.0)
 
 
-def add_milestones(spec: mujoco.MjSpec, velocity: float, seconds: int) -> None:
-    """Red posts behind the track, where a perfect runner is after each second."""
-    for second in range(1, seconds + 1):
+def add_milestones(
+    spec: mujoco.MjSpec, velocity: float, seconds: float, interval: float = 1.0
+) -> None:
+    """Red posts behind the track, where a perfect runner is after each interval, in s."""
+    for number in range(1, round(seconds / interval) + 1):
         spec.worldbody.add_site(
             type=mujoco.mjtGeom.mjGEOM_CYLINDER,
-            pos=(velocity * second, 0.6, 0.4),
+            pos=(velocity * interval * number, 0.6, 0.4),
             size=(0.04, 0.4, 0.0),
             rgba=_RED,
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,12 +70,19 @@ class Physics:
     """``num_envs`` simulations of one model.
 
     ``qpos`` ``[N, nq]``, ``qvel`` ``[N, nv]`` and ``ctrl`` ``[N, nu]`` are live views: writing to
-    them is writing the state. ``xpos`` ``[N, nbody, 3]`` is read-only and, as after
-    ``mujoco.mj_step``, one substep behind the state. If the model has position or velocity sensors,
-    they, ``sensordata`` ``[N, nsensordata]``, and ``xpos`` are of the state itself.
+    them is writing the state. ``xpos`` ``[N, nbody, 3]`` and the further ``derived`` fields, by
+    their names in ``mujoco.MjData``, are read-only and, as after ``mujoco.mj_step``, one substep
+    behind the state. If the model has position or velocity sensors, they, ``sensordata`` ``[N,
+    nsensordata]``, and the derived fields are of the state itself.
     """
 
-    def __init__(self, model: mujoco.MjModel, num_envs: int, frame_skip: int) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        num_envs: int,
+        frame_skip: int,
+        derived: Sequence[str] = (),
+    ) -> None:
         """Raises ValueError if ``num_envs`` is not positive."""
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
@@ -91,6 +98,9 @@ class Physics:
         # Sensors cost a second pass over the kinematics, which only a model that has them pays for.
         stage = mujoco.mjtStage.mjSTAGE_VEL if model.nsensordata else mujoco.mjtStage.mjSTAGE_NONE
         self._stage: int = stage.value
+        self.derived: dict[str, NDArray[np.float64]] = {
+            name: self._batch.bind(name) for name in derived
+        }
 
     def reset(
         self,
@@ -136,9 +146,9 @@ class Physics:
         field: NDArray[np.float64] = self._batch.expand(name)
         return field
 
-    def apply_model_fields(self) -> None:
-        """Derive the constants that depend on the per-simulation model fields."""
-        self._batch.set_const()
+    def apply_model_fields(self, ids: NDArray[np.intp] | None = None) -> None:
+        """Derive the constants that depend on the model fields of simulations ``ids`` (all)."""
+        self._batch.set_const(ids)
 
     @contextmanager
     def _failures_recorded(self) -> Iterator[None]:

@@ -9,7 +9,10 @@ from warprl.envs.ant import AntDir, AntDir2D, AntGoal, AntVel
 from warprl.envs.family import TaskFamily
 from warprl.envs.half_cheetah import HalfCheetahDir, HalfCheetahVel
 from warprl.envs.half_cheetah_maml2017 import HalfCheetahDirMaml2017, HalfCheetahVelMaml2017
+from warprl.envs.hopper import HopperRandParams
+from warprl.envs.humanoid import HumanoidDir, HumanoidDir2D
 from warprl.envs.point import PointNavigation, PointSparse
+from warprl.envs.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
 
 _FAMILIES: dict[str, type[TaskFamily]] = {
     family.name: family
@@ -24,6 +27,12 @@ _FAMILIES: dict[str, type[TaskFamily]] = {
         AntDir2D,
         AntVel,
         AntGoal,
+        Walker2dDir,
+        Walker2dVel,
+        Walker2dRandParams,
+        HopperRandParams,
+        HumanoidDir,
+        HumanoidDir2D,
     )
 }
 

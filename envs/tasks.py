@@ -60,6 +60,11 @@ class TaskDistribution(ABC):
     def check(self, task: Task) -> None:
         """Raises ValueError, naming field and range, if ``task`` is outside the support."""
 
+    @property
+    def size(self) -> int:
+        """How many numbers a task has."""
+        return len(fields(self.task_type))
+
     def all_tasks(self) -> list[Task] | None:
         """Every task, if the distribution is discrete."""
         return None
@@ -73,14 +78,24 @@ class TaskDistribution(ABC):
         if not isinstance(values, Mapping) or set(values) != set(names):
             got = sorted(map(str, values)) if isinstance(values, Mapping) else repr(values)
             raise ValueError(f"a task here is a mapping with the fields {names}, got {got}")
-        for name in names:
-            value = values[name]
-            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-            if not number or not math.isfinite(value):
-                raise ValueError(f"task field {name!r} must be a finite number, got {value!r}")
-        task = self.task_type(**{name: float(values[name]) for name in names})
+        task = self.task_type(**{name: self.parse_field(name, values[name]) for name in names})
         self.check(task)
         return task
+
+    def parse_field(self, name: str, value: Any) -> Any:
+        """The value of the task's field ``name``; a number unless a subclass says otherwise.
+
+        Raises ValueError, naming the field and what would be right.
+        """
+        if not is_finite_number(value):
+            raise ValueError(f"task field {name!r} must be a finite number, got {value!r}")
+        return float(value)
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether ``value`` is a number, finite and no truth value."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 class Directions(TaskDistribution):

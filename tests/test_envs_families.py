@@ -15,6 +15,7 @@ import pytest
 
 from warprl.envs import UnknownFamily, family_names, make_family
 from warprl.envs.ant import AntDir, AntDir2D, AntVel, RunningAnt
+from warprl.envs.dynamics import Dynamics
 from warprl.envs.family import RenderableBatch
 from warprl.envs.held_out import NUM_HELD_OUT, load_manifest
 from warprl.envs.locomotion import LocomotionBatch
@@ -38,6 +39,12 @@ def started(name: str, task: Task, num_envs: int = 1) -> RenderableBatch:
 CHEETAH_ACTION = [-20, -10, -5, 0, 5, 30]  # u = -1, -1, -.5, 0, .5, 1; sum u^2 = 3.5
 ANT_ACTION = [-20, -10, -5, 0, 0, 5, 10, 30]  # u = -1, -1, -.5, 0, 0, .5, 1, 1; sum u^2 = 4.5
 ANT_MOVED = [[0.0250190933, 0.0794427602], [0.0332846338, 0.0893809646]]
+HOPPER_ACTION = [-20, 5, 30]  # u = -1, .5, 1; sum u^2 = 2.25
+# u = clip(a / 25, -.4, .4) = -.4, -.4, -.2, 0, .2, .4, .4, 0, ...; sum u^2 = 0.72
+HUMANOID_ACTION = [-20, -10, -5, 0, 5, 10, 20] + [0] * 10
+HUMANOID_MOVED = [[0.0084297142, 0.0036304087], [0.0083121294, 0.0036653523]]
+HEAVY_WALKER = Dynamics((2.0,) * 8, (0.5,) * 24, (1.5,) * 24, (1.25,) * 9)
+HEAVY_HOPPER = Dynamics((2.0,) * 5, (0.5,) * 15, (1.5,) * 15, (1.25,) * 6)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +89,58 @@ ANT_MOVED = [[0.0250190933, 0.0794427602], [0.0332846338, 0.0893809646]]
             ANT_ACTION,
             ANT_MOVED,
             -3.5060963308,
+        ),
+        # The root moves from x = 0.0012509547 to -0.0061694356 in 0.016 s: v_x = -0.4637743944.
+        # d = -1: 0.4637743944 + 1 - 0.001 * 3.5 = 1.4602743944
+        (
+            "walker2d-dir-v1",
+            Direction(-1.0),
+            CHEETAH_ACTION,
+            [[0.0012509547], [-0.0061694356]],
+            1.4602743944,
+        ),
+        # v* = 2.5: 15 - |-0.4637743944 - 2.5| - 0.001 * 3.5 = 15 - 2.9637743944 - 0.0035
+        (
+            "walker2d-vel-v1",
+            Velocity(2.5),
+            CHEETAH_ACTION,
+            [[0.0012509547], [-0.0061694356]],
+            12.0327256056,
+        ),
+        # To x = -0.0002440716 in 0.008 s: v_x = -0.1868782875. v_x + 1 - 0.0035 = 0.8096217125
+        (
+            "walker2d-rand-params-v1",
+            HEAVY_WALKER,
+            CHEETAH_ACTION,
+            [[0.0012509547], [-0.0002440716]],
+            0.8096217125,
+        ),
+        # To x = 0.0011601174 in 0.008 s: v_x = -0.0113546625. v_x + 1 - 0.00225 = 0.9863953375
+        (
+            "hopper-rand-params-v1",
+            HEAVY_HOPPER,
+            HOPPER_ACTION,
+            [[0.0012509547], [0.0011601174]],
+            0.9863953375,
+        ),
+        # The centre of mass moves from x = 0.0084297142 to 0.0083121294 in 0.015 s:
+        # v_x = -0.0078389867. d = -1: 1.25 * 0.0078389867 + 5 - 0.1 * 0.72 = 4.9377987334
+        (
+            "humanoid-dir-v1",
+            Direction(-1.0),
+            HUMANOID_ACTION,
+            HUMANOID_MOVED,
+            4.9377987334,
+        ),
+        # And from y = 0.0036304087 to 0.0036653523: v_y = 0.0023295733. g = (cos 2, sin 2) =
+        # (-0.4161468365, 0.9092974268): <g, v> = 0.0032621696 + 0.0021182751 = 0.0053804447,
+        # 1.25 * 0.0053804447 + 5 - 0.072 = 4.9347255559
+        (
+            "humanoid-dir-2d-v1",
+            Heading(2.0),
+            HUMANOID_ACTION,
+            HUMANOID_MOVED,
+            4.9347255559,
         ),
         # From (0, 0) by (3, -0.5) / 10, clipped: to (0.1, -0.05). g = (0.4, 0.35):
         # the offset is (-0.3, -0.4), so the distance after the move is 0.5.
@@ -198,6 +257,45 @@ def test_an_ant_terminates_outside_its_heights(
     assert batch.family.terminated(batch.physics).tolist() == [ended, False]
 
 
+@pytest.mark.parametrize(
+    ("name", "entry", "inside", "outside"),
+    [
+        ("walker2d-dir-v1", 1, (0.81, 1.99), (0.8, 2.0)),
+        ("walker2d-vel-v1", 2, (-0.99, 0.99), (-1.0, 1.0)),
+        ("walker2d-rand-params-v1", 2, (-0.99, 0.99), (-1.0, 1.0)),
+        ("hopper-rand-params-v1", 1, (0.71, 99.0), (0.7, 0.0)),
+        ("hopper-rand-params-v1", 2, (-0.19, 0.19), (-0.2, 0.2)),
+        ("hopper-rand-params-v1", 3, (-99.0, 99.0), (-100.0, 100.0)),
+        ("humanoid-dir-v1", 2, (1.01, 1.99), (1.0, 2.0)),
+        ("humanoid-dir-2d-v1", 2, (1.01, 1.99), (1.0, 2.0)),
+    ],
+)
+def test_a_walking_robot_terminates_where_gymnasiums_does(
+    name: str, entry: int, inside: tuple[float, float], outside: tuple[float, float]
+) -> None:
+    batch = started(name, make_family(name).held_out_tasks()[0], num_envs=6)
+    assert isinstance(batch, LocomotionBatch)
+    batch.physics.qpos[:5, entry] = (*inside, *outside, np.nan)
+    ended = batch.family.terminated(batch.physics)
+    assert ended.tolist() == [False, False, True, True, True, False]
+
+
+def test_a_hopper_terminates_at_a_velocity_out_of_bounds() -> None:
+    batch = started("hopper-rand-params-v1", HEAVY_HOPPER, num_envs=2)
+    assert isinstance(batch, LocomotionBatch)
+    batch.physics.qvel[0, 4] = -100.0
+    assert batch.family.terminated(batch.physics).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("name", ["walker2d-dir-v1", "hopper-rand-params-v1"])
+def test_the_walkers_observe_their_velocities_up_to_ten(name: str) -> None:
+    batch = started(name, make_family(name).held_out_tasks()[0])
+    assert isinstance(batch, LocomotionBatch)
+    batch.physics.qvel[0, :3] = (-30.0, 9.5, 30.0)
+    velocities = batch.family.observe(batch.physics)[0, batch.physics.qpos.shape[1] - 1 :]
+    assert velocities[:3].tolist() == [-10.0, 9.5, 10.0]
+
+
 def test_a_point_terminates_only_where_both_offsets_are_small() -> None:
     batch = started("point-navigation-v1", Goal(0.1, 0.0), num_envs=3)
     _, _, terminated = batch.step(np.array([[0.95, 0.05], [0.95, 0.2], [1.0, 0.0]], np.float32))
@@ -240,7 +338,7 @@ def test_every_simulation_is_rewarded_for_its_own_task(name: str) -> None:
 def test_spaces_hold_what_a_batch_gives_and_takes(name: str) -> None:
     family = make_family(name)
     batch = started(name, family.held_out_tasks()[0], num_envs=2)
-    limit = family.action_scale * (0.1 if name.startswith("point") else 1.0)
+    limit = family.action_scale * {"point": 0.1, "humanoid": 0.4}.get(name.split("-")[0], 1.0)
     assert np.array_equal(family.action_space.high, np.full_like(family.action_space.high, limit))
     assert np.array_equal(family.action_space.low, -family.action_space.high)
     observation, _, _ = batch.step(np.stack([family.action_space.high, family.action_space.low]))
@@ -312,14 +410,17 @@ def test_task_distributions_have_their_stated_shape() -> None:
     # Means 1.5 and 0; variances (3 - 0)^2 / 12 and (0.5 + 0.5)^2 / 12.
     assert values("half-cheetah-vel-v1").mean() == pytest.approx(1.5, abs=0.05)
     assert values("half-cheetah-vel-v1").var() == pytest.approx(0.75, rel=0.05)
+    assert values("walker2d-vel-v1").mean() == pytest.approx(5.0, abs=0.15)
+    assert values("walker2d-vel-v1").var() == pytest.approx(100 / 12, rel=0.05)
     assert values("point-navigation-v1").var(axis=0) == pytest.approx([1 / 12, 1 / 12], rel=0.05)
     assert values("half-cheetah-vel-maml2017-v1").max() <= 2.0
     assert values("half-cheetah-vel-maml2017-v1").mean() == pytest.approx(1.0, abs=0.05)
     assert values("ant-vel-v1").mean() == pytest.approx(1.5, abs=0.05)
     assert values("ant-vel-v1").var() == pytest.approx(0.75, rel=0.05)
     # Uniform on the circle: a quarter in each quadrant.
-    quadrants = np.bincount((values("ant-dir-2d-v1")[:, 0] // (math.pi / 2)).astype(int))
-    assert quadrants / 4000 == pytest.approx([0.25] * 4, abs=0.03)
+    for name in ("ant-dir-2d-v1", "humanoid-dir-2d-v1"):
+        quadrants = np.bincount((values(name)[:, 0] // (math.pi / 2)).astype(int))
+        assert quadrants / 4000 == pytest.approx([0.25] * 4, abs=0.03)
     # Uniform on the half circle: the angle has mean pi / 2 and variance pi^2 / 12.
     x, y = values("point-sparse-v1").T
     assert np.hypot(x, y) == pytest.approx(1.0, abs=1e-15)
@@ -361,6 +462,39 @@ def test_task_distributions_have_their_stated_shape() -> None:
         ),
         ("point-sparse-v1", {"x": 0.6, "y": 0.7}, "must lie 1 from the origin with y >= 0"),
         ("ant-goal-v1", [1.0, 2.0], r"a mapping with the fields \['x', 'y'\]"),
+        ("walker2d-vel-v1", {"velocity": -1}, "'velocity' must be between 0 and 10, got -1"),
+        (
+            "walker2d-vel-v1",
+            {"velocity": [1.0]},
+            r"'velocity' must be a finite number, got \[1.0\]",
+        ),
+        ("humanoid-dir-2d-v1", {"angle": 6.3}, "'angle' must be at least 0 and less than 2 pi"),
+        ("humanoid-dir-2d-v1", {"angle": -0.1}, "'angle' must be at least 0 and less than 2 pi"),
+        (
+            "hopper-rand-params-v1",
+            asdict(HEAVY_WALKER),
+            "'body_mass' must be a list of 5 finite numbers, got 8 entries",
+        ),
+        (
+            "hopper-rand-params-v1",
+            {**asdict(HEAVY_HOPPER), "dof_damping": 1.0},
+            "'dof_damping' must be a list of 6 finite numbers, got 1.0",
+        ),
+        (
+            "hopper-rand-params-v1",
+            {**asdict(HEAVY_HOPPER), "dof_damping": [1.0, 1.0, 1.0, 1.0, math.nan, 1.0]},
+            "'dof_damping' must be a list of 6 finite numbers, got one that is nan",
+        ),
+        (
+            "hopper-rand-params-v1",
+            {**asdict(HEAVY_HOPPER), "body_mass": [1.0, 1.0, 1.0, 1.0, 3.5]},
+            "'body_mass' must hold multipliers between 0.296 and 3.375, got 3.5",
+        ),
+        (
+            "walker2d-rand-params-v1",
+            {**asdict(HEAVY_WALKER), "dof_damping": [0.4] * 9},
+            "'dof_damping' must hold multipliers between 0.455 and 2.197, got 0.4",
+        ),
     ],
 )
 def test_a_bad_task_is_refused_in_one_line_that_names_the_field(
@@ -490,6 +624,30 @@ def test_arrow_heads_point_where_the_robot_should_run(name: str, task: Task, ang
         head, tail = model.site_pos[bar] + reach, model.site_pos[bar] - reach
         # Both bars of a head meet on the line through the start, at their ends that are ahead.
         assert abs(head @ left) < 0.03 < 0.25 < abs(tail @ left)
+
+
+@pytest.mark.parametrize("angle", [0.5, 2.5, 4.0])
+def test_arrow_heads_on_the_plane_point_along_the_heading(angle: float) -> None:
+    model = make_family("humanoid-dir-2d-v1").render_model(Heading(angle))
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    forward = np.array([math.cos(angle), math.sin(angle)])
+    for first in range(0, model.nsite, 2):
+        # The tips of the two bars of a head meet ahead of their middles.
+        middles = data.site_xpos[first : first + 2, :2]
+        along = data.site_xmat[first : first + 2].reshape(2, 3, 3)[:, :2, 0]
+        assert along @ forward == pytest.approx([math.sqrt(0.5)] * 2)
+        tips = middles + 0.2 * along
+        assert np.linalg.norm(tips[0] - tips[1]) < np.linalg.norm(middles[0] - middles[1])
+        across = middles.mean(axis=0) @ np.array([-forward[1], forward[0]])
+        assert across == pytest.approx(0.0, abs=1e-9)
+
+
+def test_bars_are_as_high_as_the_masses_are_multiplied() -> None:
+    task = Dynamics((1.0, 2.0, 0.5, 1.0, 3.0), (1.0,) * 15, (1.0,) * 15, (1.0,) * 6)
+    model = make_family("hopper-rand-params-v1").render_model(task)
+    assert 2 * model.site_size[:, 2] == pytest.approx([0.6, 0.15, 0.3, 0.9])
+    assert model.site_pos[:, 2] == pytest.approx(model.site_size[:, 2]), "they stand on the floor"
 
 
 def test_importing_the_environments_imports_neither_torch_nor_ray_nor_graphics() -> None:

@@ -15,11 +15,15 @@ import pytest
 from numpy.typing import NDArray
 
 from warprl.envs.ant import AntDir, AntDir2D, AntVel
+from warprl.envs.dynamics import Dynamics
 from warprl.envs.half_cheetah import HalfCheetahDir
 from warprl.envs.half_cheetah_maml2017 import HalfCheetahDirMaml2017, HalfCheetahVelMaml2017
+from warprl.envs.hopper import HopperRandParams
+from warprl.envs.humanoid import HumanoidDir, HumanoidDir2D
 from warprl.envs.locomotion import LocomotionBatch, LocomotionFamily, Motion, control_cost
 from warprl.envs.physics import Physics, load_model, model_path, quiet_compiler
 from warprl.envs.tasks import Direction, Heading, Velocity
+from warprl.envs.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
 from warprl.types import Task
 
 FORWARD, BACKWARD = Direction(1.0), Direction(-1.0)
@@ -49,28 +53,69 @@ class GymnasiumAnt(AntDir):
         return motion.velocity[:, 0] + ~motion.terminated - control_cost(motion.control, 0.5)
 
 
+class GymnasiumWalker(Walker2dDir):
+    """This family's reward, but as in Gymnasium the step that falls is not paid for."""
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        fallen = motion.velocity[:, 0] - control_cost(motion.control, 1e-3)
+        return np.where(motion.terminated, fallen, super().reward(motion, target))
+
+
+class GymnasiumNominalWalker(Walker2dRandParams):
+    """The same, with Gymnasium's frame skip."""
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        fallen = motion.velocity[:, 0] - control_cost(motion.control, 1e-3)
+        return np.where(motion.terminated, fallen, super().reward(motion, target))
+
+
+class GymnasiumNominalHopper(HopperRandParams):
+    """The same for the hopper."""
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        fallen = motion.velocity[:, 0] - control_cost(motion.control, 1e-3)
+        return np.where(motion.terminated, fallen, super().reward(motion, target))
+
+
+class GymnasiumHumanoid(HumanoidDir):
+    """The same for the humanoid, whose command Gymnasium squares in float64."""
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        cost = 0.1 * np.square(motion.control.astype(np.float64)).sum(-1)
+        fallen = 1.25 * motion.velocity[:, 0] - cost
+        return np.where(motion.terminated, fallen, super().reward(motion, target))
+
+
+def unchanged(bodies: int, geoms: int, dofs: int) -> Dynamics:
+    """The task whose model is the nominal one."""
+    return Dynamics((1.0,) * bodies, (1.0,) * (3 * bodies), (1.0,) * (3 * geoms), (1.0,) * dofs)
+
+
+CONTACT_FREE = {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0}
+
+
 @pytest.mark.parametrize(
-    ("family", "name", "options"),
+    ("family", "task", "name", "options"),
     [
-        (GymnasiumHalfCheetah, "HalfCheetah-v5", {}),
-        (
-            GymnasiumAnt,
-            "Ant-v5",
-            {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0},
-        ),
+        (GymnasiumHalfCheetah, FORWARD, "HalfCheetah-v5", {}),
+        (GymnasiumAnt, FORWARD, "Ant-v5", CONTACT_FREE),
+        (GymnasiumWalker, FORWARD, "Walker2d-v5", {"frame_skip": 8}),
+        (GymnasiumNominalWalker, unchanged(8, 8, 9), "Walker2d-v5", {}),
+        (GymnasiumNominalHopper, unchanged(5, 5, 6), "Hopper-v5", {}),
+        (GymnasiumHumanoid, FORWARD, "Humanoid-v5", CONTACT_FREE),
     ],
 )
 def test_a_batch_equals_gymnasium_for_a_thousand_steps(
-    family: type[LocomotionFamily], name: str, options: dict[str, Any]
+    family: type[LocomotionFamily], task: Task, name: str, options: dict[str, Any]
 ) -> None:
     episodes, num_envs = [1000, 50], 3
     with quiet_compiler():
         peers: list[Any] = [gymnasium.make(name, **options).unwrapped for _ in range(num_envs)]
     batch = family().make_batch(num_envs)
     actions = np.random.default_rng(0)
-    ended = 0
+    ended = lived = 0
     for episode, length in enumerate(episodes):
-        observation = batch.reset([FORWARD], [np.random.default_rng(episode)])
+        observation = batch.reset([task], [np.random.default_rng(episode)])
         for i, peer in enumerate(peers):
             peer.reset()
             peer.set_state(batch.physics.qpos[i], batch.physics.qvel[i])
@@ -79,14 +124,17 @@ def test_a_batch_equals_gymnasium_for_a_thousand_steps(
             # Gymnasium leaves clipping to MuJoCo but charges for the command it was given.
             action = actions.uniform(-11.0, 11.0, (num_envs, *batch.action_space.shape))
             observation, reward, terminated = batch.step(action.astype(np.float32))
-            command = np.clip(action.astype(np.float32) / np.float32(10.0), -1.0, 1.0)
+            scale, high = np.float32(batch.family.action_scale), peers[0].action_space.high
+            command = np.clip(action.astype(np.float32) / scale, -high, high)
             for i, peer in enumerate(peers):
                 expected = peer.step(command[i])
                 assert np.abs(observation[i] - expected[0]).max() == 0.0
                 assert reward[i] - expected[1] == 0.0
                 assert terminated[i] == expected[2]
             ended += int(terminated.sum())
-    assert (ended > 0) == (name == "Ant-v5"), "the termination was put to the test"
+            lived += int((~terminated).sum())
+    assert (ended > 0) == (name != "HalfCheetah-v5"), "the termination was put to the test"
+    assert lived > 50, "and so was the rest"
     for peer in peers:
         peer.close()
 
@@ -174,12 +222,24 @@ def test_a_batch_keeps_derived_fields_a_substep_behind_only_without_sensors() ->
 
 
 @pytest.mark.parametrize(
-    "family", [HalfCheetahDir, HalfCheetahDirMaml2017, AntDir, AntDir2D, AntVel]
+    "family",
+    [
+        HalfCheetahDir,
+        HalfCheetahDirMaml2017,
+        AntDir,
+        AntDir2D,
+        AntVel,
+        Walker2dDir,
+        Walker2dVel,
+        Walker2dRandParams,
+        HopperRandParams,
+        HumanoidDir2D,
+    ],
 )
 def test_neighbours_in_a_batch_do_not_influence_each_other(
     family: type[LocomotionFamily],
 ) -> None:
-    first, second = family().held_out_tasks()[:2]
+    first, second = family().sample_tasks(np.random.default_rng(0), 2)
     crowd, alone = family().make_batch(4), family().make_batch(2)
     crowd.reset([first, second], [np.random.default_rng(1), np.random.default_rng(2)])
     alone.reset([second], [np.random.default_rng(2)])
@@ -223,6 +283,20 @@ def test_initial_noise_of_maml2017_is_rllabs() -> None:
     for drawn, scale in ((offset, 0.01), (batch.physics.qvel, 0.1)):
         assert drawn.std() == pytest.approx(scale, rel=0.02)
         assert np.abs(drawn).max() > 3.5 * scale, "normal, not uniform"
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "scale"),
+    [(Walker2dDir, FORWARD, 0.005), (HumanoidDir2D, Heading(0.0), 0.01)],
+)
+def test_initial_noise_of_the_walking_robots_is_uniform_as_gymnasiums(
+    family: type[LocomotionFamily], task: Task, scale: float
+) -> None:
+    batch = family().make_batch(2000)
+    batch.reset([task], [np.random.default_rng(0)])
+    for offset in (batch.physics.qpos - load_model(family.model_file).qpos0, batch.physics.qvel):
+        assert np.abs(offset).max() <= scale
+        assert offset.var() == pytest.approx(scale**2 / 3, rel=0.05)
 
 
 @pytest.mark.parametrize("family", [HalfCheetahDir, HalfCheetahDirMaml2017])

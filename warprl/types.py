@@ -34,7 +34,7 @@ Params: TypeAlias = "dict[str, Tensor]"
 
 @dataclass(frozen=True)
 class Task:
-    """One MDP of a family: plain numbers and nothing else. Every family subclasses it."""
+    """One MDP of a family: numbers, or tuples of them, and nothing else; families subclass it."""
 
 
 class Rollout(NamedTuple):
