@@ -58,7 +58,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
         "print(*{m.partition('.')[0] for m in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for verb in ("train", "resume", "evaluate", "render", "envs", "config", "doctor"):
+    for verb in ("train", "resume", "evaluate", "render", "export", "envs", "config", "doctor"):
         assert f" {verb} " in done.stdout
     assert f"warprl {__version__}" in done.stdout
     loaded = done.stdout.splitlines()[-1].split()

@@ -1,0 +1,203 @@
+"""The bridge to Stable-Baselines3: policies out and initialisations in.
+
+An exported policy is an ordinary ``PPO`` model: ``PPO.load``, ``evaluate_policy`` and further
+training work on it. Actions keep their unit: a family's environment divides what it is given by the
+action scale, as the sampler's batch does, so that the scale is in no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from typing import Any
+from zipfile import is_zipfile
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from stable_baselines3 import PPO
+from stable_baselines3.common.distributions import DiagGaussianDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import Tensor, nn
+
+from warprl import params as P
+from warprl.agents.policy import GaussianPolicy, PolicyConfig
+from warprl.seeding import generator
+from warprl.types import Params
+from warprl.warp import WarpKind
+
+Env = gymnasium.Env[Any, Any]
+
+
+class Actor(nn.Module):
+    """Our policy as a torch module: theta can be trained, phi is frozen as in adaptation."""
+
+    def __init__(self, policy: GaussianPolicy) -> None:
+        """Start with some parameters; the exported ones are copied over them."""
+        super().__init__()
+        self._policy = policy
+        theta, phi = policy.init(generator(0, "init"))
+        del theta["log_std"]  # SB3 keeps it beside the network
+        self.theta = nn.ParameterDict(theta)
+        self.phi = nn.ParameterDict(
+            {_key(name): nn.Parameter(tensor, False) for name, tensor in phi.items()}
+        )
+        self._names = tuple(phi)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Mean actions ``[N, A]`` at observations ``[N, O]``."""
+        theta = P.broadcast(dict(self.theta.items()), 1)
+        phi = {name: self.phi[_key(name)] for name in self._names}
+        return self._policy.mean(theta, phi, obs.unsqueeze(0)).squeeze(0)
+
+    def copy(self, theta: Params, phi: Params) -> None:
+        """Take over unstacked parameters."""
+        with torch.no_grad():
+            for name, parameter in self.theta.items():
+                parameter.copy_(theta[name])
+            for name, value in phi.items():
+                self.phi[_key(name)].copy_(value)
+
+
+def _key(name: str) -> str:
+    """A parameter's name without the dots, which torch keeps for modules in modules."""
+    return name.replace(".", "/")
+
+
+class WarpedPolicy(ActorCriticPolicy):
+    """An SB3 policy whose mean action is our network's, bit for bit, with warp layers of any kind.
+
+    The critic is SB3's.
+    """
+
+    def __init__(self, *args: Any, hidden: Sequence[int], warp: WarpKind | None, **kwargs: Any):
+        """``hidden`` and ``warp`` are those of the PolicyConfig; everything else is SB3's."""
+        self._config = PolicyConfig(tuple(hidden), warp)
+        # SB3's own actor shrinks to the identity on observations; ours stands behind it.
+        super().__init__(*args, **kwargs | {"net_arch": {"pi": [], "vf": list(hidden)}})
+
+    def _build(self, lr_schedule: Callable[[float], float]) -> None:
+        super()._build(lr_schedule)
+        (act_dim,) = self.action_space.shape or ()
+        self.action_net = Actor(GaussianPolicy(self.features_dim, act_dim, self._config))
+        settings: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
+        self.optimizer = self.optimizer_class(self.parameters(), **settings)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        own = {"hidden": self._config.hidden, "warp": self._config.warp}
+        return super()._get_constructor_parameters() | own
+
+
+def to_ppo(policy: GaussianPolicy, theta: Params, phi: Params, env: Env) -> PPO:
+    """A PPO model for ``env`` whose actor is the policy under unstacked (theta, phi).
+
+    Its critic is fresh and always the same: a meta-learned policy has none.
+    """
+    shape = {"hidden": policy.config.hidden, "warp": policy.config.warp}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = PPO(WarpedPolicy, env, policy_kwargs=shape, device="cpu")
+    actor = model.policy
+    assert isinstance(actor, WarpedPolicy) and isinstance(actor.action_net, Actor)
+    actor.action_net.copy(theta, phi)
+    with torch.no_grad():
+        actor.log_std.copy_(theta["log_std"])
+    return model
+
+
+def save_ppo(model: PPO) -> bytes:
+    """What ``model.save`` writes to a file."""
+    buffer = BytesIO()
+    model.save(buffer)
+    return buffer.getvalue()
+
+
+def load_ppo(content: bytes) -> PPO:
+    """The PPO model in the bytes of a file of Stable-Baselines3.
+
+    Such files hold pickled objects: loading one runs what its author put into it. Raises ValueError
+    in one line if it is no such file.
+    """
+    file = BytesIO(content)
+    if not is_zipfile(file):
+        raise ValueError("not a zip file")
+    try:
+        return PPO.load(file, device="cpu")
+    except Exception as error:  # unpickling may raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"not a PPO model of Stable-Baselines3: {reason}") from error
+
+
+def from_ppo(model: PPO, policy: GaussianPolicy, action_space: Box) -> Params:
+    """Unstacked theta whose actions are those of an SB3 MlpPolicy.
+
+    Where the model was trained with other action bounds, its actions are mapped linearly from those
+    bounds to those of ``action_space``. The file does not tell what ``VecNormalize`` did to the
+    observations: a model trained behind it acts on others here. Raises ValueError, in one line, for
+    another architecture.
+    """
+    actor = model.policy
+    _require_gaussian_mlp(actor)
+    linears = _linears(actor)
+    found = (linears[0].in_features, *(linear.out_features for linear in linears))
+    if found != policy.widths:
+        raise ValueError(
+            f"its layers are {_arrows(found)}, from observation to action, "
+            f"and {_arrows(policy.widths)} are needed"
+        )
+    theta: Params = {}
+    for layer, linear in enumerate(linears):
+        theta[f"weight_{layer}"] = linear.weight.detach().T.contiguous()
+        theta[f"bias_{layer}"] = linear.bias.detach().clone()
+    theta["log_std"] = actor.log_std.detach().clone()
+    if not P.all_finite(theta):
+        raise ValueError("its weights are not all finite")
+    return _rescaled(theta, len(linears) - 1, model.action_space, action_space)
+
+
+def _linears(actor: ActorCriticPolicy) -> list[nn.Linear]:
+    """The task layers, from observation to action."""
+    hidden = [layer for layer in actor.mlp_extractor.policy_net if isinstance(layer, nn.Linear)]
+    assert isinstance(actor.action_net, nn.Linear)
+    return [*hidden, actor.action_net]
+
+
+def _require_gaussian_mlp(actor: nn.Module) -> None:
+    """Raise ValueError unless the policy is hidden layers with tanh and a Gaussian on top."""
+    if (
+        type(actor) is not ActorCriticPolicy  # a subclass may do anything
+        or type(actor.pi_features_extractor) is not FlattenExtractor
+        or type(actor.action_dist) is not DiagGaussianDistribution
+    ):
+        raise ValueError(
+            "an MlpPolicy with Gaussian actions is needed, and this is of type "
+            f"{type(actor).__name__} with {type(getattr(actor, 'action_dist', None)).__name__}"
+        )
+    names = [type(layer).__name__ for layer in actor.mlp_extractor.policy_net]
+    if names != ["Linear", "Tanh"] * (len(names) // 2):
+        other = next((name for name in names if name not in ("Linear", "Tanh")), "no activation")
+        raise ValueError(f"its hidden layers have {other} and Linear with Tanh alone are needed")
+
+
+def _rescaled(theta: Params, last: int, given: gymnasium.Space[Any], wanted: Box) -> Params:
+    """The same policy after the linear map from one space's bounds to another's."""
+    assert isinstance(given, Box)
+    if np.array_equal(given.low, wanted.low) and np.array_equal(given.high, wanted.high):
+        return theta
+    if not (given.is_bounded() and wanted.is_bounded()):
+        raise ValueError(
+            "action bounds differ and are not finite, so the scale of its actions is unknown"
+        )
+    scale = (wanted.high - wanted.low) / (given.high - given.low)
+    ratio, offset = torch.from_numpy(scale), torch.from_numpy(wanted.low - scale * given.low)
+    return theta | {
+        f"weight_{last}": theta[f"weight_{last}"] * ratio,
+        f"bias_{last}": theta[f"bias_{last}"] * ratio + offset,
+        "log_std": theta["log_std"] + ratio.log(),
+    }
+
+
+def _arrows(widths: Sequence[int]) -> str:
+    return "-".join(map(str, widths))
