@@ -1,4 +1,4 @@
-"""The bridge to Stable-Baselines3: policies out and initialisations in.
+"""The bridge to Stable-Baselines3: policies out, initialisations in, and its PPO as a reference.
 
 An exported policy is an ordinary ``PPO`` model: ``PPO.load``, ``evaluate_policy`` and further
 training work on it. Actions keep their unit: a family's environment divides what it is given by the
@@ -16,19 +16,25 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Box
+from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.distributions import DiagGaussianDistribution
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
 from warprl import params as P
+from warprl.agents.inner import AdaptationConfig
 from warprl.agents.policy import GaussianPolicy, PolicyConfig
 from warprl.seeding import generator
 from warprl.types import Params
 from warprl.warp import WarpKind
 
 Env = gymnasium.Env[Any, Any]
+MakeEnv = Callable[[], Env]
 
 
 class Actor(nn.Module):
@@ -155,6 +161,90 @@ def from_ppo(model: PPO, policy: GaussianPolicy, action_space: Box) -> Params:
     if not P.all_finite(theta):
         raise ValueError("its weights are not all finite")
     return _rescaled(theta, len(linears) - 1, model.action_space, action_space)
+
+
+class TaskObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Appends the task's numbers, which ``info["task"]`` of a reset names, to the observation."""
+
+    def __init__(self, env: Env, names: Sequence[str]) -> None:
+        """``names`` are the task's fields."""
+        super().__init__(env)
+        self._names = tuple(names)
+        (size,) = env.observation_space.shape or ()
+        self.observation_space = Box(-np.inf, np.inf, (size + len(names),), np.float64)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        """Start an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._task = np.array([info["task"][name] for name in self._names])
+        return np.concatenate((observation, self._task)), info
+
+    def step(self, action: Any) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+        """Advance by one environment step."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        seen = np.concatenate((observation, self._task))
+        return seen, float(reward), terminated, truncated, info
+
+
+def new_ppo(
+    make_env: MakeEnv,
+    policy: PolicyConfig,
+    adaptation: AdaptationConfig,
+    horizon: int,
+    seed: int,
+) -> PPO:
+    """PPO from scratch, whose every update sees as many environment steps as one inner step.
+
+    The network, its initial standard deviation, the discount and lambda are those of the agent that
+    it is compared with; a minibatch holds ``horizon`` transitions; the rest are SB3's defaults.
+    """
+    envs = DummyVecEnv([make_env] * adaptation.episodes)
+    model = PPO(
+        "MlpPolicy", envs, n_steps=horizon, batch_size=horizon,
+        gamma=adaptation.gamma, gae_lambda=adaptation.lam,
+        policy_kwargs=_network(policy) | {"log_std_init": policy.log_std},
+        seed=seed, device="cpu",
+    )  # fmt: skip
+    model.set_logger(Logger(None, []))  # SB3's own makes a folder somewhere
+    return model
+
+
+def take_over(model: PPO, trained: PPO) -> None:
+    """Go on with another model's networks and optimiser, for fine-tuning."""
+    parameters: dict[str, Any] = trained.get_parameters()
+    model.set_parameters(parameters, device="cpu")
+
+
+def learning_row(
+    model: PPO, make_env: MakeEnv, steps: int, episodes: int, seed: int
+) -> list[float]:
+    """Mean returns before and after 1..``steps`` PPO updates: one row of an adaptation curve.
+
+    As in our own curves actions are sampled, and each point is the mean of ``episodes`` episodes.
+    They are played in environments apart, so that the model learns from the steps of its updates
+    alone.
+    """
+    envs = DummyVecEnv([make_env] * episodes)
+    envs.seed(seed)
+    returns = [_mean_return(model, envs, episodes)]
+    for k in range(steps):
+        model.learn(model.n_steps * model.n_envs, reset_num_timesteps=k == 0)
+        returns.append(_mean_return(model, envs, episodes))
+    return returns
+
+
+def _mean_return(model: PPO, envs: DummyVecEnv, episodes: int) -> float:
+    mean, _ = evaluate_policy(model, envs, episodes, deterministic=False, warn=False)
+    assert isinstance(mean, float)
+    return mean
+
+
+def _network(config: PolicyConfig) -> dict[str, Any]:
+    """SB3's keyword arguments for the policy of this shape."""
+    hidden = list(config.hidden)
+    return {"net_arch": {"pi": hidden, "vf": hidden}, "activation_fn": nn.Tanh}
 
 
 def _linears(actor: ActorCriticPolicy) -> list[nn.Linear]:

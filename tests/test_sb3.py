@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import sb3_reference
 import torch
 from gymnasium.spaces import Box
 from gymnasium.utils.seeding import np_random
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 
 from warprl import checkpoint
 from warprl.agents import sb3
-from warprl.agents.inner import adapt
+from warprl.agents.inner import AdaptationConfig, adapt
 from warprl.agents.policy import GaussianPolicy, PolicyConfig
 from warprl.agents.rollout import Timing, collect
 from warprl.envs import make_family
@@ -398,3 +400,93 @@ def test_an_imported_start_that_was_damaged_is_refused(
     (tmp_path / "a" / "init" / "0" / checkpoint.TENSORS).write_bytes(b"")
     message = refused(capsys, "evaluate", "a", "--untrained", "--steps", "1")
     assert "the imported initialisation cannot be used: no usable checkpoint in " in message
+
+
+# --- PPO as a reference ---------------------------------------------------------------------------
+
+NETWORK, ADAPTATION = PolicyConfig((8,), None), AdaptationConfig(episodes=2)
+
+
+def reference(family: str, seed: int = 0) -> PPO:
+    """PPO from scratch on one task; its updates are as small as an inner step of two episodes."""
+    horizon = make_family(family).horizon
+    return sb3.new_ppo(lambda: make_env(family), NETWORK, ADAPTATION, horizon, seed)
+
+
+@pytest.mark.parametrize(("family", "names"), [(CHEETAH, ["direction"]), (POINT, ["x", "y"])])
+def test_the_oracle_sees_the_task(family: str, names: list[str]) -> None:
+    plain: gymnasium.Env[Any, Any] = gymnasium.make(gymnasium_id(family))
+    env = sb3.TaskObservation(plain, names)
+    seen = set()
+    for seed in range(8):
+        observation, info = env.reset(seed=seed)
+        expected = [info["task"][name] for name in names]
+        assert observation[-len(names) :].tolist() == expected
+        assert observation in env.observation_space
+        assert observation[: -len(names)].tolist() == plain.reset(seed=seed)[0].tolist()
+        after = env.step(np.zeros_like(env.action_space.sample()))[0]
+        assert after[-len(names) :].tolist() == expected
+        seen.add(tuple(expected))
+    assert len(seen) > 1, "the tasks differ, and were seen to"
+
+
+def test_a_reference_learns_from_as_many_environment_steps_as_our_adaptation() -> None:
+    model = reference(POINT)
+    row = sb3.learning_row(model, lambda: make_env(POINT), steps=3, episodes=2, seed=1)
+    assert len(row) == 4
+    assert model.num_timesteps == 3 * 2 * make_family(POINT).horizon
+    assert model._n_updates == 3 * model.n_epochs
+    assert row[0] != row[1]
+
+
+def test_a_reference_has_the_network_and_the_exploration_of_the_agent_it_is_compared_with() -> None:
+    network = PolicyConfig((5, 4), "gate", log_std=-0.3)
+    settings = AdaptationConfig(episodes=2, gamma=0.9, lam=0.8)
+    model = sb3.new_ppo(lambda: make_env(POINT), network, settings, 100, 0)
+    widths = [x.out_features for x in model.policy.modules() if isinstance(x, nn.Linear)]
+    assert widths == [5, 4, 5, 4, 2, 1]
+    assert model.policy.log_std.tolist() == pytest.approx([-0.3, -0.3])
+    assert (model.gamma, model.gae_lambda) == (0.9, 0.8)
+
+
+def test_fine_tuning_begins_with_the_trained_model_and_leaves_it_as_it_was() -> None:
+    trained = reference(POINT, seed=1).learn(200)
+    kept = {name: value.clone() for name, value in trained.policy.state_dict().items()}
+    model = reference(POINT, seed=2)
+    sb3.take_over(model, trained)
+    obs = np.random.default_rng(0).standard_normal((5, 2))
+    actions, _ = trained.predict(obs, deterministic=True)
+    np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], actions)
+    model.learn(200)
+    assert not np.array_equal(model.predict(obs, deterministic=True)[0], actions)
+    assert all(torch.equal(value, kept[n]) for n, value in trained.policy.state_dict().items())
+
+
+def test_the_benchmark_measures_all_references_like_evaluate_and_again_alike(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sb3_reference, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sb3_reference, "ADAPTATIONS", 2)
+    fabricate(tmp_path / "a", CHEETAH)
+    documents = []
+    for _ in range(2):
+        assert sb3_reference.main(["a", "--steps", "2", "--pretrain-steps", "200"]) == 0
+        path = tmp_path / "results" / f"sb3_{CHEETAH}.json"
+        documents.append(json.loads(path.read_text())["policies"])
+    assert documents[0] == documents[1]
+    assert list(documents[0]) == ["trained", *sb3_reference.REFERENCES]
+    assert all(len(found["curve"]) == 3 for found in documents[0].values())
+    oracle = documents[0]["oracle"]["curve"]
+    assert oracle[0] == oracle[1] == oracle[2]
+    with (tmp_path / "results" / f"sb3_{CHEETAH}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 2
+    trained = [float(row["return_step_2"]) for row in rows if row["policy"] == "trained"]
+    assert np.mean(trained) == pytest.approx(documents[0]["trained"]["curve"][2]["mean"], abs=0.001)
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown[1:5]] == list(documents[0])
+
+
+def test_a_run_that_is_not_there_has_no_references(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sb3_reference.main(["gone"]) == 2
+    assert capsys.readouterr().err.startswith("sb3_reference: no run 'gone'")
