@@ -186,8 +186,12 @@ def show(found: dict[str, dict[str, Any]]) -> str:
 def compare(name: str, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Measure the run and its references, and write the results.
 
-    Raises UserError for a run that cannot be read.
+    Raises UserError for a run that cannot be read and for a number out of range.
     """
+    for option, least in (("steps", 1), ("seed", 0), ("pretrain_steps", 1)):
+        value = getattr(options, option)
+        if value is not None and value < least:
+            raise UserError(f"--{option.replace('_', '-')} {value}: must be {least} or more")
     run = stored.open_run(runs.find(name), None)
     config, protocol = run.config, protocol_of(run, options.steps, options.seed)
     trained_on = run.iteration * steps_per_iteration(config)

@@ -487,6 +487,9 @@ def test_the_benchmark_measures_all_references_like_evaluate_and_again_alike(
     assert [line.split()[0] for line in shown[1:5]] == list(documents[0])
 
 
-def test_a_run_that_is_not_there_has_no_references(capsys: pytest.CaptureFixture[str]) -> None:
+def test_references_that_cannot_be_measured_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert sb3_reference.main(["gone"]) == 2
     assert capsys.readouterr().err.startswith("sb3_reference: no run 'gone'")
+    assert sb3_reference.main(["gone", "--pretrain-steps", "0"]) == 2
+    message = "sb3_reference: --pretrain-steps 0: must be 1 or more\n"
+    assert capsys.readouterr().err == message
