@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic_core import to_jsonable_python
+
 from warprl import checkpoint as checkpoints
-from warprl.agents.policy import GaussianPolicy
+from warprl.agents.policy import GaussianPolicy, PolicyConfig
 from warprl.checkpoint import Checkpoint, CheckpointError
 from warprl.envs import TaskFamily, make_family
 from warprl.launch import config as configuration
@@ -79,7 +81,9 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
     family = saved.document["family"]
     if family != config.family:
         raise UserError(f"{saved.path} is of family {family} and this run of {config.family}")
-    policy, mine = saved.document["policy"], config.model_dump(mode="json")["policy"]
+    # What was saved before a key existed had its default.
+    policy = to_jsonable_python(PolicyConfig()) | saved.document["policy"]
+    mine = config.model_dump(mode="json")["policy"]
     if policy != mine:
         raise UserError(
             f"{saved.path} does not belong to this run: its policy is {policy} and that of "

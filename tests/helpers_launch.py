@@ -20,8 +20,12 @@ def fabricate(
     shift: float = 0.0,
     warp_shift: float = 0.0,
     iterations: Sequence[int] = (1,),
+    without: Sequence[str] = (),
 ) -> None:
-    """A run folder with checkpoints of the initial parameters, theta and phi moved as given."""
+    """A run folder with checkpoints of the initial parameters, theta and phi moved as given.
+
+    ``without`` are keys of the policy that the checkpoints are too old to have.
+    """
     resolved = config.resolve(family, "warpgrad", {"workers": 0}, [*SMALL, *settings])
     folder.mkdir()
     (folder / "config.yaml").write_text(config.dump(resolved))
@@ -30,5 +34,7 @@ def fabricate(
     phi = tree_map(lambda tensor: tensor + warp_shift, phi)
     for iteration in iterations:
         state = LearnerState(theta, phi, {}, 1.0, 1.0, iteration)
-        document = {"family": family, "policy": resolved.model_dump(mode="json")["policy"]}
+        policy = resolved.model_dump(mode="json")["policy"]
+        known = {key: value for key, value in policy.items() if key not in without}
+        document = {"family": family, "policy": known}
         checkpoint.save(folder / "checkpoints", iteration, state.to_tensors(), document, keep=9)

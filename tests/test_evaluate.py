@@ -241,6 +241,16 @@ def test_a_checkpoint_of_another_run_is_refused(
     assert "its policy is {'hidden': [9], " in refused(capsys, "a")
 
 
+def test_a_checkpoint_from_before_a_key_existed_had_its_default(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", POINT, without=["rates"])
+    fabricate(tmp_path / "b", POINT, "policy.rates=true", without=["rates"])
+    assert main(["evaluate", "a", "--steps", "1", "--episodes", "1"]) == 0
+    capsys.readouterr()
+    assert "'rates': False, " in refused(capsys, "b")
+
+
 def test_a_broken_checkpoint_gives_way_to_the_one_before_and_is_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
