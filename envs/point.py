@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from warprl.envs.family import Definition, RenderableBatch, TaskFamily, check_reset, task_rows
+from warprl.envs.family import Definition, ModelFamily, RenderableBatch, check_reset, task_rows
 from warprl.envs.markers import add_goal
 from warprl.envs.tasks import Goal, SquareGoals
 from warprl.types import Task
@@ -19,7 +19,7 @@ _MAX_STEP = 0.1
 _TOLERANCE = 0.01
 
 
-class PointNavigation(TaskFamily):
+class PointNavigation(ModelFamily):
     """Walk from the origin to a hidden goal.
 
     The policy's output is divided by ``action_scale``, as for the robots: an initial standard

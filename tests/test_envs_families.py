@@ -15,7 +15,7 @@ import pytest
 
 from warprl.envs import UnknownFamily, family_names, make_family
 from warprl.envs.ant import AntDir
-from warprl.envs.family import RenderableBatch, TaskFamily
+from warprl.envs.family import ModelFamily, RenderableBatch
 from warprl.envs.held_out import NUM_HELD_OUT, load_manifest
 from warprl.envs.physics import load_model
 from warprl.envs.tasks import Direction, Goal, Velocity
@@ -25,6 +25,12 @@ from warprl.types import Task
 FAMILIES = family_names()
 CONTINUOUS = [name for name in FAMILIES if not name.endswith("dir-v1")]
 DISCRETE = [name for name in FAMILIES if name.endswith("dir-v1")]
+
+
+def drawn(name: str) -> ModelFamily:
+    family = make_family(name)
+    assert isinstance(family, ModelFamily)
+    return family
 
 
 def started(name: str, task: Task, num_envs: int = 1) -> RenderableBatch:
@@ -297,7 +303,7 @@ def test_a_card_states_what_the_family_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_render_model_shows_the_task_and_takes_the_state_of_a_simulation(name: str) -> None:
-    family = make_family(name)
+    family = drawn(name)
     first, second = family.held_out_tasks()[:2]
     batch = started(name, first, num_envs=2)
     model = family.render_model(first)
@@ -315,7 +321,7 @@ def test_a_render_model_shows_the_task_and_takes_the_state_of_a_simulation(name:
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if not name.startswith("point")])
 def test_a_marker_changes_nothing_in_the_physics(name: str) -> None:
-    family = make_family(name)
+    family = drawn(name)
     model = family.render_model(family.held_out_tasks()[0])
     plain = load_model(family.model_file)  # type: ignore[attr-defined]
     for attribute in ("nq", "nv", "nbody", "ngeom", "njnt"):
@@ -326,7 +332,7 @@ def test_a_marker_changes_nothing_in_the_physics(name: str) -> None:
 
 def test_arrow_heads_point_where_the_robot_should_run() -> None:
     for direction in (1.0, -1.0):
-        family: TaskFamily = make_family("half-cheetah-dir-v1")
+        family = drawn("half-cheetah-dir-v1")
         model = family.render_model(Direction(direction))
         data = mujoco.MjData(model)
         mujoco.mj_forward(model, data)
