@@ -32,7 +32,7 @@ from warprl.agents.policy import PolicyConfig
 from warprl.agents.presets import PRESETS
 from warprl.agents.rollout import Timing
 from warprl.buffer import concatenate
-from warprl.envs import make_family
+from warprl.envs import UnknownFamily, make_family
 from warprl.launch.config import RunConfig
 from warprl.launch.env_runner import AdaptationRunner, Request, Shard, collect_shards, to_arrays
 from warprl.launch.errors import UserError
@@ -145,6 +145,8 @@ class WarpGrad(Algorithm):
     def setup(self, config: Any) -> None:
         """Start the workers and draw the initial parameters."""
         self._counters_of_run: dict[str, float] = dict.fromkeys(COUNTERS, 0)
+        if config.num_env_runners:
+            _require_on_workers(config.family)
         super().setup(config)
         self._family = make_family(self.config.family)
 
@@ -284,6 +286,21 @@ def build(run: RunConfig) -> WarpGrad:
     algorithm = config.build_algo()
     assert isinstance(algorithm, WarpGrad)
     return algorithm
+
+
+def _require_on_workers(family: str) -> None:
+    """Raise UserError if a Ray worker does not find the module of a user's own family."""
+    if ":" not in family:
+        return
+    try:
+        ray.get(ray.remote(num_cpus=0)(_find).remote(family))
+    except UnknownFamily as error:
+        reason = getattr(error, "cause", error)  # Ray's error holds a traceback beside it
+        raise UserError(f"a Ray worker finds {reason}") from error
+
+
+def _find(family: str) -> None:
+    make_family(family)
 
 
 def iteration_metrics(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 AGENTS = "warpgrad, maml, fomaml, reptile or promp"
+FAMILY_HELP = "A name that 'warprl envs' lists, or package.module:FAMILY for your own."
 # typer brings its own copy of click and names the base of its usage errors only as a base.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -70,7 +71,7 @@ def _root(
 
 @app.command()
 def train(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="See 'warprl envs'.")],
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help=FAMILY_HELP)],
     agent: Annotated[
         str, typer.Option(metavar="PRESET", help=f"Named agent: {AGENTS}.")
     ] = "warpgrad",
@@ -212,7 +213,7 @@ def render(
 
 @app.command()
 def envs(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A task family.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help=FAMILY_HELP)] = None,
     json: Json = False,
 ) -> int:
     """List the task families, or print the definition card of one."""
@@ -225,7 +226,7 @@ def envs(
 
 @app.command()
 def config(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="See 'warprl envs'.")],
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help=FAMILY_HELP)],
     agent: Annotated[str, typer.Option(metavar="PRESET", help=f"One of {AGENTS}.")] = "warpgrad",
     settings: Annotated[
         list[str] | None,
