@@ -85,7 +85,8 @@ class GymFamily(TaskFamily, Generic[TaskT]):
         self.observation_space = Box(
             low.astype(np.float64), high.astype(np.float64), dtype=np.float64
         )
-        self.dt = 1.0 / env.metadata.get("render_fps", 1.0)
+        self.draws = "rgb_array" in (env.metadata.get("render_modes") or ())
+        self.dt = 1.0 / (env.metadata.get("render_fps") or 1.0)
         self._frame_skip = getattr(env.unwrapped, "frame_skip", 1)
         env.close()  # type: ignore[no-untyped-call]
         try:
@@ -96,10 +97,10 @@ class GymFamily(TaskFamily, Generic[TaskT]):
 
     def make_env(self, render_mode: str | None = None) -> Env:
         """One environment with flat observations, truncated at the horizon."""
+        drawing = {} if render_mode is None else {"render_mode": render_mode}
         env: Env = gymnasium.make(
-            self.env_id, max_episode_steps=self.horizon, disable_env_checker=True,
-            render_mode=render_mode,
-        )  # fmt: skip
+            self.env_id, max_episode_steps=self.horizon, disable_env_checker=True, **drawing
+        )
         try:
             flat: object = flatten_space(env.observation_space)
         except NotImplementedError:
@@ -246,7 +247,7 @@ class GymBatch(RenderableBatch):
             [family.make_env] * num_envs, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP
         )
         self._seeds = np.zeros(num_envs, dtype=np.int64)
-        self._actions = np.zeros((num_envs, family.horizon, *family.action_space.shape))
+        self._actions = np.zeros((num_envs, family.horizon, *family.action_space.shape), np.float32)
         self._steps = np.zeros(num_envs, dtype=np.int64)
         self._running = np.zeros(num_envs, dtype=np.bool_)
         self._faults = np.zeros(num_envs, dtype=np.bool_)
@@ -323,13 +324,14 @@ class GymScreen(Screen):
         """Draw once. Raises ValueError, in one line, if the environment cannot be drawn."""
         self._family, self._task, self._size = family, task, size
         self._replays: dict[int, _Replay] = {}
+        problem = f"{family.name}: {family.env_id} draws no rgb_array"
+        if not family.draws:
+            raise ValueError(f"{problem}: it has no such render mode")
         try:
             self.draw(np.zeros(1))
-        except Exception as error:  # whatever environments raise; its message is what counts
-            raise ValueError(
-                f"{family.name}: {family.env_id} cannot be drawn as an rgb_array: "
-                f"{' '.join(str(error).split())}"
-            ) from error
+        except Exception as error:  # what environments raise for want of a package or a display
+            self.close()
+            raise ValueError(f"{problem}: {' '.join(str(error).split())}") from error
 
     def draw(self, state: NDArray[np.float64], panel: int = 0) -> Picture:
         """The environment's picture at the end of a history, scaled into the square."""
