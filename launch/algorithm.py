@@ -292,15 +292,16 @@ def _require_on_workers(family: str) -> None:
     """Raise UserError if a Ray worker does not find the module of a user's own family."""
     if ":" not in family:
         return
+
+    @ray.remote(num_cpus=0)
+    def find() -> None:  # in here, so that it travels whole and a worker need not load RLlib
+        make_family(family)
+
     try:
-        ray.get(ray.remote(num_cpus=0)(_find).remote(family))
+        ray.get(find.remote())
     except UnknownFamily as error:
         reason = getattr(error, "cause", error)  # Ray's error holds a traceback beside it
         raise UserError(f"a Ray worker finds {reason}") from error
-
-
-def _find(family: str) -> None:
-    make_family(family)
 
 
 def iteration_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
