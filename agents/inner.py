@@ -8,33 +8,39 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_types import Gt, Interval
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
 from warprl import params as P
 from warprl.agents.baseline import fit_predict
 from warprl.agents.losses import InnerLoss
-from warprl.agents.policy import GaussianPolicy
+from warprl.agents.policy import GaussianPolicy, Layers
 from warprl.agents.returns import discounted_returns, gae, normalise
 from warprl.agents.rollout import Timing, collect
 from warprl.objective import inner_step
 from warprl.seeding import generator
-from warprl.types import Batch, BatchEnv, Params, Rollout, Task, Trajectory
+from warprl.types import Batch, BatchEnv, Params, Rollout, StepSize, Task, Trajectory
 
 
 @dataclass(frozen=True)
 class AdaptationConfig:
     """How a policy adapts to one task: K steps of size ``lr``, each on fresh episodes.
 
-    ``gamma`` and ``lam`` are those of the advantages (:func:`warprl.agents.returns.gae`). The peers
-    take ``lam`` = 1, whose variance slows learning.
+    ``layers`` says which task layers adapt; the others stay at the initialisation. ``gamma`` and
+    ``lam`` are those of the advantages (:func:`warprl.agents.returns.gae`). The peers take ``lam``
+    = 1, whose variance slows learning.
     """
 
-    steps: Annotated[int, Gt(0)] = 1
+    steps: Annotated[int, Ge(0)] = 1
+    layers: Layers = "all"
     lr: Annotated[float, Gt(0)] = 0.1
     episodes: Annotated[int, Gt(0)] = 20
     gamma: Annotated[float, Interval(gt=0, le=1)] = 0.99
     lam: Annotated[float, Interval(ge=0, le=1)] = 0.95
+
+    def step_sizes(self, policy: GaussianPolicy) -> dict[str, float]:
+        """alpha of each parameter that adapts."""
+        return dict.fromkeys(policy.layers(self.layers), self.lr)
 
 
 def adapt(
@@ -76,7 +82,7 @@ def adapt(
         batches.append(batch)
         returns.append(rollout.reward.sum(-1).mean(-1))
         if k < config.steps:
-            stepped = _step_each(loss, theta, phi, batch, config.lr)
+            stepped = _step_each(loss, theta, phi, batch, config.step_sizes(policy))
             finite &= P.finite_rows(stepped)
             theta = _where(finite, stepped, theta)
         timing.inner += time.perf_counter() - began
@@ -106,7 +112,7 @@ def to_batch(rollout: Rollout, config: AdaptationConfig) -> Batch:
     )
 
 
-def _step_each(loss: InnerLoss, theta: Params, phi: Params, batch: Batch, lr: float) -> Params:
+def _step_each(loss: InnerLoss, theta: Params, phi: Params, batch: Batch, lr: StepSize) -> Params:
     # Task by task: as fast as stacked here, and a task's bits cannot depend on its neighbours.
     stepped = [
         inner_step(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -19,19 +19,25 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from warprl.activation import tanh
-from warprl.params import prefix, subtree
+from warprl.params import prefix, subtree, tree_map
 from warprl.types import Params
 from warprl.warp import WarpKind, apply_warp, fold_linear, init_warp
+
+Layers = Literal["all", "head", "body"]
 
 LOG_2PI = math.log(2.0 * math.pi)
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Shape of the policy. ``log_std`` is the initial one, in units of the policy's action."""
+    """Shape of the policy. ``log_std`` is the initial one, in units of the policy's action.
+
+    ``rates`` gives every adapted number a step-size factor of its own, learned as the warps are.
+    """
 
     hidden: Annotated[tuple[Annotated[int, Gt(0)], ...], Len(1)] = (64, 64)
     warp: WarpKind | None = None
+    rates: bool = False
     log_std: float = 0.0
 
 
@@ -40,7 +46,8 @@ class GaussianPolicy:
     """A feed-forward policy with a diagonal Gaussian over actions; it holds no parameters.
 
     theta: ``weight_l [.., in, out]``, ``bias_l [.., out]`` of task layer l; ``log_std [.., A]``.
-    phi: ``warp_l.*`` for each hidden layer l (see :mod:`warprl.warp`).
+    phi: ``warp_l.*`` for each hidden layer l (see :mod:`warprl.warp`), and ``rate.*`` shaped like
+    theta (see :func:`warprl.objective.inner_step`).
     """
 
     obs_dim: int
@@ -74,7 +81,16 @@ class GaussianPolicy:
         if self.config.warp is not None:
             for layer, width in enumerate(self.config.hidden):
                 phi |= prefix(f"warp_{layer}", init_warp(self.config.warp, width, rng))
+        if self.config.rates:
+            phi |= prefix("rate", tree_map(torch.ones_like, theta))
         return theta, phi
+
+    def layers(self, part: Layers) -> list[str]:
+        """The names in theta of a part of the network; log_std belongs to the output layer."""
+        last = len(self.config.hidden)
+        head = [f"weight_{last}", f"bias_{last}", "log_std"]
+        body = [f"{kind}_{layer}" for layer in range(last) for kind in ("weight", "bias")]
+        return {"all": body + head, "head": head, "body": body}[part]
 
     def mean(self, theta: Params, phi: Params, obs: Tensor) -> Tensor:
         """Mean action ``[T, N, A]`` of stacked theta ``[T, ...]`` at observations ``[T, N, O]``."""
@@ -82,10 +98,22 @@ class GaussianPolicy:
         x = obs
         last = len(self.config.hidden)
         for layer in range(last):
-            x = tanh(_task_layer(theta, layer, x))
-            if self.config.warp is not None and phi:
-                x = apply_warp(self.config.warp, subtree(f"warp_{layer}", phi), x)
+            x = self._warp(phi, layer, tanh(_task_layer(theta, layer, x)))
         return _task_layer(theta, last, x)
+
+    def activations(self, theta: Params, phi: Params, obs: Tensor) -> list[Tensor]:
+        """What enters the warp behind each hidden layer, ``[T, N, width]``."""
+        found: list[Tensor] = []
+        x = obs
+        for layer in range(len(self.config.hidden)):
+            found.append(tanh(_task_layer(theta, layer, x)))
+            x = self._warp(phi, layer, found[-1])
+        return found
+
+    def _warp(self, phi: Params, layer: int, x: Tensor) -> Tensor:
+        if self.config.warp is None or not phi:
+            return x
+        return apply_warp(self.config.warp, subtree(f"warp_{layer}", phi), x)
 
     def fold(self, theta: Params, phi: Params) -> tuple[Params, Params]:
         """The same policy with ``linear`` warps merged into the task layers above them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from warprl.agents.inner import AdaptationConfig
@@ -21,37 +21,98 @@ class Preset:
     learner: LearnerConfig
 
 
+_GATES = PolicyConfig(warp="gate")
+_ONE, _THREE = AdaptationConfig(steps=1), AdaptationConfig(steps=3)
+_PROMP = LearnerConfig(init="maml")
+_MAML = LearnerConfig(init="maml", schedule="online", loss="vpg", init_lr=2e-3)
+
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "warpgrad": Preset(
             "warp layers and initialisation, exact look-ahead on every trajectory state",
-            PolicyConfig(warp="gate"),
-            AdaptationConfig(steps=3),
-            LearnerConfig(objective="exact", schedule="offline", init="fomaml", kl_target=0.04),
+            _GATES,
+            _THREE,
+            LearnerConfig(init="fomaml", kl_target=0.04),
         ),
-        "maml": Preset(
-            "learned initialisation through all inner steps, one policy-gradient step a batch",
-            PolicyConfig(),
-            AdaptationConfig(steps=1),
-            LearnerConfig(init="maml", schedule="online", loss="vpg", init_lr=2e-3),
+        "warp-leap": Preset(
+            "warp layers, and an initialisation from which the paths are short",
+            _GATES,
+            _THREE,
+            LearnerConfig(init="leap", kl_target=0.04),
         ),
-        "fomaml": Preset(
-            "first-order learned initialisation with the clipped objective",
-            PolicyConfig(),
-            AdaptationConfig(steps=1),
-            LearnerConfig(init="fomaml"),
+        "warp-maml": Preset("maml with warp layers", _GATES, _ONE, _MAML),
+        "warp-promp": Preset("promp with warp layers", _GATES, _ONE, _PROMP),
+        "t-net": Preset(
+            "promp with linear warp layers (Lee & Choi, ICML 2018)",
+            PolicyConfig(warp="linear"),
+            _ONE,
+            _PROMP,
         ),
-        "reptile": Preset(
-            "initialisation moved towards the adapted parameters",
-            PolicyConfig(),
-            AdaptationConfig(steps=3),
-            LearnerConfig(init="reptile", schedule="online"),
+        "meta-sgd": Preset(
+            "promp with a learned step size for every parameter (Li et al., 2017)",
+            PolicyConfig(rates=True),
+            _ONE,
+            replace(_PROMP, lr=1e-2),
         ),
         "promp": Preset(
             "learned initialisation, clipped objective, several epochs, KL penalty",
             PolicyConfig(),
-            AdaptationConfig(steps=1),
-            LearnerConfig(init="maml"),
+            _ONE,
+            _PROMP,
+        ),
+        "anil": Preset(
+            "promp in which the output layer alone adapts (Raghu et al., ICLR 2020)",
+            PolicyConfig(),
+            replace(_ONE, layers="head"),
+            _PROMP,
+        ),
+        "boil": Preset(
+            "promp in which all but the output layer adapts (Oh et al., ICLR 2021)",
+            PolicyConfig(),
+            replace(_ONE, layers="body"),
+            _PROMP,
+        ),
+        "maml": Preset(
+            "learned initialisation through all inner steps, one policy-gradient step a batch",
+            PolicyConfig(),
+            _ONE,
+            _MAML,
+        ),
+        "maml-trpo": Preset(
+            "maml with a trust-region step a batch (the peers' default)",
+            PolicyConfig(),
+            _ONE,
+            LearnerConfig(init="maml", loss="vpg", optimizer="trpo", kl_limit=0.01),
+        ),
+        "fomaml": Preset(
+            "first-order learned initialisation with the clipped objective",
+            PolicyConfig(),
+            _ONE,
+            LearnerConfig(init="fomaml"),
+        ),
+        "leap": Preset(
+            "initialisation from which the paths of adaptation are short",
+            PolicyConfig(),
+            _THREE,
+            LearnerConfig(init="leap", schedule="online"),
+        ),
+        "reptile": Preset(
+            "initialisation moved towards the adapted parameters",
+            PolicyConfig(),
+            _THREE,
+            LearnerConfig(init="reptile", schedule="online"),
+        ),
+        "multitask": Preset(
+            "one policy for all tasks by PPO, without adaptation in training",
+            PolicyConfig(),
+            AdaptationConfig(steps=0),
+            _PROMP,
+        ),
+        "random": Preset(
+            "nothing learned: the untrained policy, for comparison",
+            PolicyConfig(),
+            _ONE,
+            LearnerConfig(init="fixed"),
         ),
     }
 )

@@ -1,4 +1,4 @@
-"""Ant families on Gymnasium's Ant-v5 model: run in a direction, or reach a goal."""
+"""Ant families on Gymnasium's Ant-v5 model: run in a direction, at a velocity, to a goal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from numpy.typing import NDArray
 
 from warprl.envs.family import Definition
 from warprl.envs.locomotion import LocomotionFamily, Motion, control_cost
-from warprl.envs.markers import add_direction, add_goal
+from warprl.envs.markers import add_direction, add_goal, add_heading, add_milestones, look_down
 from warprl.envs.physics import Physics
-from warprl.envs.tasks import Direction, Directions, DiscGoals, Goal
+from warprl.envs.tasks import (
+    Direction,
+    Directions,
+    DiscGoals,
+    Goal,
+    Heading,
+    Headings,
+    UniformVelocity,
+    Velocity,
+)
 from warprl.types import Task
 
 _TORSO = 1  # its body id; 0 is the world
@@ -21,7 +30,7 @@ _CONTACT_FREE = (
 
 
 class Ant(LocomotionFamily):
-    """What both families share; the rewarded point is the torso's frame, as in Gymnasium."""
+    """What the families share; the rewarded point is the torso's frame, as in Gymnasium."""
 
     model_file = "ant.xml"
     frame_skip = 5
@@ -32,11 +41,9 @@ class Ant(LocomotionFamily):
         return physics.xpos[:, _TORSO, :2]
 
 
-class AntDir(Ant):
-    """Run forward or backward as fast as you can without leaving the ground."""
+class RunningAnt(Ant):
+    """An ant that should run, wherever it is, without falling over or leaving the ground."""
 
-    name = "ant-dir-v1"
-    distribution = Directions()
     skipped_positions = 2
     observation_text = "qpos[2:], qvel (27), as Gymnasium Ant-v5 without contact forces"
     termination_text = (
@@ -51,6 +58,13 @@ class AntDir(Ant):
         low, high = self.healthy_z
         z = physics.qpos[:, 2]
         return (z < low) | (z > high)
+
+
+class AntDir(RunningAnt):
+    """Run forward or backward as fast as you can."""
+
+    name = "ant-dir-v1"
+    distribution = Directions()
 
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
         """``d * v_x + 1 - 0.5 * sum(u^2)``."""
@@ -75,6 +89,76 @@ class AntDir(Ant):
         )
 
 
+class AntDir2D(RunningAnt):
+    """Run in one direction of the plane as fast as you can."""
+
+    name = "ant-dir-2d-v1"
+    distribution = Headings()
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``g . v + 1 - 0.5 * sum(u^2)``, g the unit vector at the task's angle."""
+        angle = target[:, 0]
+        forward = np.cos(angle) * motion.velocity[:, 0] + np.sin(angle) * motion.velocity[:, 1]
+        return forward + self.survival - control_cost(motion.control, self.control_weight)
+
+    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
+        """Arrow heads on the floor, seen from above."""
+        assert isinstance(task, Heading)
+        add_heading(spec, task.angle)
+        look_down(spec)
+
+    def definition(self) -> Definition:
+        """The definition card."""
+        return self.card(
+            reward="g . v + 1 - 0.5 * sum(u^2), v = (xy_after - xy_before) / dt of the torso frame "
+            "(xpos)",
+            differences=f"{_CONTACT_FREE}; it draws g as a normalised N(0, I), which is the same "
+            "distribution. PEARL (AntDir, angle U[0, 2 pi)): height [0.2, 1]; its stored "
+            "configuration trains on two tasks. VariBAD's AntDir2D takes cosine and sine of a "
+            "vector, a different task",
+            source="ProMP (Rothfuss et al., ICLR 2019), AntRandDirec2D",
+        )
+
+
+class AntVel(RunningAnt):
+    """Run forward at a given velocity."""
+
+    name = "ant-vel-v1"
+    distribution = UniformVelocity(0.0, 3.0)
+    termination_text = (
+        "height of the torso outside [0.2, 1] m, as MAML 2017 and pytorch-maml-rl; the horizon "
+        "truncates"
+    )
+    healthy_z = (0.2, 1.0)
+    control_weight, survival = 0.005, 0.05
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``1 - |v_x - v*| + 0.05 - 0.005 * sum(u^2)``."""
+        hit = 1.0 - np.abs(motion.velocity[:, 0] - target[:, 0])
+        return hit + self.survival - control_cost(motion.control, self.control_weight)
+
+    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
+        """A post for each second of the horizon."""
+        assert isinstance(task, Velocity)
+        add_milestones(spec, task.velocity, seconds=round(self.horizon * self.dt))
+
+    def definition(self) -> Definition:
+        """The definition card."""
+        return self.card(
+            reward="1 - |v_x - v*| + 0.05 - 0.005 * sum(u^2), v_x = (x_after - x_before) / dt of "
+            "the torso frame (xpos)",
+            differences="contact-free: pytorch-maml-rl's observation also holds the clipped "
+            "contact forces (84), the torso's rotation matrix (9) and position (3), and its cost "
+            "5e-4 * sum of squared clipped forces, which the Gym of its time left at nought on "
+            "MuJoCo 2; its horizon is 100. MAML 2017 (rllab): contact forces at work, frame skip "
+            "1, dt 0.02, velocity of the centre of mass, actuators +-150 with the cost on u / 150, "
+            "no action scale, initial qpos noise 0.01 * N(0, 1): its returns are not comparable. "
+            "ProMP has no such family",
+            source="pytorch-maml-rl (AntVel), in Gym's physics; task first in MAML (Finn et al., "
+            "ICML 2017), AntEnvRand",
+        )
+
+
 class AntGoal(Ant):
     """Reach a hidden goal."""
 
@@ -94,9 +178,7 @@ class AntGoal(Ant):
         """A column at the goal, seen from above so that it is always in the picture."""
         assert isinstance(task, Goal)
         add_goal(spec, task.x, task.y, radius=0.2, height=1.0)
-        camera = spec.camera("track")
-        camera.pos = (0.0, -5.0, 5.0)
-        camera.alt.xyaxes = (1.0, 0.0, 0.0, 0.0, 1.0, 1.0)
+        look_down(spec)
 
     def definition(self) -> Definition:
         """The definition card."""

@@ -159,8 +159,8 @@ class ModelFamily(TaskFamily):
 
 
 def task_rows(tasks: Sequence[Task], num_envs: int) -> NDArray[np.float64]:
-    """The numbers of each simulation's task, ``[N, D]``."""
-    rows = np.array([astuple(task) for task in tasks], dtype=np.float64)
+    """The numbers of each simulation's task, ``[N, D]``, field by field."""
+    rows = np.array([np.hstack(astuple(task)) for task in tasks], dtype=np.float64)
     return np.repeat(rows, num_envs // len(tasks), axis=0)
 
 

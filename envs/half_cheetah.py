@@ -72,9 +72,9 @@ class HalfCheetahVel(HalfCheetah):
         return -miss - control_cost(motion.control, _CONTROL_COST)
 
     def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """A post for each second of the horizon (5 s)."""
+        """A post for each second of the horizon."""
         assert isinstance(task, Velocity)
-        add_milestones(spec, task.velocity, seconds=5)
+        add_milestones(spec, task.velocity, seconds=round(self.horizon * self.dt))
 
     def definition(self) -> Definition:
         """The definition card."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import NamedTuple
 
 import gymnasium
@@ -22,7 +21,7 @@ class Motion(NamedTuple):
     """What one environment step did, for the reward."""
 
     position: NDArray[np.float64]  # [N, D], of the tracked point after the step, m
-    velocity: NDArray[np.float64]  # [N, D], its displacement over the step / dt, m/s
+    velocity: NDArray[np.float64]  # [N, D], its displacement over the step / dt, or at the end, m/s
     control: NDArray[np.float32]  # [N, A], the actuator command u after scaling and clipping
     terminated: NDArray[np.bool_]  # [N], whether the step ended the episode
 
@@ -34,7 +33,7 @@ def control_cost(control: NDArray[np.float32], weight: float) -> NDArray[np.floa
 
 
 class LocomotionFamily(ModelFamily):
-    """Tasks for one of Gymnasium's v5 robots, with its frame skip and its initial noise.
+    """Tasks for one of Gymnasium's v5 robots, with its initial noise.
 
     The policy's output is divided by ``action_scale`` and clipped to the actuators' range, as ProMP
     and its successors do without saying so: it sets exploration (an initial standard deviation of
@@ -46,17 +45,34 @@ class LocomotionFamily(ModelFamily):
     skipped_positions: int  # leading entries of qpos that the observation leaves out
     observation_text: str
     termination_text: str
+    derived_fields: tuple[str, ...] = ()  # of MjData, that the family reads besides xpos
+    velocity_limit = np.inf  # the observation clips qvel to it
     reset_noise = 0.1
+    gaussian_velocities = True  # at the start; uniform like the positions where False
     action_scale = 10.0
 
     def __init__(self) -> None:
         """Load the model, for the spaces."""
-        model = load_model(self.model_file)
+        model = self.model()
         size = model.nq - self.skipped_positions + model.nv
         low, high = self.action_scale * model.actuator_ctrlrange.T.astype(np.float32)
         self.dt = model.opt.timestep * self.frame_skip
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float64)
         self.action_space = Box(low, high, dtype=np.float32)
+
+    def model(self) -> mujoco.MjModel:
+        """The model of the physics, compiled once a process; treat it as read-only."""
+        return load_model(self.model_file)
+
+    def draw_noise(
+        self, rng: np.random.Generator, positions: tuple[int, int], velocities: tuple[int, int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Offsets from the initial qpos and qvel, in arrays of these shapes."""
+        scale = self.reset_noise
+        offset = rng.uniform(-scale, scale, positions)
+        if self.gaussian_velocities:
+            return offset, scale * rng.standard_normal(velocities)
+        return offset, rng.uniform(-scale, scale, velocities)
 
     def make_batch(self, num_envs: int) -> LocomotionBatch:
         """``num_envs`` simulations stepped together on one thread."""
@@ -66,6 +82,12 @@ class LocomotionFamily(ModelFamily):
     def track(self, physics: Physics) -> NDArray[np.float64]:
         """Position ``[N, D]`` of the point whose motion is rewarded; a view is enough."""
 
+    def velocity(
+        self, physics: Physics, before: NDArray[np.float64], after: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Velocity ``[N, D]`` of that point, which a step took from ``before`` to ``after``."""
+        return (after - before) / self.dt
+
     @abstractmethod
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rewards ``[N]`` under the task numbers ``target`` ``[N, D]``."""
@@ -74,14 +96,29 @@ class LocomotionFamily(ModelFamily):
         """``[N]``: simulations whose episode ends here; none by default."""
         return np.zeros(len(physics.qpos), dtype=np.bool_)
 
+    def observe(self, physics: Physics) -> NDArray[np.float64]:
+        """Observations ``[N, O]``, in an array of its own that callers may keep."""
+        velocities = np.clip(physics.qvel, -self.velocity_limit, self.velocity_limit)
+        return np.concatenate((physics.qpos[:, self.skipped_positions :], velocities), axis=1)
+
+    def change_model(
+        self, physics: Physics, target: NDArray[np.float64], ids: NDArray[np.intp] | None
+    ) -> None:
+        """Give simulations ``ids`` (all if None) the model of their tasks ``target`` ``[n, D]``.
+
+        Called before each reset. By default tasks differ in their reward only.
+        """
+
     @abstractmethod
     def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
         """Add the task's marker to a model for drawing."""
 
     def card(self, *, reward: str, differences: str, source: str) -> Definition:
         """The definition card; what the robot fixes is filled in here."""
-        model = load_model(self.model_file)
+        model = self.model()
         low, high = model.actuator_ctrlrange[0]
+        noise = f"{self.reset_noise:g}"
+        velocity = f"qvel {noise} * N(0, 1)" if self.gaussian_velocities else "qvel likewise"
         return Definition(
             name=self.name,
             reward=reward,
@@ -94,8 +131,7 @@ class LocomotionFamily(ModelFamily):
             action=f"u = clip(a / {self.action_scale:g}, {low:g}, {high:g}), the {model.nu} "
             "actuator commands; a is the policy's output",
             action_scale=self.action_scale,
-            initial_state=f"as Gymnasium v5: qpos0 + U[-{self.reset_noise:g}, "
-            f"{self.reset_noise:g}], qvel {self.reset_noise:g} * N(0, 1)",
+            initial_state=f"as Gymnasium v5: qpos0 + U[-{noise}, {noise}], {velocity}",
             termination=self.termination_text,
             physics=f"MuJoCo {mujoco.__version__}, Gymnasium {gymnasium.__version__} "
             f"{self.model_file}; trajectories of other MuJoCo versions differ",
@@ -116,17 +152,17 @@ class LocomotionBatch(RenderableBatch):
 
     def __init__(self, family: LocomotionFamily, num_envs: int) -> None:
         """Raises ValueError if ``num_envs`` is not positive."""
-        model = load_model(family.model_file)
+        model = family.model()
         self.family = family
         self.num_envs = num_envs
         self.horizon = family.horizon
         self.observation_space = family.observation_space
         self.action_space = family.action_space
-        self.physics = Physics(model, num_envs, family.frame_skip)
+        self.physics = Physics(model, num_envs, family.frame_skip, family.derived_fields)
         self._scale = np.float32(family.action_scale)
         self._low, self._high = model.actuator_ctrlrange.T.astype(np.float32)
         self._init_qpos = model.qpos0.copy()
-        self._target = np.full((num_envs, len(fields(family.task_type))), np.nan)
+        self._target = np.full((num_envs, family.distribution.size), np.nan)
 
     def reset(
         self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
@@ -137,8 +173,9 @@ class LocomotionBatch(RenderableBatch):
         """
         check_reset(tasks, generators, self.num_envs)
         self._target[:] = task_rows(tasks, self.num_envs)
+        self.family.change_model(self.physics, self._target, None)
         self.physics.reset(*self._initial_states(generators, self.num_envs))
-        return self._observe()
+        return self.family.observe(self.physics)
 
     def restart(
         self,
@@ -149,8 +186,9 @@ class LocomotionBatch(RenderableBatch):
         """Start a new episode in simulations ``ids``; see the base class."""
         check_reset(tasks, generators, len(ids))
         self._target[ids] = task_rows(tasks, len(ids))
+        self.family.change_model(self.physics, self._target[ids], ids)
         self.physics.reset(*self._initial_states(generators, len(ids)), ids)
-        return self._observe()[ids]
+        return self.family.observe(self.physics)[ids]
 
     def step(
         self, action: NDArray[np.float32]
@@ -162,9 +200,10 @@ class LocomotionBatch(RenderableBatch):
         self.physics.step()
         position = self.family.track(self.physics).copy()
         terminated = self.family.terminated(self.physics)
-        velocity = (position - before) / self.family.dt
+        velocity = self.family.velocity(self.physics, before, position)
         motion = Motion(position, velocity, control, terminated)
-        return self._observe(), self.family.reward(motion, self._target), terminated
+        reward = self.family.reward(motion, self._target)
+        return self.family.observe(self.physics), reward, terminated
 
     def faults(self) -> NDArray[np.bool_]:
         """``[N]``: simulations that MuJoCo warned about since their reset."""
@@ -175,20 +214,12 @@ class LocomotionBatch(RenderableBatch):
         qpos: NDArray[np.float64] = self.physics.qpos[index].copy()
         return qpos
 
-    def _observe(self) -> NDArray[np.float64]:
-        """Observations ``[N, O]``, in an array of its own that callers may keep."""
-        positions = self.physics.qpos[:, self.family.skipped_positions :]
-        return np.concatenate((positions, self.physics.qvel), axis=1)
-
     def _initial_states(
         self, generators: Sequence[np.random.Generator], n: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """qpos ``[n, nq]`` and qvel ``[n, nv]``; each generator draws its positions first."""
-        episodes, scale = n // len(generators), self.family.reset_noise
+        episodes = n // len(generators)
         nq, nv = self.physics.qpos.shape[1], self.physics.qvel.shape[1]
-        draws = [
-            (g.uniform(-scale, scale, (episodes, nq)), scale * g.standard_normal((episodes, nv)))
-            for g in generators
-        ]
+        draws = [self.family.draw_noise(g, (episodes, nq), (episodes, nv)) for g in generators]
         qpos, qvel = (np.concatenate(parts) for parts in zip(*draws, strict=True))
         return self._init_qpos + qpos, qvel

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mujoco
 import numpy as np
 
@@ -19,26 +21,52 @@ def add_goal(spec: mujoco.MjSpec, x: float, y: float, radius: float, height: flo
     )
 
 
-def add_direction(spec: mujoco.MjSpec, sign: float, reach: int = 30, spacing: int = 1) -> None:
+def add_direction(spec: mujoco.MjSpec, sign: float) -> None:
     """Red arrow heads along the x axis, which point where the robot should run."""
-    for x in range(-reach, reach + 1, spacing):
+    add_heading(spec, 0.0 if sign > 0 else np.pi)
+
+
+def add_heading(spec: mujoco.MjSpec, angle: float, reach: int = 30, spacing: int = 1) -> None:
+    """Red arrow heads on a line through the start, which point ``angle`` from the x axis."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    for along in range(-reach, reach + 1, spacing):
         for side in (-1.0, 1.0):
-            angle = side * sign * np.pi / 4
+            bar, left = angle + side * np.pi / 4, -0.14 * side
             spec.worldbody.add_site(
                 type=mujoco.mjtGeom.mjGEOM_BOX,
-                pos=(x, -0.14 * side, 0.01),
+                pos=(along * cos - left * sin, along * sin + left * cos, 0.01),
                 size=(0.22, 0.05, 0.01),
-                quat=(np.cos(angle / 2), 0.0, 0.0, np.sin(angle / 2)),
+                quat=(np.cos(bar / 2), 0.0, 0.0, np.sin(bar / 2)),
                 rgba=_RED,
             )
 
 
-def add_milestones(spec: mujoco.MjSpec, velocity: float, seconds: int) -> None:
-    """Red posts behind the track, where a perfect runner is after each second."""
-    for second in range(1, seconds + 1):
+def add_bars(spec: mujoco.MjSpec, factors: Sequence[float]) -> None:
+    """Red bars behind the start, one a factor in order from the left, 0.3 m high for 1."""
+    for number, factor in enumerate(factors):
+        spec.worldbody.add_site(
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            pos=(0.3 * (number - (len(factors) - 1) / 2), 0.6, 0.15 * factor),
+            size=(0.06, 0.06, 0.15 * factor),
+            rgba=_RED,
+        )
+
+
+def look_down(spec: mujoco.MjSpec) -> None:
+    """Turn the camera that follows the robot down, so that the floor round it is in the picture."""
+    camera = spec.camera("track")
+    camera.pos = (0.0, -5.0, 5.0)
+    camera.alt.xyaxes = (1.0, 0.0, 0.0, 0.0, 1.0, 1.0)
+
+
+def add_milestones(
+    spec: mujoco.MjSpec, velocity: float, seconds: float, interval: float = 1.0
+) -> None:
+    """Red posts behind the track, where a perfect runner is after each interval, in s."""
+    for number in range(1, round(seconds / interval) + 1):
         spec.worldbody.add_site(
             type=mujoco.mjtGeom.mjGEOM_CYLINDER,
-            pos=(velocity * second, 0.6, 0.4),
+            pos=(velocity * interval * number, 0.6, 0.4),
             size=(0.04, 0.4, 0.0),
             rgba=_RED,
         )

@@ -9,8 +9,9 @@ warm start included.
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 _ASSETS = Path(gymnasium_mujoco.__file__).parent / "assets"
 _HARMLESS = "compiler attribute 'settotalmass' is deprecated"
+_COMPILING = threading.RLock()
 
 
 def model_path(file: str) -> Path:
@@ -35,22 +37,25 @@ def quiet_compiler() -> Iterator[None]:
     MuJoCo makes it at every load. Dropping the attribute and scaling the masses afterwards would
     leave another ``stat.meaninertia``, which scales the solver's tolerance, in the model. Every
     other message becomes a Python warning.
+
+    One thread at a time: MuJoCo's handler is the process's, and setting it takes a lock under which
+    it waits for Python's, so that two threads doing it at once may wait for each other for ever.
     """
 
     def handler(message: str) -> None:
         if not message.startswith(_HARMLESS):
             warnings.warn(f"MuJoCo: {message}", RuntimeWarning, stacklevel=3)
 
-    before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(handler)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=_HARMLESS
-            )  # MjSpec.compile makes it in Python
-            yield
-    finally:
-        mujoco.set_mju_user_warning(before)
+    with _COMPILING:
+        before = mujoco.get_mju_user_warning()
+        mujoco.set_mju_user_warning(handler)
+        try:
+            with warnings.catch_warnings():
+                # MjSpec.compile makes it in Python.
+                warnings.filterwarnings("ignore", message=_HARMLESS)
+                yield
+        finally:
+            mujoco.set_mju_user_warning(before)
 
 
 @functools.cache
@@ -64,11 +69,19 @@ class Physics:
     """``num_envs`` simulations of one model.
 
     ``qpos`` ``[N, nq]``, ``qvel`` ``[N, nv]`` and ``ctrl`` ``[N, nu]`` are live views: writing to
-    them is writing the state. ``xpos`` ``[N, nbody, 3]`` is read-only and, as after
-    ``mujoco.mj_step``, one substep behind the state.
+    them is writing the state. ``xpos`` ``[N, nbody, 3]`` and the further ``derived`` fields, by
+    their names in ``mujoco.MjData``, are read-only and, as after ``mujoco.mj_step``, one substep
+    behind the state. If the model has position or velocity sensors, they, ``sensordata`` ``[N,
+    nsensordata]``, and the derived fields are of the state itself.
     """
 
-    def __init__(self, model: mujoco.MjModel, num_envs: int, frame_skip: int) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        num_envs: int,
+        frame_skip: int,
+        derived: Sequence[str] = (),
+    ) -> None:
         """Raises ValueError if ``num_envs`` is not positive."""
         # Imported where it is needed: families that do without it also run on older MuJoCos.
         from mujoco.batch import Batch
@@ -83,6 +96,13 @@ class Physics:
         self.ctrl: NDArray[np.float64] = self._batch.bind("ctrl")
         # A derived field is filled by the next call only, so bind it before the first one.
         self.xpos: NDArray[np.float64] = self._batch.bind("xpos")
+        self.sensordata: NDArray[np.float64] = self._batch.bind("sensordata")
+        # Sensors cost a second pass over the kinematics, which only a model that has them pays for.
+        stage = mujoco.mjtStage.mjSTAGE_VEL if model.nsensordata else mujoco.mjtStage.mjSTAGE_NONE
+        self._stage: int = stage.value
+        self.derived: dict[str, NDArray[np.float64]] = {
+            name: self._batch.bind(name) for name in derived
+        }
 
     def reset(
         self,
@@ -108,7 +128,7 @@ class Physics:
         A simulation in which MuJoCo raises an error keeps its state; see :meth:`faults`.
         """
         with self._failures_recorded():
-            self._batch.step(nstep=self._frame_skip)
+            self._batch.step(nstep=self._frame_skip, stage=self._stage)
 
     def faults(self) -> NDArray[np.bool_]:
         """``[N]``: simulations MuJoCo warned about or raised in since their last reset.
@@ -128,9 +148,9 @@ class Physics:
         field: NDArray[np.float64] = self._batch.expand(name)
         return field
 
-    def apply_model_fields(self) -> None:
-        """Derive the constants that depend on the per-simulation model fields."""
-        self._batch.set_const()
+    def apply_model_fields(self, ids: NDArray[np.intp] | None = None) -> None:
+        """Derive the constants that depend on the model fields of simulations ``ids`` (all)."""
+        self._batch.set_const(ids)
 
     @contextmanager
     def _failures_recorded(self) -> Iterator[None]:

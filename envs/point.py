@@ -1,7 +1,8 @@
-"""Point navigation in the plane, in plain NumPy: the smallest family, for tests and first tries."""
+"""A point in the plane, in plain NumPy: the smallest families, for tests and first tries."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -12,45 +13,43 @@ from numpy.typing import NDArray
 
 from warprl.envs.family import Definition, ModelFamily, RenderableBatch, check_reset, task_rows
 from warprl.envs.markers import add_goal
-from warprl.envs.tasks import Goal, SquareGoals
+from warprl.envs.tasks import Goal, HalfCircleGoals, SquareGoals
 from warprl.types import Task
 
 _MAX_STEP = 0.1
 _TOLERANCE = 0.01
+_GOAL_RADIUS = 0.2
 
 
-class PointNavigation(ModelFamily):
-    """Walk from the origin to a hidden goal.
+class Point(ModelFamily):
+    """What the families share: a point that starts at the origin and a hidden goal.
 
     The policy's output is divided by ``action_scale``, as for the robots: an initial standard
     deviation of 1 is then one full step, neither lost in the clipping nor too small to explore.
     """
 
-    name = "point-navigation-v1"
-    horizon = 100
     dt = 1.0
     action_scale = 10.0
-    distribution = SquareGoals(0.5)
     observation_space = Box(-np.inf, np.inf, (2,), np.float64)
     action_space = Box(-action_scale * _MAX_STEP, action_scale * _MAX_STEP, (2,), np.float32)
+
+    @abstractmethod
+    def reward(self, offset: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rewards ``[N]`` at these positions less their goals ``[N, 2]``, after the move."""
+
+    def terminated(self, offset: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """``[N]``: points whose episode ends there; none by default."""
+        return np.zeros(len(offset), dtype=np.bool_)
 
     def make_batch(self, num_envs: int) -> PointBatch:
         """``num_envs`` points moved together."""
         return PointBatch(self, num_envs)
 
-    def render_model(self, task: Task) -> mujoco.MjModel:
-        """The plane from above with the goal on it; ``qpos`` is the position xy."""
-        assert isinstance(task, Goal)
-        xml = (files("warprl.envs") / "point.xml").read_text(encoding="utf-8")
-        spec = mujoco.MjSpec.from_string(xml)
-        add_goal(spec, task.x, task.y, radius=0.03, height=0.01)
-        return spec.compile()
-
-    def definition(self) -> Definition:
-        """The definition card."""
+    def card(self, *, reward: str, termination: str, differences: str, source: str) -> Definition:
+        """The definition card; what the world fixes is filled in here."""
         return Definition(
             name=self.name,
-            reward="-|xy_after - g|_2, the Euclidean distance to the goal after the move",
+            reward=reward,
             tasks=self.distribution.text,
             held_out=self.held_out_text,
             horizon=self.horizon,
@@ -61,9 +60,48 @@ class PointNavigation(ModelFamily):
             f"{_MAX_STEP:g}) m; a is the policy's output",
             action_scale=self.action_scale,
             initial_state="the origin, without noise",
+            termination=termination,
+            physics="none: xy_after = xy_before + action, in float64",
+            differences=differences,
+            source=source,
+        )
+
+    @staticmethod
+    def draw(task: Task, radius: float) -> mujoco.MjSpec:
+        """The plane from above with the goal on it; ``qpos`` is the position xy."""
+        assert isinstance(task, Goal)
+        xml = (files("warprl.envs") / "point.xml").read_text(encoding="utf-8")
+        spec = mujoco.MjSpec.from_string(xml)
+        add_goal(spec, task.x, task.y, radius=radius, height=0.01)
+        return spec
+
+
+class PointNavigation(Point):
+    """Walk from the origin to a hidden goal."""
+
+    name = "point-navigation-v1"
+    horizon = 100
+    distribution = SquareGoals(0.5)
+
+    def reward(self, offset: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``-|xy - g|_2``."""
+        return -np.hypot(offset[:, 0], offset[:, 1])
+
+    def terminated(self, offset: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """``[N]``: points that are near their goal in x and in y."""
+        near = np.abs(offset) < _TOLERANCE
+        return near[:, 0] & near[:, 1]
+
+    def render_model(self, task: Task) -> mujoco.MjModel:
+        """The plane from above with the goal on it; ``qpos`` is the position xy."""
+        return self.draw(task, radius=0.03).compile()
+
+    def definition(self) -> Definition:
+        """The definition card."""
+        return self.card(
+            reward="-|xy_after - g|_2, the Euclidean distance to the goal after the move",
             termination=f"|dx| < {_TOLERANCE:g} and |dy| < {_TOLERANCE:g} after the move; the "
             "horizon truncates",
-            physics="none: xy_after = xy_before + action, in float64",
             differences="MAML 2017 and pytorch-maml-rl have no action scale; learn2learn's and "
             "ProMP's point worlds use other starts, corners, or sparse rewards",
             source="MAML 2017 (cbfinn/maml_rl, 2D navigation) and pytorch-maml-rl "
@@ -71,13 +109,48 @@ class PointNavigation(ModelFamily):
         )
 
 
+class PointSparse(Point):
+    """Find a hidden goal on a half circle that rewards only whoever is near it."""
+
+    name = "point-sparse-v1"
+    horizon = 20
+    distribution = HalfCircleGoals(1.0)
+
+    def reward(self, offset: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``1 - d`` up to and on the goal's radius, 0 beyond, with ``d = |xy - g|_2``."""
+        distance = np.hypot(offset[:, 0], offset[:, 1])
+        # Of a point that a NaN sent nowhere, the reward is NaN, not an ordinary 0.
+        return np.where(distance > _GOAL_RADIUS, 0.0, 1.0 - distance)
+
+    def render_model(self, task: Task) -> mujoco.MjModel:
+        """The half circle from above, with the place that rewards; ``qpos`` is the position xy."""
+        spec = self.draw(task, radius=_GOAL_RADIUS)
+        spec.camera("track").pos = (0.0, 0.5, 3.0)
+        spec.geom("floor").size = (2.0, 2.0, 0.1)
+        spec.body("point").first_geom().size[0] *= 2
+        return spec.compile()
+
+    def definition(self) -> Definition:
+        """The definition card."""
+        return self.card(
+            reward=f"1 - d if d <= {_GOAL_RADIUS:g} m, else 0, d = |xy_after - g|_2 after the move",
+            termination="never; the horizon truncates",
+            differences="PEARL meta-trains on the dense -d and rewards so only where it adapts, "
+            "spaces its 100 goals evenly and scales rewards by 100. VariBAD: horizon 100, reward "
+            "as here. Their action scale is the same: [-1, 1] is mapped to +-0.1 m",
+            source="PEARL (Rakelly et al., ICML 2019), sparse-point-robot; also VariBAD "
+            "(SparsePointEnv-v0)",
+        )
+
+
 class PointBatch(RenderableBatch):
     """N points; see :class:`warprl.types.BatchEnv`."""
 
-    def __init__(self, family: PointNavigation, num_envs: int) -> None:
+    def __init__(self, family: Point, num_envs: int) -> None:
         """Raises ValueError if ``num_envs`` is not positive."""
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        self.family = family
         self.num_envs = num_envs
         self.horizon = family.horizon
         self.observation_space = family.observation_space
@@ -114,9 +187,7 @@ class PointBatch(RenderableBatch):
         displacement = action.astype(np.float64) / self._scale
         self._position += np.clip(displacement, -_MAX_STEP, _MAX_STEP)
         offset = self._position - self._goal
-        near = np.abs(offset) < _TOLERANCE
-        reward: NDArray[np.float64] = -np.hypot(offset[:, 0], offset[:, 1])
-        return self._position.copy(), reward, near[:, 0] & near[:, 1]
+        return self._position.copy(), self.family.reward(offset), self.family.terminated(offset)
 
     def faults(self) -> NDArray[np.bool_]:
         """``[N]``: points that a NaN action sent nowhere."""

@@ -6,14 +6,35 @@ import difflib
 import functools
 import importlib
 
-from warprl.envs.ant import AntDir, AntGoal
+from warprl.envs.ant import AntDir, AntDir2D, AntGoal, AntVel
 from warprl.envs.family import TaskFamily
 from warprl.envs.half_cheetah import HalfCheetahDir, HalfCheetahVel
-from warprl.envs.point import PointNavigation
+from warprl.envs.half_cheetah_maml2017 import HalfCheetahDirMaml2017, HalfCheetahVelMaml2017
+from warprl.envs.hopper import HopperRandParams
+from warprl.envs.humanoid import HumanoidDir, HumanoidDir2D
+from warprl.envs.point import PointNavigation, PointSparse
+from warprl.envs.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
 
 _FAMILIES: dict[str, type[TaskFamily]] = {
     family.name: family
-    for family in (PointNavigation, HalfCheetahDir, HalfCheetahVel, AntDir, AntGoal)
+    for family in (
+        PointNavigation,
+        PointSparse,
+        HalfCheetahDir,
+        HalfCheetahVel,
+        HalfCheetahDirMaml2017,
+        HalfCheetahVelMaml2017,
+        AntDir,
+        AntDir2D,
+        AntVel,
+        AntGoal,
+        Walker2dDir,
+        Walker2dVel,
+        Walker2dRandParams,
+        HopperRandParams,
+        HumanoidDir,
+        HumanoidDir2D,
+    )
 }
 
 

@@ -28,6 +28,13 @@ class Velocity(Task):
 
 
 @dataclass(frozen=True)
+class Heading(Task):
+    """Run in this direction on the plane, in radians from the x axis."""
+
+    angle: float
+
+
+@dataclass(frozen=True)
 class Goal(Task):
     """Reach this point of the plane, in m."""
 
@@ -53,6 +60,11 @@ class TaskDistribution(ABC):
     def check(self, task: Task) -> None:
         """Raises ValueError, naming field and range, if ``task`` is outside the support."""
 
+    @property
+    def size(self) -> int:
+        """How many numbers a task has."""
+        return len(fields(self.task_type))
+
     def all_tasks(self) -> list[Task] | None:
         """Every task, if the distribution is discrete."""
         return None
@@ -66,14 +78,24 @@ class TaskDistribution(ABC):
         if not isinstance(values, Mapping) or set(values) != set(names):
             got = sorted(map(str, values)) if isinstance(values, Mapping) else repr(values)
             raise ValueError(f"a task here is a mapping with the fields {names}, got {got}")
-        for name in names:
-            value = values[name]
-            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-            if not number or not math.isfinite(value):
-                raise ValueError(f"task field {name!r} must be a finite number, got {value!r}")
-        task = self.task_type(**{name: float(values[name]) for name in names})
+        task = self.task_type(**{name: self.parse_field(name, values[name]) for name in names})
         self.check(task)
         return task
+
+    def parse_field(self, name: str, value: Any) -> Any:
+        """The value of the task's field ``name``; a number unless a subclass says otherwise.
+
+        Raises ValueError, naming the field and what would be right.
+        """
+        if not is_finite_number(value):
+            raise ValueError(f"task field {name!r} must be a finite number, got {value!r}")
+        return float(value)
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether ``value`` is a number, finite and no truth value."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 class Directions(TaskDistribution):
@@ -133,6 +155,29 @@ class UniformVelocity(TaskDistribution):
             )
 
 
+class Headings(TaskDistribution):
+    """A direction on the plane, uniform on the circle."""
+
+    task_type = Heading
+
+    @property
+    def text(self) -> str:
+        """For the definition card."""
+        return "direction g = (cos angle, sin angle), angle ~ U[0, 2 pi)"
+
+    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
+        """Draw n directions."""
+        return [Heading(float(angle)) for angle in rng.uniform(0.0, 2.0 * np.pi, n)]
+
+    def check(self, task: Task) -> None:
+        """Raises ValueError if the angle is outside ``[0, 2 pi)``."""
+        assert isinstance(task, Heading)
+        if not 0.0 <= task.angle < 2.0 * np.pi:
+            raise ValueError(
+                f"task field 'angle' must be at least 0 and less than 2 pi, got {task.angle:g}"
+            )
+
+
 @dataclass(frozen=True)
 class SquareGoals(TaskDistribution):
     """A goal, uniform on the square ``[-half_width, half_width]^2``."""
@@ -187,4 +232,33 @@ class DiscGoals(TaskDistribution):
             raise ValueError(
                 f"task fields 'x' and 'y' must lie within {self.radius:g} of the origin,"
                 f" got {distance:g}"
+            )
+
+
+@dataclass(frozen=True)
+class HalfCircleGoals(TaskDistribution):
+    """A goal, uniform on the half circle of this radius about the origin with y >= 0."""
+
+    radius: float
+    task_type = Goal
+
+    @property
+    def text(self) -> str:
+        """For the definition card."""
+        return f"goal g uniform on the half circle of radius {self.radius:g} m with y >= 0"
+
+    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
+        """Draw n goals."""
+        angle = rng.uniform(0.0, math.pi, n)
+        points = zip(self.radius * np.cos(angle), self.radius * np.sin(angle), strict=True)
+        return [Goal(float(x), float(y)) for x, y in points]
+
+    def check(self, task: Task) -> None:
+        """Raises ValueError if the goal is off the half circle by more than its millionth."""
+        assert isinstance(task, Goal)
+        distance = math.hypot(task.x, task.y)
+        if task.y < 0 or abs(distance - self.radius) > 1e-6 * self.radius:
+            raise ValueError(
+                f"task fields 'x' and 'y' must lie {self.radius:g} from the origin with y >= 0,"
+                f" got ({task.x:g}, {task.y:g}) at {distance:g}"
             )

@@ -42,7 +42,7 @@ class FamilyEnv(gymnasium.Env[Observation, Action]):
     def __init__(
         self,
         family: str,
-        task: dict[str, float] | None = None,
+        task: dict[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
         """Raises ValueError for an unknown family or render mode, or an impossible task."""

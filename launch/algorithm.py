@@ -33,7 +33,7 @@ from warprl.agents.presets import PRESETS
 from warprl.agents.rollout import Timing
 from warprl.buffer import concatenate
 from warprl.envs import UnknownFamily, make_family
-from warprl.launch.config import RunConfig
+from warprl.launch.config import RunConfig, require_consistent
 from warprl.launch.env_runner import AdaptationRunner, Request, Shard, collect_shards, to_arrays
 from warprl.launch.errors import UserError
 from warprl.launch.machine import available_cores
@@ -116,6 +116,7 @@ class WarpGradConfig(AlgorithmConfig):
         _require_valid("policy", PolicyConfig, self.policy)
         _require_valid("adaptation", AdaptationConfig, self.adaptation)
         _require_valid("learner", LearnerConfig, self.learner)
+        require_consistent(self.policy, self.adaptation, self.learner)
         _require_whole("tasks", self.tasks, 1)
         _require_whole("seed", self.seed, 0)
         _require_whole("keep", self.keep, 2)

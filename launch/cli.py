@@ -20,7 +20,6 @@ from warprl.launch.outcome import Outcome, to_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-AGENTS = "warpgrad, maml, fomaml, reptile or promp"
 FAMILY_HELP = "A name that 'warprl envs' lists, or package.module:FAMILY for your own."
 # typer brings its own copy of click and names the base of its usage errors only as a base.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
@@ -73,7 +72,7 @@ def _root(
 def train(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help=FAMILY_HELP)],
     agent: Annotated[
-        str, typer.Option(metavar="PRESET", help=f"Named agent: {AGENTS}.")
+        str, typer.Option(metavar="PRESET", help="Named agent, see 'warprl agents'.")
     ] = "warpgrad",
     iterations: Annotated[
         int | None,
@@ -187,6 +186,45 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN", help="Runs of one family: names under runs/, or paths."),
+    ],
+    steps: Annotated[
+        int, typer.Option(parser=_whole, metavar="N", help="Inner steps; may exceed training.")
+    ] = 10,
+    episodes: Annotated[
+        int, typer.Option(parser=_whole, metavar="N", help="Episodes a task and step.")
+    ] = 20,
+    seed: Annotated[
+        int, typer.Option(parser=_whole, metavar="N", help="Seed of the episodes.")
+    ] = 0,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="A new folder.", show_default="runs/comparisons/<time>"
+        ),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Compare runs on the same held-out tasks; runs that differ in their seed alone count as one.
+
+    Evaluations that a run already has under the same protocol are used again.
+    """
+
+    def work() -> Outcome:
+        from warprl.launch import compare, runs
+
+        return compare.compare(
+            [runs.find(name) for name in names], steps=steps, episodes=episodes, seed=seed,
+            out=out, console=_console(json),
+        )  # fmt: skip
+
+    return _finish(work, json)
+
+
+@app.command()
 def render(
     run: Run,
     task: Annotated[
@@ -225,9 +263,23 @@ def envs(
 
 
 @app.command()
+def agents(json: Json = False) -> int:
+    """List the named agents; 'warprl config FAMILY --agent NAME' shows all that one sets."""
+
+    def work() -> Outcome:
+        from warprl.agents.presets import PRESETS
+
+        return _listing({name: preset.summary for name, preset in PRESETS.items()})
+
+    return _finish(work, json)
+
+
+@app.command()
 def config(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help=FAMILY_HELP)],
-    agent: Annotated[str, typer.Option(metavar="PRESET", help=f"One of {AGENTS}.")] = "warpgrad",
+    agent: Annotated[
+        str, typer.Option(metavar="PRESET", help="Named agent, see 'warprl agents'.")
+    ] = "warpgrad",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as for train."),
@@ -274,10 +326,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _families() -> Outcome:
     from warprl.envs import family_names, make_family
 
-    summaries = {name: make_family(name).definition().tasks for name in family_names()}
-    rows = [[name, summary] for name, summary in summaries.items()]
+    return _listing({name: make_family(name).definition().tasks for name in family_names()})
+
+
+def _listing(summaries: dict[str, str]) -> Outcome:
     width = max(map(len, summaries))
-    return Outcome(summaries, "\n".join(f"{name:{width}}  {line}" for name, line in rows))
+    return Outcome(
+        summaries, "\n".join(f"{name:{width}}  {line}" for name, line in summaries.items())
+    )
 
 
 def _family(name: str) -> Outcome:

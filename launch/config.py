@@ -107,6 +107,32 @@ def dump(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def require_consistent(
+    policy: PolicyConfig, adaptation: AdaptationConfig, learner: LearnerConfig
+) -> None:
+    """Raise UserError for parts that are each in range and cannot work together."""
+    if not adaptation.steps and (policy.warp or policy.rates or learner.init != "maml"):
+        raise UserError(
+            "adaptation.steps = 0 (one policy for all tasks) needs learner.init = maml, "
+            "policy.warp = none and policy.rates = false: the others learn from inner steps"
+        )
+    if learner.optimizer == "trpo" and learner.init in ("leap", "reptile"):
+        raise UserError(
+            f"learner.optimizer = trpo needs learner.init = maml, fomaml or fixed: {learner.init} "
+            "has no KL to bound"
+        )
+    if policy.rates and learner.objective == "approximate":
+        raise UserError(
+            "policy.rates = true needs learner.objective = exact: the approximate objective (eq. "
+            "12) does not depend on them"
+        )
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """Every key as ``--set`` takes it, such as ``learner.lr``, with its value."""
+    return dict(_leaves(config.model_dump(mode="json")))
+
+
 def require_family(name: str) -> None:
     """Raise UserError, in one line that says what would be right, unless this is a task family.
 
@@ -170,6 +196,10 @@ def _validate(data: dict[str, Any], where: str) -> RunConfig:
         config = RunConfig.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         raise UserError(where + _explain(error)) from error
+    try:
+        require_consistent(config.policy, config.adaptation, config.learner)
+    except UserError as error:
+        raise UserError(f"{where}{error}") from None
     if config.workers > config.tasks:
         raise UserError(
             f"{where}workers = {config.workers}: must not exceed tasks = {config.tasks}, "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+from warprl import __version__
+from warprl.agents.diagnostics import diagnose
 from warprl.agents.inner import AdaptationConfig, adapt
 from warprl.agents.policy import GaussianPolicy
 from warprl.envs import TaskFamily, make_family
@@ -26,6 +31,8 @@ from warprl.types import Params, Task
 STEPS = 3  # inner steps shown if training took fewer
 ADAPTATIONS = 20  # at least so many, repeating the tasks of a family that has few
 CHUNK = 10  # adaptations simulated together
+FORMAT = 1  # of summary.json; another one is not read back
+MEASURED_BY = ("mujoco", "torch")  # packages whose version may change a return
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,15 @@ class Subject:
     theta: Params
     phi: Params
     adaptation: AdaptationConfig
+
+    def digest(self) -> str:
+        """A checksum of all that its numbers depend on besides the protocol."""
+        adapted = replace(self.adaptation, steps=1, episodes=1)  # those are the protocol's
+        found = hashlib.sha256(repr((self.policy, adapted)).encode())
+        for parameters in (self.theta, self.phi):
+            for name in sorted(parameters):
+                found.update(name.encode() + parameters[name].numpy().tobytes())
+        return found.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -55,14 +71,40 @@ class Protocol:
         """(position of the task, task) of every adaptation; each has its own random streams."""
         return [pair for _ in range(self.repeats) for pair in enumerate(self.tasks)]
 
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """Which adaptations ``[n]`` differ by chance alone, for the intervals.
+
+        Few tasks are all there, so that chance is in the repeats of each; others are a sample.
+        """
+        position = np.array([task for task, _ in self.rows])
+        return position if self.repeats > 1 else np.zeros_like(position)
+
+    def describe(self) -> dict[str, Any]:
+        """All that the numbers of a subject depend on besides the subject, as plain values."""
+        return {
+            "format": FORMAT,
+            "versions": {"warprl": __version__} | {name: version(name) for name in MEASURED_BY},
+            "family": self.family.name,
+            "tasks": [asdict(task) for task in self.tasks],
+            "repeats": self.repeats,
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "seed": self.seed,
+        }
+
 
 @dataclass(frozen=True)
 class Curve:
-    """What one subject returned, ``[n, N+1]``, and which adaptations stayed finite, ``[n]``."""
+    """What one subject returned, ``[n, N+1]``, and which adaptations stayed finite, ``[n]``.
 
-    label: str
+    ``steps`` holds what :func:`warprl.agents.diagnostics.diagnose` finds of each step, ``[n, N]``.
+    """
+
+    subject: Subject
     returns: NDArray[np.float64]
     finite: NDArray[np.bool_]
+    steps: Mapping[str, NDArray[np.float64]]
 
 
 def evaluate(
@@ -90,19 +132,40 @@ def evaluate(
                 f"cannot compare: {folder} is of family {config.family} "
                 f"and {other.folder} of {other.config.family}"
             )
-    protocol = _protocol(
+    protocol = make_protocol(
         config.family,
         max(config.adaptation.steps, STEPS) if steps is None else steps,
         config.adaptation.episodes if episodes is None else episodes,
         config.seed if seed is None else seed,
     )
     runs.require_writable(folder, "evaluation")
-    subjects = [_subject(run, "trained", run.theta, run.phi)]
+    subjects = [_trained(run)]
     if untrained:
         subjects.append(_subject(run, "untrained", *stored.fresh(config)))
     subjects += [_subject(other, str(other.folder), other.theta, other.phi) for other in others]
     curves = [measure(subject, protocol, console) for subject in subjects]
-    return _write(run, protocol, curves)
+    summary = _write(run, protocol, curves)
+    return Outcome(summary, report.text(summary))
+
+
+def recall(run: stored.StoredRun, protocol: Protocol) -> dict[str, Any] | None:
+    """The newest stored evaluation of this very policy under exactly this protocol, if any."""
+    known = json.loads(to_json(protocol.describe()))
+    for path in sorted((run.folder / "evaluation").glob("*/summary.json"), reverse=True):
+        try:
+            summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if summary["protocol"] != known:
+                continue
+            if summary["curves"][0]["digest"] == _trained(run).digest():
+                return summary | {"folder": str(path.parent)}  # it may have moved with its run
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # of another version, or damaged: measured anew
+    return None
+
+
+def record(run: stored.StoredRun, protocol: Protocol, console: Console) -> dict[str, Any]:
+    """Measure the trained policy of a run and write that to a new folder in the run."""
+    return _write(run, protocol, [measure(_trained(run), protocol, console)])
 
 
 def measure(subject: Subject, protocol: Protocol, console: Console) -> Curve:
@@ -110,6 +173,7 @@ def measure(subject: Subject, protocol: Protocol, console: Console) -> Curve:
     torch.set_num_threads(1)
     config = replace(subject.adaptation, steps=protocol.steps, episodes=protocol.episodes)
     returns, finite = [], []
+    steps: dict[str, list[NDArray[np.float64]]] = {}
     with console.status("") as status:
         for first in range(0, len(protocol.rows), CHUNK):
             rows = protocol.rows[first : first + CHUNK]
@@ -122,16 +186,31 @@ def measure(subject: Subject, protocol: Protocol, console: Console) -> Curve:
             )  # fmt: skip
             returns.append(trajectory.returns.double().numpy())
             finite.append(trajectory.finite.numpy())
-    return Curve(subject.label, np.concatenate(returns), np.concatenate(finite))
+            for name, found in diagnose(subject.policy, subject.phi, trajectory).items():
+                steps.setdefault(name, []).append(found.double().numpy())
+    return Curve(
+        subject,
+        np.concatenate(returns),
+        np.concatenate(finite),
+        {name: np.concatenate(found) for name, found in steps.items()},
+    )
 
 
-def _protocol(name: str, steps: int, episodes: int, seed: int) -> Protocol:
+def make_protocol(name: str, steps: int, episodes: int, seed: int) -> Protocol:
+    """The protocol of a family: its held-out tasks, a few of them several times.
+
+    Raises UserError for a number out of range.
+    """
     for option, value, least in (("steps", steps, 1), ("episodes", episodes, 1), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"--{option} {value}: must be {least} or more")
     family = make_family(name)
     tasks = family.held_out_tasks()
     return Protocol(family, tasks, -(-ADAPTATIONS // len(tasks)), steps, episodes, seed)
+
+
+def _trained(run: stored.StoredRun) -> Subject:
+    return _subject(run, "trained", run.theta, run.phi)
 
 
 def _subject(run: stored.StoredRun, label: str, theta: Params, phi: Params) -> Subject:
@@ -141,6 +220,7 @@ def _subject(run: stored.StoredRun, label: str, theta: Params, phi: Params) -> S
 def _summary(run: stored.StoredRun, protocol: Protocol, curves: Sequence[Curve]) -> dict[str, Any]:
     return {
         "run": str(run.folder),
+        "protocol": protocol.describe(),
         "family": run.config.family,
         "agent": run.config.agent,
         "checkpoint": run.iteration,
@@ -156,22 +236,25 @@ def _summary(run: stored.StoredRun, protocol: Protocol, curves: Sequence[Curve])
 
 
 def _estimates(curve: Curve, protocol: Protocol) -> dict[str, Any]:
-    """The curve point by point, and the paired gain from its first to its last point."""
+    """The curve point by point, its area, the paired gain from first to last, and each step."""
+    label = curve.subject.label
     usable = np.isfinite(curve.returns).all(axis=1)
-    returns = curve.returns[usable]
-    # Few tasks, all of them present: chance is in the repeats alone, so resample within each task.
-    position = np.array([task for task, _ in protocol.rows])
-    stratum = (position if protocol.repeats > 1 else np.zeros_like(position))[usable]
     if not usable.any():
-        raise RunFailedError(f"{curve.label}: not one adaptation has a finite return")
+        raise RunFailedError(f"{label}: not one adaptation has a finite return")
+    areas, worse = area(curve.returns), got_worse(curve.returns)
+    returns, stratum = curve.returns[usable], protocol.strata[usable]
 
     def over_tasks(values: NDArray[np.float64]) -> dict[str, float]:
         return asdict(estimate(values, stratum, generator(protocol.seed, "bootstrap")))
 
     return {
-        "policy": curve.label,
+        "policy": label,
+        "digest": curve.subject.digest(),
         "curve": [over_tasks(column) for column in returns.T],
+        "area": over_tasks(areas[usable]),
         "gain": over_tasks(returns[:, -1] - returns[:, 0]),
+        "worse": float(worse[usable].mean()),
+        "steps": _steps(curve, protocol.steps),
         "diverged": np.flatnonzero(~curve.finite).tolist(),
         "left_out": np.flatnonzero(~usable).tolist(),
         "adaptations": [
@@ -181,13 +264,48 @@ def _estimates(curve: Curve, protocol: Protocol) -> dict[str, Any]:
                 "repeat": row // len(protocol.tasks),
                 "finite": bool(curve.finite[row]),
                 "returns": curve.returns[row].tolist(),
+                "area": float(areas[row]),
+                "worse": bool(worse[row]),
+                **{name: values[row].tolist() for name, values in curve.steps.items()},
             }
             for row, (position, task) in enumerate(protocol.rows)
         ],
     }
 
 
-def _write(run: stored.StoredRun, protocol: Protocol, curves: Sequence[Curve]) -> Outcome:
+def area(returns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Area under each adaptation curve ``[n, N+1]``, as the mean of its N + 1 returns: ``[n]``.
+
+    ``1 / (N + 1) * sum_k return_k`` for k = 0..N: a return, whatever N is.
+    """
+    mean: NDArray[np.float64] = returns.mean(axis=1)
+    return mean
+
+
+def got_worse(returns: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which adaptations ``[n]`` of curves ``[n, N+1]`` end below the return that they began at."""
+    worse: NDArray[np.bool_] = returns[:, -1] < returns[:, 0]
+    return worse
+
+
+def _steps(curve: Curve, number: int) -> list[dict[str, float]]:
+    """Every step over the adaptations that stayed finite: mean KL and cosine, median condition.
+
+    The median, because a single warp that is nearly singular would be all that a mean shows.
+    """
+    kept = {name: values[curve.finite] for name, values in curve.steps.items()}
+    return [
+        {name: _middle(name, values[:, k]) for name, values in kept.items()} for k in range(number)
+    ]
+
+
+def _middle(name: str, values: NDArray[np.float64]) -> float:
+    if not len(values):
+        return float("nan")
+    return float(np.median(values) if name == "condition" else np.mean(values))
+
+
+def _write(run: stored.StoredRun, protocol: Protocol, curves: Sequence[Curve]) -> dict[str, Any]:
     summary = _summary(run, protocol, curves)
     folder = run.folder / "evaluation" / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
     try:
@@ -199,4 +317,4 @@ def _write(run: stored.StoredRun, protocol: Protocol, curves: Sequence[Curve]) -
         (folder / "summary.json").write_text(to_json(summary) + "\n", encoding="utf-8")
     except OSError as error:
         raise RunFailedError(f"cannot write to {folder}: {error.strerror}") from error
-    return Outcome(summary, report.text(summary))
+    return summary

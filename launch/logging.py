@@ -98,18 +98,38 @@ def truncate(path: Path, iteration: int) -> None:
     """
     if not path.exists():
         return
-    kept: list[str] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        try:
-            if not line.endswith("\n") or json.loads(line)["iteration"] > iteration:
-                break
-        except (ValueError, KeyError, TypeError) as error:
-            number = len(kept) + 1
-            raise UserError(f"{path}, line {number}, is damaged: take that line out") from error
-        kept.append(line)
+    kept = [line for line, _ in _lines(path, iteration)]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
     os.replace(temporary, path)
+
+
+def read(path: Path, iteration: int) -> list[Metrics]:
+    """The metrics up to ``iteration``; none if there is no such file.
+
+    Raises UserError if it cannot be read or a line of it is not one of ours.
+    """
+    try:
+        return [metrics for _, metrics in _lines(path, iteration)] if path.exists() else []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _lines(path: Path, iteration: int) -> list[tuple[str, Metrics]]:
+    """The whole lines of iterations up to this one, as text and as metrics."""
+    found: list[tuple[str, Metrics]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break
+        try:
+            metrics: Metrics = json.loads(line)
+            if metrics["iteration"] > iteration:
+                break
+        except (ValueError, KeyError, TypeError) as error:
+            number = len(found) + 1
+            raise UserError(f"{path}, line {number}, is damaged: take that line out") from error
+        found.append((line, metrics))
+    return found
 
 
 def adaptation(metrics: Metrics) -> list[float]:

@@ -43,8 +43,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def parameters(task: Mapping[str, Any]) -> str:
-    """A task's numbers on one line: ``"direction=-1"``."""
-    return " ".join(
-        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in task.items()
-    )
+    """A task's numbers on one line, of a list its length only: ``"direction=-1 body_mass[8]"``."""
+
+    def show(key: str, value: Any) -> str:
+        if isinstance(value, list | tuple):
+            return f"{key}[{len(value)}]"
+        return f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
+
+    return " ".join(show(key, value) for key, value in task.items())

@@ -105,7 +105,7 @@ def render(
     from warprl.launch import stored
 
     run = stored.open_run(folder, checkpoint)
-    steps = run.config.adaptation.steps if steps is None else steps
+    steps = max(run.config.adaptation.steps, 1) if steps is None else steps
     if not 1 <= steps <= MAX_STEPS:
         raise UserError(f"--steps {steps}: a film shows 1 to {MAX_STEPS}")
     tasks = run.family.held_out_tasks()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,38 @@ from warprl.launch.outcome import parameters, table
 
 Summary = Mapping[str, Any]
 
+DIAGNOSTICS = {"kl": "KL", "cosine": "cosine", "condition": "condition"}
+
 
 def write_curve(path: Path, summary: Summary) -> None:
-    """One line for each policy and number of inner steps."""
+    """One line for each policy and number of inner steps, with what the last of them did."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["policy", "inner_step", "mean", "stderr", "low", "high", "n"])
+        points = ("mean", "stderr", "low", "high", "iqm", "n")
+        writer = csv.DictWriter(file, ["policy", "inner_step", *points, *DIAGNOSTICS])
+        writer.writeheader()
         for curve in summary["curves"]:
-            for step, point in enumerate(curve["curve"]):
-                writer.writerow([curve["policy"], step, *point.values()])
+            steps = chain([{}], curve["steps"])
+            for step, (point, last) in enumerate(zip(curve["curve"], steps, strict=True)):
+                writer.writerow({"policy": curve["policy"], "inner_step": step, **point, **last})
 
 
 def write_tasks(path: Path, summary: Summary) -> None:
     """One line for each policy and adaptation."""
     with path.open("w", newline="", encoding="utf-8") as file:
+        number = summary["inner_steps"]
+        steps = [f"return_step_{k}" for k in range(number + 1)]
+        steps += [f"{name}_step_{k}" for name in DIAGNOSTICS for k in range(1, number + 1)]
         writer = csv.writer(file)
-        steps = [f"return_step_{k}" for k in range(summary["inner_steps"] + 1)]
-        writer.writerow(["policy", "task", "parameters", "repeat", "finite", *steps])
+        writer.writerow(
+            ["policy", "task", "parameters", "repeat", "finite", "area", "worse", *steps]
+        )
         for curve in summary["curves"]:
             for row in curve["adaptations"]:
+                # Without warps there are no cosines and no condition numbers.
+                found = chain(*(row.get(name, [None] * number) for name in DIAGNOSTICS))
                 writer.writerow([
                     curve["policy"], row["task"], parameters(row["parameters"]), row["repeat"],
-                    row["finite"], *row["returns"],
+                    row["finite"], row["area"], row["worse"], *row["returns"], *found,
                 ])  # fmt: skip
 
 
@@ -93,22 +104,34 @@ def _task_table(summary: Summary) -> str:
 
 
 def _curve_table(curve: Mapping[str, Any]) -> str:
+    measured = [name for name in DIAGNOSTICS if name in curve["steps"][0]]
+    steps = chain([dict.fromkeys(measured, "")], map(_step_cells, curve["steps"]))
     rows = [
         [
             f"step {step}",
             f"{p['mean']:.1f}",
             f"{p['stderr']:.1f}",
             f"{p['low']:.1f} to {p['high']:.1f}",
+            f"{p['iqm']:.1f}",
+            *(cells[name] for name in measured),
         ]
-        for step, p in enumerate(curve["curve"])
+        for step, (p, cells) in enumerate(zip(curve["curve"], steps, strict=True))
     ]
-    gain = curve["gain"]
-    lines = [
-        table([curve["policy"], "mean", "std error", "95 % interval"], rows),
+    header = [curve["policy"], "mean", "std error", "95 % interval", "IQM"]
+    lines = [table([*header, *(DIAGNOSTICS[name] for name in measured)], rows)]
+    gain, area = curve["gain"], curve["area"]
+    lines += [
         f"gain of {len(rows) - 1} inner steps: {gain['mean']:+.1f}, "
-        f"95 % interval {gain['low']:+.1f} to {gain['high']:+.1f}",
+        f"95 % interval {gain['low']:+.1f} to {gain['high']:+.1f}; "
+        f"{curve['worse']:.0%} of the adaptations end below their start",
+        f"area under the curve (mean of its {len(rows)} points): {area['mean']:.1f}, "
+        f"95 % interval {area['low']:.1f} to {area['high']:.1f}",
     ]
     for word, numbers in (("diverged", curve["diverged"]), ("left out", curve["left_out"])):
         if numbers:
             lines.append(f"{word}: adaptations {', '.join(map(str, numbers))}")
     return "\n".join(lines)
+
+
+def _step_cells(step: Mapping[str, float]) -> dict[str, str]:
+    return {name: f"{value:.3g}" for name, value in step.items()}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 
+from warprl.agents.inner import AdaptationConfig
 from warprl.agents.losses import InnerLoss, OuterLoss
 from warprl.agents.policy import GaussianPolicy
 from warprl.envs import make_family
@@ -49,7 +50,7 @@ class WarpGradLearner(TorchLearner):
             family.observation_space, family.action_space, config.policy
         )
         self._seed: int = config.seed
-        self._meta = make_learner(policy, config.learner, config.adaptation.lr)
+        self._meta = make_learner(policy, config.learner, config.adaptation)
         self._state = self._meta.init(*policy.init(generator(self._seed, "init")))
         self._is_built = True
 
@@ -75,9 +76,10 @@ class WarpGradLearner(TorchLearner):
         raise NotImplementedError("the meta-objective is computed by warprl.learner")
 
 
-def make_learner(policy: GaussianPolicy, config: LearnerConfig, inner_lr: float) -> Learner:
+def make_learner(
+    policy: GaussianPolicy, config: LearnerConfig, adaptation: AdaptationConfig
+) -> Learner:
     """The meta-learner of a policy, on all cores: the result does not depend on their number."""
     clip = config.clip if config.loss == "ppo" else None
-    return Learner(
-        config, inner_lr, InnerLoss(policy), OuterLoss(policy, clip), threads=available_cores()
-    )
+    losses = InnerLoss(policy), OuterLoss(policy, clip)
+    return Learner(config, adaptation.step_sizes(policy), *losses, threads=available_cores())

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warprl.agents.policy import GaussianPolicy, PolicyConfig
+from warprl.agents.policy import GaussianPolicy, Layers, PolicyConfig
 from warprl.types import Batch, Params, Trajectory, TrajectoryState
 from warprl.warp import WarpKind
 
@@ -78,10 +78,11 @@ class Problem:
     phi: Params
     trajectory: Trajectory
     paths: list[naive.Path]
+    lr: float | dict[str, float]
 
     def setting(self, clip: float | None = CLIP) -> naive.Setting:
         """The same numbers for the naive loop."""
-        return naive.Setting(self.policy.config.warp, LR, clip, KL_COEFFICIENT)
+        return naive.Setting(self.policy.config.warp, self.lr, clip, KL_COEFFICIENT)
 
     def states(self) -> TrajectoryState:
         """Every trajectory state, gathered by hand rather than by the package's buffer."""
@@ -95,24 +96,33 @@ class Problem:
         return TrajectoryState(
             task=torch.tensor([t for t, _ in rows]),
             step=torch.tensor([k for _, k in rows]),
+            start={n: torch.stack([v[t, 0] for t, _ in rows]) for n, v in theta.items()},
             theta={n: torch.stack([v[t, k] for t, k in rows]) for n, v in theta.items()},
             support=at(0),
             query=at(1),
         )
 
 
-def make_problem(warp: WarpKind | None, steps: int, tasks: int = 2, seed: int = 3) -> Problem:
+def make_problem(
+    warp: WarpKind | None,
+    steps: int,
+    tasks: int = 2,
+    seed: int = 3,
+    rates: bool = False,
+    layers: Layers = "all",
+) -> Problem:
     """Float64 trajectories with unequal masks, ratios on both sides of the clip, phi off identity.
 
     They start from a slightly older theta_0 and were reached under a slightly older phi, as in
     every epoch but the first of a meta-update.
     """
     rng = np.random.default_rng([seed, steps])
-    policy = GaussianPolicy(OBS, ACT, PolicyConfig(hidden=HIDDEN, warp=warp, log_std=-0.3))
+    policy = GaussianPolicy(OBS, ACT, PolicyConfig(HIDDEN, warp, rates, log_std=-0.3))
     theta, phi = policy.init(rng)
     start, old_phi = perturbed(theta, rng, 0.2), perturbed(phi, rng, 0.2)
     theta_0, phi = perturbed(start, rng, 0.05), perturbed(old_phi, rng, 0.1)
-    setting = naive.Setting(warp, LR, CLIP, KL_COEFFICIENT)
+    lr = LR if layers == "all" else dict.fromkeys(policy.layers(layers), LR)
+    setting = naive.Setting(warp, lr, CLIP, KL_COEFFICIENT)
     paths, batches = [], []
     for _ in range(tasks):
         path, padded = _adapt(setting, start, old_phi, steps, rng)
@@ -128,7 +138,7 @@ def make_problem(warp: WarpKind | None, steps: int, tasks: int = 2, seed: int = 
         returns=torch.zeros(tasks, steps + 1, dtype=torch.float64),
         finite=torch.ones(tasks, dtype=torch.bool),
     )
-    return Problem(policy, theta_0, phi, trajectory, paths)
+    return Problem(policy, theta_0, phi, trajectory, paths, lr)
 
 
 def _adapt(

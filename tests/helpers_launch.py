@@ -14,14 +14,20 @@ SMALL = ("tasks=2", "adaptation.episodes=2", "adaptation.steps=1", "policy.hidde
 
 
 def fabricate(
-    folder: Path, family: str, *settings: str, shift: float = 0.0, iterations: Sequence[int] = (1,)
+    folder: Path,
+    family: str,
+    *settings: str,
+    shift: float = 0.0,
+    warp_shift: float = 0.0,
+    iterations: Sequence[int] = (1,),
 ) -> None:
-    """A run folder with checkpoints of the initial parameters, all moved by ``shift``."""
+    """A run folder with checkpoints of the initial parameters, theta and phi moved as given."""
     resolved = config.resolve(family, "warpgrad", {"workers": 0}, [*SMALL, *settings])
     folder.mkdir()
     (folder / "config.yaml").write_text(config.dump(resolved))
     theta, phi = stored.fresh(resolved)
     theta = tree_map(lambda tensor: tensor + shift, theta)
+    phi = tree_map(lambda tensor: tensor + warp_shift, phi)
     for iteration in iterations:
         state = LearnerState(theta, phi, {}, 1.0, 1.0, iteration)
         document = {"family": family, "policy": resolved.model_dump(mode="json")["policy"]}

@@ -40,7 +40,7 @@ class Setting(NamedTuple):
     """What a gradient depends on besides the parameters and the data."""
 
     warp: str | None
-    lr: float  # alpha
+    lr: float | dict[str, float]  # alpha; a parameter that has none stays
     clip: float | None  # epsilon of PPO; None is the unclipped ratio
     kl_coefficient: float
 
@@ -153,34 +153,41 @@ def inner_step(
     slope = gradient(
         lambda at: task_loss(setting, at, phi, data), start, create_graph=differentiable
     )
-    return {name: start[name] - setting.lr * slope[name] for name in start}
+    stepped = {}
+    for name in start:
+        size = setting.lr.get(name, 0.0) if isinstance(setting.lr, dict) else setting.lr
+        rate = phi.get(f"rate.{name}", torch.ones_like(start[name]))
+        stepped[name] = start[name] - size * rate * slope[name]
+    return stepped
 
 
 # --- objectives: scalars whose gradients are under test -----------------------------------------
 
 
-def exact(setting: Setting, phi: Parameters, paths: Sequence[Path]) -> Tensor:
+def exact(setting: Setting, theta_0: Parameters, phi: Parameters, paths: Sequence[Path]) -> Tensor:
     """Eq. 11, the mean over tasks and k of the loss behind one differentiable look-ahead."""
     losses = []
     for path in paths:
         for k in range(len(path.theta) - 1):
             ahead = inner_step(setting, path.theta[k], phi, path.data[k], differentiable=True)
-            losses.append(meta_loss(setting, ahead, phi, path.data[k + 1]))
+            moved = moved_along(ahead, path, theta_0)
+            losses.append(meta_loss(setting, moved, phi, path.data[k + 1]))
     return sum(losses, torch.zeros((), dtype=torch.float64)) / len(losses)
 
 
-def look_aheads(setting: Setting, phi: Parameters, paths: Sequence[Path]) -> list[list[Parameters]]:
+def look_aheads(
+    setting: Setting, theta_0: Parameters, phi: Parameters, paths: Sequence[Path]
+) -> list[list[Parameters]]:
     """The bracket of eq. 12 at this phi, as constants."""
-    return [
-        [
-            {
-                name: value.detach()
-                for name, value in inner_step(setting, path.theta[k], phi, path.data[k]).items()
-            }
+    brackets = []
+    for path in paths:
+        steps = [
+            inner_step(setting, path.theta[k], phi, path.data[k])
             for k in range(len(path.theta) - 1)
         ]
-        for path in paths
-    ]
+        moved = [moved_along(ahead, path, theta_0) for ahead in steps]
+        brackets.append([{name: x.detach() for name, x in ahead.items()} for ahead in moved])
+    return brackets
 
 
 def approximate(
@@ -198,24 +205,18 @@ def approximate(
 
 
 def init_objective(
-    kind: str,
-    setting: Setting,
-    theta_0: Parameters,
-    phi: Parameters,
-    path: Path,
-    around: Parameters | None = None,
+    kind: str, setting: Setting, theta_0: Parameters, phi: Parameters, path: Path
 ) -> Tensor:
-    """``C(theta_0)`` of one task. What the kind holds constant is as it is ``around`` there."""
-    around = around or theta_0
+    """``C(theta_0)`` of one task. What the kind holds constant comes from ``path``."""
     last = len(path.theta) - 1
     if kind == "fixed":
         return torch.zeros((), dtype=torch.float64)
     if kind == "reptile":
         return 0.5 * squared_distance(theta_0, path.theta[last])
     if kind == "fomaml":
-        ahead = inner_step(setting, shifted(path, last - 1, around), phi, path.data[last - 1])
-        moving = {n: ahead[n].detach() + (v - around[n].detach()) for n, v in theta_0.items()}
-        return meta_loss(setting, moving, phi, path.data[last])
+        ahead = inner_step(setting, path.theta[last - 1], phi, path.data[last - 1])
+        fixed = {name: value.detach() for name, value in ahead.items()}
+        return meta_loss(setting, moved_along(fixed, path, theta_0), phi, path.data[last])
     if kind == "maml":
         theta = theta_0
         for k in range(last):
@@ -224,7 +225,7 @@ def init_objective(
     if kind == "leap":
         length = torch.zeros((), dtype=torch.float64)
         for k in range(last):
-            here, there = shifted(path, k, theta_0), path.theta[k + 1]
+            here, there = moved_along(path.theta[k], path, theta_0), path.theta[k + 1]
             rise = task_loss(setting, there, phi, path.data[k]).detach() - task_loss(
                 setting, here, phi, path.data[k]
             )
@@ -233,17 +234,10 @@ def init_objective(
     raise ValueError(kind)
 
 
-def shifted(path: Path, k: int, theta_0: Parameters) -> Parameters:
-    """``theta_k`` as it moves with theta_0 if its Jacobian is taken for the identity."""
-    return {
-        name: path.theta[k][name].detach() + (theta_0[name] - path.theta[0][name].detach())
-        for name in theta_0
-    }
-
-
-def moved(path: Path, theta_0: Parameters) -> Path:
-    """The path as it moves with theta_0."""
-    return Path([shifted(path, k, theta_0) for k in range(len(path.theta))], path.data)
+def moved_along(point: Parameters, path: Path, theta_0: Parameters) -> Parameters:
+    """A point reached by a path, as it moves with theta_0 if its Jacobian is the identity."""
+    start = path.theta[0]
+    return {n: point[n] + (theta_0[n] - start[n].detach()) for n in theta_0}
 
 
 def squared_distance(left: Parameters, right: Parameters) -> Tensor:
@@ -257,7 +251,8 @@ def leap_by_hand(setting: Setting, theta_0: Parameters, phi: Parameters, path: P
     """``-sum_k (dtheta_k + dL_k grad L_task(theta_k)) / ||(dtheta_k, dL_k)||``, as printed."""
     result = {name: torch.zeros_like(value) for name, value in theta_0.items()}
     for k in range(len(path.theta) - 1):
-        here, there, data = shifted(path, k, theta_0), path.theta[k + 1], path.data[k]
+        here = moved_along(path.theta[k], path, theta_0)
+        there, data = path.theta[k + 1], path.data[k]
         rise = float(task_loss(setting, there, phi, data) - task_loss(setting, here, phi, data))
         slope = gradient(lambda at, data=data: task_loss(setting, at, phi, data), here)  # type: ignore[misc]
         length = math.sqrt(float(squared_distance(here, there)) + rise**2)

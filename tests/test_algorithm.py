@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from helpers_runs import history, running, small, start_ray, train
 from ray import tune
 
@@ -52,6 +53,26 @@ def test_what_is_not_learned_stays_bit_for_bit() -> None:
     assert all(name.startswith("phi.") for name in changed)
 
 
+@pytest.mark.parametrize("agent", PRESETS)
+def test_every_preset_learns_what_it_names_and_nothing_else(agent: str) -> None:
+    preset = PRESETS[agent]
+    policy = replace(preset.policy, hidden=(8, 8))
+    adaptation = replace(preset.adaptation, episodes=2)
+    config = small().meta(policy=policy, adaptation=adaptation, learner=preset.learner)
+    with running(config) as algorithm:
+        before = algorithm.learner_state.to_tensors()
+        metrics = train(algorithm)
+        after = algorithm.learner_state.to_tensors()
+    assert f"return_step_{adaptation.steps}" in metrics
+    assert f"return_step_{adaptation.steps + 1}" not in metrics
+    assert not metrics["diverged_tasks"]
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    learned = {"phi", "theta"} if policy.warp or policy.rates else {"theta"}
+    assert {name.partition(".")[0] for name in moved} == (set() if agent == "random" else learned)
+    if policy.rates:
+        assert moved >= {name for name in before if name.startswith("phi.rate.")}
+
+
 def test_diverged_tasks_are_counted_and_named(caplog: pytest.LogCaptureFixture) -> None:
     config = small().meta(adaptation=AdaptationConfig(steps=2, episodes=2, lr=1e30))
     with running(config) as algorithm, caplog.at_level(logging.WARNING, "warprl"):
@@ -68,6 +89,7 @@ def test_diverged_tasks_are_counted_and_named(caplog: pytest.LogCaptureFixture) 
     [
         (WarpGradConfig(), "family is not set"),
         (small("point-navigation-v2"), "unknown task family 'point-navigation-v2'; did you mean"),
+        (small().meta(adaptation=AdaptationConfig(steps=0)), "adaptation.steps = 0 (one policy "),
         (small(tasks=0), "tasks = 0: must be a whole number, 1 or more"),
         (small().meta(seed=-1), "seed = -1: must be a whole number, 0 or more"),
         (small().meta(keep=1), "keep = 1: must be a whole number, 2 or more"),

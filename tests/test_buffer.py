@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import naive
 import numpy as np
 import pytest
 import torch
-from helpers import make_problem, relative_error, same_bits
+from helpers import make_problem, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warprl.buffer import TrajectoryBuffer
 from warprl.types import Batch, Trajectory
-
-START = {"w": torch.tensor(0.0)}
 
 
 def trajectory(tasks: int, steps: int, start: int = 0) -> Trajectory:
@@ -65,10 +62,11 @@ def test_passes_differ_and_equal_generators_draw_alike() -> None:
 def test_a_state_is_theta_k_with_the_data_of_k_and_of_its_successor() -> None:
     buffer = TrajectoryBuffer()
     buffer.add(trajectory(3, 2))
-    states = buffer.states(np.arange(6), START)
+    states = buffer.states(np.arange(6))
     assert states.task.tolist() == [0, 0, 1, 1, 2, 2]
     assert states.step.tolist() == [0, 1, 0, 1, 0, 1]
-    assert states.theta["w"].tolist() == [0, 1, 0, 1, 0, 1]  # all moved to start at zero
+    assert states.theta["w"].tolist() == [0, 1, 10, 11, 20, 21]
+    assert states.start["w"].tolist() == [0, 0, 10, 10, 20, 20]
     for x in states.support:
         assert x.flatten().tolist() == [0, -1, -10, -11, -20, -21]
     for x in states.query:
@@ -79,30 +77,19 @@ def test_states_of_a_real_trajectory_are_those_gathered_by_hand() -> None:
     p = make_problem("linear", 3)
     buffer = TrajectoryBuffer()
     buffer.add(p.trajectory)
-    found, expected = buffer.states(np.arange(len(buffer)), p.paths[0].theta[0]), p.states()
+    found, expected = buffer.states(np.arange(len(buffer))), p.states()
     assert torch.equal(found.task, expected.task) and torch.equal(found.step, expected.step)
     assert same_bits(found.theta, expected.theta)
+    assert same_bits(found.start, expected.start)
     assert same_bits(found.support._asdict(), expected.support._asdict())
     assert same_bits(found.query._asdict(), expected.query._asdict())
-
-
-def test_states_move_along_with_the_initialisation() -> None:
-    p = make_problem("gate", 3)
-    buffer = TrajectoryBuffer()
-    buffer.add(p.trajectory)
-    numbers = np.array([1, 5])  # k = 1 of the first task and k = 2 of the second
-    found = buffer.states(numbers, p.theta_0)
-    assert not same_bits(found.theta, buffer.states(numbers, p.paths[0].theta[0]).theta)
-    for s, (t, k) in enumerate(((0, 1), (1, 2))):
-        expected = naive.moved(p.paths[t], p.theta_0).theta[k]
-        assert relative_error({n: x[s] for n, x in found.theta.items()}, expected) < 1e-14
 
 
 def test_diverged_tasks_are_left_out_and_the_others_keep_their_names() -> None:
     buffer = TrajectoryBuffer()
     buffer.add(trajectory(3, 2)._replace(finite=torch.tensor([True, False, True])))
     assert (buffer.tasks, len(buffer)) == (2, 4)
-    assert buffer.states(np.arange(4), START).task.tolist() == [0, 0, 2, 2]
+    assert buffer.states(np.arange(4)).task.tolist() == [0, 0, 2, 2]
     assert buffer.trajectories(np.array([1])).theta["w"].tolist() == [[20, 21, 22]]
 
 
@@ -130,6 +117,6 @@ def test_clearing_forgets_everything() -> None:
     buffer.clear()
     assert (buffer.tasks, len(buffer)) == (0, 0)
     with pytest.raises(ValueError, match="empty"):
-        buffer.states(np.arange(1), START)
+        buffer.states(np.arange(1))
     buffer.add(trajectory(1, 3))  # what was held before does not bind what comes after
     assert len(buffer) == 3

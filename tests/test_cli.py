@@ -16,6 +16,7 @@ import ray
 from helpers_launch import fabricate
 
 from warprl import __version__, checkpoint
+from warprl.agents.presets import PRESETS
 from warprl.envs import family_names
 from warprl.launch import config, machine, runs, train
 from warprl.launch.cli import main
@@ -58,7 +59,8 @@ def test_help_and_version_load_nothing_heavy() -> None:
         "print(*{m.partition('.')[0] for m in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for verb in ("train", "resume", "evaluate", "render", "envs", "config", "doctor"):
+    verbs = "train resume evaluate compare render envs agents config doctor"
+    for verb in verbs.split():
         assert f" {verb} " in done.stdout
     assert f"warprl {__version__}" in done.stdout
     loaded = done.stdout.splitlines()[-1].split()
@@ -82,6 +84,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
         (("train", FAMILY, "--run", "/proc/run"), "cannot make the run folder /proc/run: "),
         (("resume", "gone"), "no run 'gone': there are no runs in "),
         (("evaluate", "gone"), "no run 'gone'"),
+        (("compare", "gone"), "no run 'gone'"),
         (("render", "gone"), "no run 'gone'"),
         (("envs", "ant"), "unknown family 'ant': "),
         (("config", "ant"), "unknown family 'ant': "),
@@ -120,12 +123,18 @@ def test_a_folder_that_is_no_run_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "mine").mkdir()
-    for verb in ("resume", "evaluate", "render"):
+    for verb in ("resume", "evaluate", "compare", "render"):
         assert "is not a run: it holds no config.yaml" in refused(capsys, verb, "mine")
 
 
 @pytest.mark.parametrize(
-    ("verb", "part"), [("resume", "checkpoints"), ("evaluate", "evaluation"), ("render", "videos")]
+    ("verb", "part"),
+    [
+        ("resume", "checkpoints"),
+        ("evaluate", "evaluation"),
+        ("compare", "evaluation"),
+        ("render", "videos"),
+    ],
 )
 def test_a_run_that_cannot_be_written_is_refused_before_any_work(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -171,6 +180,13 @@ def test_the_families_and_their_cards(capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(capsys.readouterr().out)["horizon"] == 100
     assert main(["envs", "--json"]) == 0
     assert list(json.loads(capsys.readouterr().out)) == family_names()
+
+
+def test_the_agents_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["agents"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(PRESETS)
+    assert main(["agents", "--json"]) == 0
+    assert "clipped objective" in json.loads(capsys.readouterr().out)["promp"]
 
 
 def test_the_configuration_is_shown_before_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ import yaml
 from pydantic import ValidationError
 
 from warprl.agents.presets import PRESETS
-from warprl.launch.cli import AGENTS
 from warprl.launch.config import RunConfig, dump, load, resolve
 from warprl.launch.errors import UserError
 
@@ -71,7 +70,7 @@ def test_a_configuration_cannot_be_changed() -> None:
         ("learner.lr=NaN", "learner.lr = NaN: should be a finite number"),
         ("adaptation.steps=2.5", "adaptation.steps = 2.5: should be a"),
         ("adaptation.steps=true", "adaptation.steps = true: should be a"),
-        ("adaptation.steps=0", "adaptation.steps = 0: should be greater than 0"),
+        ("adaptation.steps=-1", "adaptation.steps = -1: should be greater than or equal to 0"),
         ("adaptation.gamma=1.1", "adaptation.gamma = 1.1: should be less than or equal to 1"),
         (
             "policy.warp=lineer",
@@ -116,8 +115,39 @@ def test_unknown_names_are_refused_with_the_nearest_one() -> None:
         resolve("point-navigation", "promp", {})
 
 
-def test_the_help_names_every_preset() -> None:
-    assert set(AGENTS.replace(" or ", ", ").split(", ")) == set(PRESETS)
+@pytest.mark.parametrize("agent", PRESETS)
+def test_every_preset_resolves(agent: str) -> None:
+    config = resolve(FAMILY, agent, {})
+    preset = PRESETS[agent]
+    assert (config.policy, config.adaptation, config.learner) == (
+        preset.policy,
+        preset.adaptation,
+        preset.learner,
+    )
+
+
+@pytest.mark.parametrize(
+    ("agent", "setting", "message"),
+    [
+        ("warpgrad", "adaptation.steps=0", "adaptation.steps = 0 (one policy for all tasks) needs"),
+        ("promp", "adaptation.steps=-1", "adaptation.steps = -1: should be greater than or equal"),
+        ("multitask", "policy.rates=true", "adaptation.steps = 0 (one policy for all tasks) needs"),
+        ("multitask", "learner.init=leap", "adaptation.steps = 0 (one policy for all tasks) needs"),
+        (
+            "leap",
+            "learner.optimizer=trpo",
+            "learner.optimizer = trpo needs learner.init = maml, fom",
+        ),
+        ("meta-sgd", "learner.objective=approximate", "policy.rates = true needs learner.objectiv"),
+        ("anil", "adaptation.layers=tail", "adaptation.layers = "),
+    ],
+)
+def test_settings_that_cannot_work_together_are_refused(
+    agent: str, setting: str, message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve(FAMILY, agent, {}, [setting])
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from helpers_launch import fabricate
 
+from warprl.agents.diagnostics import diagnose
 from warprl.agents.inner import adapt
 from warprl.launch import stored
 from warprl.launch.cli import main
-from warprl.launch.evaluate import ADAPTATIONS
+from warprl.launch.evaluate import ADAPTATIONS, area, got_worse
 
 POINT, CHEETAH = "point-navigation-v1", "half-cheetah-dir-v1"
 
@@ -59,6 +61,64 @@ def test_a_curve_is_the_mean_over_held_out_tasks_of_plain_adaptation(
     assert curve["gain"]["mean"] == pytest.approx(gain.mean())
     assert curve["gain"]["stderr"] == pytest.approx(gain.std(ddof=1) / len(tasks) ** 0.5)
     assert curve["gain"]["low"] < gain.mean() < curve["gain"]["high"]
+
+
+def test_area_and_share_that_got_worse_are_those_of_every_adaptation(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", POINT)
+    (curve,) = evaluate(capsys, "a", "--steps", "2")["curves"]
+    rows = curve["adaptations"]
+    areas = [sum(row["returns"]) / 3 for row in rows]
+    assert [row["area"] for row in rows] == pytest.approx(areas)
+    assert curve["area"]["mean"] == pytest.approx(sum(areas) / len(rows))
+    assert curve["area"]["low"] < curve["area"]["mean"] < curve["area"]["high"]
+    worse = [row["returns"][2] < row["returns"][0] for row in rows]
+    assert [row["worse"] for row in rows] == worse
+    assert 0.0 < curve["worse"] == sum(worse) / len(rows) < 1.0
+    lasts = sorted(row["returns"][2] for row in rows)
+    assert curve["curve"][2]["iqm"] == pytest.approx(np.mean(lasts[10:30])), "the middle 20 of 40"
+
+
+def test_curves_of_two_lines_by_hand() -> None:
+    returns = np.array([[1.0, 3.0, 0.5], [2.0, -1.0, 2.0]])
+    assert area(returns).tolist() == [1.5, 1.0]
+    assert got_worse(returns).tolist() == [True, False], "back at the start is not worse"
+
+
+def test_every_step_is_diagnosed_at_the_parameters_it_left(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", POINT, "policy.warp=residual", warp_shift=0.3)
+    (curve,) = evaluate(capsys, "a", "--steps", "2", "--episodes", "3")["curves"]
+    run = stored.open_run(tmp_path / "a", None)
+    tasks = run.family.held_out_tasks()
+    trajectory, _ = adapt(
+        run.family.make_batch(len(tasks) * 3), run.policy, run.theta, run.phi, tasks,
+        range(len(tasks)), replace(run.config.adaptation, steps=2, episodes=3), 0, 0,
+    )  # fmt: skip
+    found = diagnose(run.policy, run.phi, trajectory)
+    for name, values in found.items():
+        measured = np.array([row[name] for row in curve["adaptations"]])
+        np.testing.assert_allclose(measured, values.double().numpy(), rtol=1e-4, atol=1e-6)
+        middle = np.median if name == "condition" else np.mean
+        of_steps = [step[name] for step in curve["steps"]]
+        assert of_steps == pytest.approx(middle(measured, axis=0).tolist())
+    assert all(step["kl"] > 0.0 for step in curve["steps"])
+    assert all(-1.0 < step["cosine"] < 0.999 for step in curve["steps"])
+    assert all(step["condition"] > 1.001 for step in curve["steps"])
+
+
+def test_a_policy_without_warps_has_no_cosine_and_no_condition(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", POINT, "policy.warp=none")
+    summary = evaluate(capsys, "a", "--steps", "1")
+    assert [list(step) for step in summary["curves"][0]["steps"]] == [["kl"]]
+    with (Path(summary["folder"]) / "tasks.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert float(row["kl_step_1"]) > 0.0
+    assert (row["cosine_step_1"], row["condition_step_1"]) == ("", "")
 
 
 def test_few_tasks_are_repeated_with_different_random_numbers(
@@ -114,8 +174,15 @@ def test_the_files_hold_what_was_answered(
     points = [point for curve in summary["curves"] for point in curve["curve"]]
     assert [float(row["mean"]) for row in rows] == [point["mean"] for point in points]
     assert [row["policy"] for row in rows] == ["trained"] * 2 + ["untrained"] * 2
+    assert [row["kl"] for row in rows[::2]] == ["", ""], "no step led to the first point"
+    steps = [curve["steps"][0]["kl"] for curve in summary["curves"]]
+    assert [float(row["kl"]) for row in rows[1::2]] == steps
     with (folder / "tasks.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 2 * summary["tasks"]
+        lines = list(csv.DictReader(file))
+    adaptations = [row for curve in summary["curves"] for row in curve["adaptations"]]
+    assert [float(line["area"]) for line in lines] == [row["area"] for row in adaptations]
+    assert [line["worse"] for line in lines] == [str(row["worse"]) for row in adaptations]
+    assert [float(line["kl_step_1"]) for line in lines] == [row["kl"][0] for row in adaptations]
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -126,8 +193,12 @@ def test_people_get_tables(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert lines[0].split() == "return by task step 0 step 1".split()
     assert lines[1].startswith("0: direction=1 ")
     assert "2 held-out tasks x 10 repeats, n = 20, 1 episodes each at every step" in lines[4]
-    assert lines[6].split() == "trained mean std error 95 % interval".split()
+    header = "trained mean std error 95 % interval IQM KL cosine condition"
+    assert lines[6].split() == header.split()
+    assert lines[8].split()[-3:-1] != lines[7].split()[-3:-1], "step 0 has no step behind it"
     assert lines[9].startswith("gain of 1 inner steps: ")
+    assert re.search(r"; \d+% of the adaptations end below their start$", lines[9])
+    assert lines[10].startswith("area under the curve (mean of its 2 points): ")
     assert lines[-1].startswith("written to ")
 
 
@@ -138,6 +209,8 @@ def test_an_adaptation_that_diverges_is_named(
     (curve,) = evaluate(capsys, "a", "--steps", "2")["curves"]
     assert curve["diverged"]
     assert [row["finite"] for row in curve["adaptations"]].count(False) == len(curve["diverged"])
+    kept = [row["kl"][1] for row in curve["adaptations"] if row["finite"]]
+    assert curve["steps"][1]["kl"] == (pytest.approx(np.mean(kept)) if kept else None)
 
 
 def test_what_cannot_be_evaluated_is_refused(

@@ -21,6 +21,7 @@ from helpers import (
 )
 
 from warprl.agents.losses import InnerLoss, OuterLoss
+from warprl.agents.policy import Layers
 from warprl.objective import InitKind, ObjectiveKind, init_gradient, inner_step, warp_objective
 from warprl.types import Params
 from warprl.warp import WARP_KINDS, WarpKind
@@ -42,7 +43,14 @@ def problem(warp: WarpKind | None, steps: int) -> Problem:
 def package_meta_gradient(p: Problem, kind: ObjectiveKind, clip: float | None = CLIP) -> Params:
     phi = as_leaves(p.phi)
     ahead = warp_objective(
-        kind, InnerLoss(p.policy), OuterLoss(p.policy, clip), phi, p.states(), LR, KL_COEFFICIENT
+        kind,
+        InnerLoss(p.policy),
+        OuterLoss(p.policy, clip),
+        p.theta_0,
+        phi,
+        p.states(),
+        p.lr,
+        KL_COEFFICIENT,
     )
     return gradient_of(ahead.value.loss.mean(), phi)
 
@@ -50,7 +58,9 @@ def package_meta_gradient(p: Problem, kind: ObjectiveKind, clip: float | None = 
 @cache
 def exact_by_differences(warp: WarpKind, steps: int, clip: float | None = CLIP) -> Params:
     p = problem(warp, steps)
-    return finite_difference(lambda phi: naive.exact(p.setting(clip), phi, p.paths), p.phi)
+    return finite_difference(
+        lambda phi: naive.exact(p.setting(clip), p.theta_0, phi, p.paths), p.phi
+    )
 
 
 # --- the conditions under which the comparisons mean something ----------------------------------
@@ -59,15 +69,15 @@ def exact_by_differences(warp: WarpKind, steps: int, clip: float | None = CLIP) 
 def points_of_the_meta_loss(p: Problem) -> list[tuple[Params, list[naive.Transition]]]:
     """Where the clipped loss is evaluated: behind each look-ahead and where the inits look."""
     setting, points = p.setting(), []
-    for path, ahead in zip(p.paths, naive.look_aheads(setting, p.phi, p.paths), strict=True):
+    for path, ahead in zip(
+        p.paths, naive.look_aheads(setting, p.theta_0, p.phi, p.paths), strict=True
+    ):
         points += list(zip(ahead, path.data[1:], strict=True))
         last = len(ahead)
         theta = p.theta_0
         for k in range(last):
             theta = naive.inner_step(setting, theta, p.phi, path.data[k])
-        before = naive.shifted(path, last - 1, p.theta_0)
-        again = naive.inner_step(setting, before, p.phi, path.data[last - 1])
-        points += [(again, path.data[last]), (theta, path.data[last])]
+        points.append((theta, path.data[last]))
     return points
 
 
@@ -127,7 +137,7 @@ def test_inner_step_without_a_graph_is_a_constant() -> None:
 def test_exact_meta_gradient_is_the_derivative_of_equation_11(warp: WarpKind, steps: int) -> None:
     p = problem(warp, steps)
     found = package_meta_gradient(p, "exact")
-    by_loop = naive.gradient(lambda phi: naive.exact(p.setting(), phi, p.paths), p.phi)
+    by_loop = naive.gradient(lambda phi: naive.exact(p.setting(), p.theta_0, phi, p.paths), p.phi)
     assert relative_error(found, by_loop) < TOLERANCE
     assert relative_error(found, exact_by_differences(warp, steps)) < TOLERANCE
 
@@ -139,7 +149,7 @@ def test_approximate_meta_gradient_is_the_derivative_of_equation_12(
 ) -> None:
     p = problem(warp, steps)
     found = package_meta_gradient(p, "approximate")
-    brackets = naive.look_aheads(p.setting(), p.phi, p.paths)
+    brackets = naive.look_aheads(p.setting(), p.theta_0, p.phi, p.paths)
 
     def objective(phi: Params) -> torch.Tensor:
         return naive.approximate(p.setting(), phi, p.paths, brackets)
@@ -180,12 +190,13 @@ def test_both_forms_have_the_same_value(kind: ObjectiveKind) -> None:
         kind,
         InnerLoss(p.policy),
         OuterLoss(p.policy, CLIP),
+        p.theta_0,
         p.phi,
         p.states(),
         LR,
         KL_COEFFICIENT,
     ).value
-    expected = naive.exact(p.setting(), p.phi, p.paths)
+    expected = naive.exact(p.setting(), p.theta_0, p.phi, p.paths)
     torch.testing.assert_close(value.loss.mean(), expected.detach(), rtol=1e-12, atol=0.0)
 
 
@@ -201,7 +212,7 @@ def package_init_gradient(p: Problem, kind: InitKind, clip: float | None = CLIP)
         p.theta_0,
         p.phi,
         p.trajectory,
-        LR,
+        p.lr,
         KL_COEFFICIENT,
     )
     return {name: value.mean(dim=0) for name, value in stacked.items()}
@@ -216,10 +227,7 @@ def test_initialisation_gradient_is_the_derivative_of_its_objective(
     p = problem(warp, steps)
 
     def objective(theta_0: Params) -> torch.Tensor:
-        terms = [
-            naive.init_objective(kind, p.setting(), theta_0, p.phi, q, around=p.theta_0)
-            for q in p.paths
-        ]
+        terms = [naive.init_objective(kind, p.setting(), theta_0, p.phi, q) for q in p.paths]
         return sum(terms, torch.zeros((), dtype=torch.float64)) / len(terms)
 
     found = package_init_gradient(p, kind)
@@ -273,3 +281,53 @@ def test_maml_differs_from_its_first_order_form(warp: WarpKind, steps: int) -> N
     ]
     expected = {n: (first_order[0][n] + first_order[1][n]) / 2 for n in p.theta_0}
     assert relative_error(package_init_gradient(p, "maml"), expected) > 1e-2
+
+
+# --- step sizes of their own ----------------------------------------------------------------------
+
+each_part = pytest.mark.parametrize("layers", get_args(Layers))
+
+
+@each_part
+@each_length
+@pytest.mark.parametrize("warp", ["gate", None])
+def test_gradient_of_the_rates_is_the_derivative_of_equation_11(
+    warp: WarpKind | None, steps: int, layers: Layers
+) -> None:
+    p = make_problem(warp, steps, rates=True, layers=layers)
+    phi = as_leaves(p.phi)
+    ahead = warp_objective(
+        "exact", InnerLoss(p.policy), OuterLoss(p.policy, CLIP),
+        p.theta_0, phi, p.states(), p.lr, KL_COEFFICIENT,
+    )  # fmt: skip
+    slopes = torch.autograd.grad(
+        ahead.value.loss.mean(), list(phi.values()), materialize_grads=True
+    )
+    found = dict(zip(phi, slopes, strict=True))
+
+    def objective(phi: Params) -> torch.Tensor:
+        return naive.exact(p.setting(), p.theta_0, phi, p.paths)
+
+    assert relative_error(found, naive.gradient(objective, p.phi)) < TOLERANCE
+    assert relative_error(found, finite_difference(objective, p.phi)) < TOLERANCE
+    adapted = set(p.policy.layers(layers))
+    for name in p.theta_0:
+        assert bool(found[f"rate.{name}"].any()) == (name in adapted)
+
+
+@each_part
+@each_length
+@pytest.mark.parametrize("kind", ["leap", "fomaml", "maml"])
+def test_initialisation_of_layers_that_stay_is_learned_too(
+    kind: InitKind, steps: int, layers: Layers
+) -> None:
+    p = make_problem("gate", steps, rates=True, layers=layers)
+
+    def objective(theta_0: Params) -> torch.Tensor:
+        terms = [naive.init_objective(kind, p.setting(), theta_0, p.phi, q) for q in p.paths]
+        return torch.stack(terms).mean()
+
+    found = package_init_gradient(p, kind)
+    assert relative_error(found, naive.gradient(objective, p.theta_0)) < TOLERANCE
+    assert relative_error(found, finite_difference(objective, p.theta_0)) < TOLERANCE
+    assert all(bool(slope.any()) for slope in found.values())

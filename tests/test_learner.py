@@ -15,6 +15,7 @@ from torch import Tensor
 
 from warprl import learner as learner_module
 from warprl.agents.losses import InnerLoss, OuterLoss
+from warprl.agents.policy import Layers
 from warprl.learner import Learner, LearnerConfig, LearnerState, Report
 from warprl.objective import InitKind, ObjectiveKind, init_gradient
 from warprl.types import Batch, MetaLoss, MetaLossValue, Params, Trajectory
@@ -36,7 +37,7 @@ def make(
     p: Problem, config: LearnerConfig, meta_loss: MetaLoss | None = None, threads: int = 1
 ) -> Learner:
     outer = meta_loss or OuterLoss(p.policy, config.clip)
-    return Learner(config, LR, InnerLoss(p.policy), outer, threads)
+    return Learner(config, p.lr, InnerLoss(p.policy), outer, threads)
 
 
 def update(
@@ -125,9 +126,8 @@ def expected_gradients(p: Problem, init: str = "maml") -> tuple[Params, Params]:
         terms = [naive.init_objective(init, setting, theta_0, p.phi, q) for q in p.paths]
         return torch.stack(terms).mean()
 
-    paths = [naive.moved(path, p.theta_0) for path in p.paths]
     theta = naive.gradient(initial, p.theta_0)
-    return theta, naive.gradient(lambda phi: naive.exact(setting, phi, paths), p.phi)
+    return theta, naive.gradient(lambda phi: naive.exact(setting, p.theta_0, phi, p.paths), p.phi)
 
 
 @pytest.mark.parametrize("init", ["maml", "fomaml"])
@@ -159,6 +159,20 @@ def test_first_order_maml_is_the_same_beside_warps_as_alone(
     stacked, _ = init_gradient(
         "fomaml", InnerLoss(problem.policy), OuterLoss(problem.policy, CLIP),
         problem.theta_0, problem.phi, problem.trajectory, LR, KL_COEFFICIENT,
+    )  # fmt: skip
+    found = {name: state.moments[f"theta.{name}.exp_avg"] / 0.1 for name in stacked}
+    assert relative_error(found, {name: g.mean(0) for name, g in stacked.items()}) < 1e-12
+
+
+@pytest.mark.parametrize("layers", get_args(Layers))
+def test_first_order_maml_of_layers_that_stay_is_the_same_beside_warps_as_alone(
+    layers: Layers,
+) -> None:
+    p = make_problem("gate", STEPS, tasks=TASKS, rates=True, layers=layers)
+    state, _ = update(p, replace(ONLINE, init="fomaml"))
+    stacked, _ = init_gradient(
+        "fomaml", InnerLoss(p.policy), OuterLoss(p.policy, CLIP),
+        p.theta_0, p.phi, p.trajectory, p.lr, KL_COEFFICIENT,
     )  # fmt: skip
     found = {name: state.moments[f"theta.{name}.exp_avg"] / 0.1 for name in stacked}
     assert relative_error(found, {name: g.mean(0) for name, g in stacked.items()}) < 1e-12
@@ -204,8 +218,7 @@ def test_gradients_are_scaled_down_to_the_largest_norm(problem: Problem) -> None
 
 def test_reported_loss_and_kl_are_means_over_all_states(problem: Problem) -> None:
     _, report = update(problem, replace(ONLINE, init="fixed"))
-    paths = [naive.moved(path, problem.theta_0) for path in problem.paths]
-    expected = naive.exact(problem.setting(), problem.phi, paths)
+    expected = naive.exact(problem.setting(), problem.theta_0, problem.phi, problem.paths)
     assert report.metrics["meta_loss"] == pytest.approx(expected.item(), rel=1e-10)
     penalised = replace(ONLINE, init="fixed", kl_coefficient=KL_COEFFICIENT + 1.0)
     _, more = update(problem, penalised)

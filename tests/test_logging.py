@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
@@ -15,8 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 
 from warprl.launch.errors import UserError
-from warprl.launch.logging import RunLog, duration
-from warprl.launch.statistics import estimate
+from warprl.launch.logging import RunLog, duration, read
 
 
 def metrics(iteration: int, **more: Any) -> dict[str, Any]:
@@ -90,6 +88,17 @@ def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path: Path, damage: str
     assert path.read_text() == before
 
 
+def test_metrics_are_read_back_up_to_an_iteration_and_nothing_is_written(tmp_path: Path) -> None:
+    assert read(tmp_path / "metrics.jsonl", 9) == []
+    write(tmp_path, plain(), 1, 3)
+    path = tmp_path / "metrics.jsonl"
+    before = path.read_text() + '{"iteration": 4, "retu'
+    path.write_text(before)
+    assert read(path, 2) == [metrics(1), metrics(2)]
+    assert read(path, 9) == [metrics(1), metrics(2), metrics(3)]
+    assert path.read_text() == before
+
+
 def test_tensorboard_has_the_same_numbers(tmp_path: Path) -> None:
     write(tmp_path, plain(), 1, 3)
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -120,33 +129,3 @@ def test_a_terminal_gets_a_live_bar(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61, "1:01"), (3723, "1:02:03")])
 def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
     assert duration(seconds) == text
-
-
-def test_an_estimate_is_the_textbook_mean_and_standard_error() -> None:
-    values = np.array([1.0, 2.0, 3.0, 6.0])
-    result = estimate(values, np.zeros(4, dtype=np.int64), np.random.default_rng(0))
-    assert result.mean == 3.0
-    assert result.stderr == pytest.approx(np.std(values, ddof=1) / 2.0)
-    assert 1.0 <= result.low < 3.0 < result.high <= 6.0
-    assert result.n == 4
-
-
-def test_the_interval_covers_the_true_mean_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(1)
-    hits = 0
-    for _ in range(300):
-        result = estimate(rng.normal(size=40), np.zeros(40, dtype=np.int64), rng)
-        hits += result.low <= 0.0 <= result.high
-    assert 0.91 <= hits / 300 <= 0.98
-
-
-def test_differences_between_all_tasks_of_a_family_are_not_chance() -> None:
-    values = np.array([0.0, 0.0, 0.0, 10.0, 10.0, 10.0])
-    stratum = np.array([0, 0, 0, 1, 1, 1])
-    result = estimate(values, stratum, np.random.default_rng(0))
-    assert (result.mean, result.stderr, result.low, result.high) == (5.0, 0.0, 5.0, 5.0)
-
-
-def test_an_estimate_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        estimate(np.zeros(0), np.zeros(0, dtype=np.int64), np.random.default_rng(0))

@@ -38,7 +38,14 @@ def look_ahead(
     p: Problem, kind: ObjectiveKind, phi: Params, states: TrajectoryState
 ) -> MetaLossValue:
     return warp_objective(
-        kind, InnerLoss(p.policy), OuterLoss(p.policy, CLIP), phi, states, LR, KL_COEFFICIENT
+        kind,
+        InnerLoss(p.policy),
+        OuterLoss(p.policy, CLIP),
+        p.theta_0,
+        phi,
+        states,
+        LR,
+        KL_COEFFICIENT,
     ).value
 
 
@@ -65,6 +72,7 @@ def test_a_state_has_the_loss_and_gradient_it_has_alone(kind: ObjectiveKind) -> 
             TrajectoryState(
                 states.task[one],
                 states.step[one],
+                {name: value[one] for name, value in states.start.items()},
                 {name: value[one] for name, value in states.theta.items()},
                 rows(states.support, one),
                 rows(states.query, one),
@@ -91,7 +99,7 @@ def test_trajectory_states_are_not_differentiated(kind: ObjectiveKind) -> None:
 def test_reported_kl_is_the_estimate_behind_the_look_ahead() -> None:
     p = make_problem("linear", 1)
     found = look_ahead(p, "exact", p.phi, p.states()).kl
-    ahead = naive.look_aheads(p.setting(), p.phi, p.paths)
+    ahead = naive.look_aheads(p.setting(), p.theta_0, p.phi, p.paths)
     for t, path in enumerate(p.paths):
         terms = []
         for step in path.data[1]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from warprl.envs.ant import AntDir
+from warprl.envs.ant import AntDir, AntDir2D, AntVel
+from warprl.envs.dynamics import Dynamics
 from warprl.envs.half_cheetah import HalfCheetahDir
+from warprl.envs.half_cheetah_maml2017 import HalfCheetahDirMaml2017, HalfCheetahVelMaml2017
+from warprl.envs.hopper import HopperRandParams
+from warprl.envs.humanoid import HumanoidDir, HumanoidDir2D
 from warprl.envs.locomotion import LocomotionBatch, LocomotionFamily, Motion, control_cost
 from warprl.envs.physics import Physics, load_model, model_path, quiet_compiler
-from warprl.envs.tasks import Direction
+from warprl.envs.tasks import Direction, Heading, Velocity
+from warprl.envs.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
+from warprl.types import Task
 
 FORWARD, BACKWARD = Direction(1.0), Direction(-1.0)
 FRAME_SKIP = 5
+TORSO = 1  # its body id in every model; 0 is the world
 
 
 @pytest.fixture(autouse=True)
@@ -43,28 +53,69 @@ class GymnasiumAnt(AntDir):
         return motion.velocity[:, 0] + ~motion.terminated - control_cost(motion.control, 0.5)
 
 
+class GymnasiumWalker(Walker2dDir):
+    """This family's reward, but as in Gymnasium the step that falls is not paid for."""
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        fallen = motion.velocity[:, 0] - control_cost(motion.control, 1e-3)
+        return np.where(motion.terminated, fallen, super().reward(motion, target))
+
+
+class GymnasiumNominalWalker(Walker2dRandParams):
+    """The same, with Gymnasium's frame skip."""
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        fallen = motion.velocity[:, 0] - control_cost(motion.control, 1e-3)
+        return np.where(motion.terminated, fallen, super().reward(motion, target))
+
+
+class GymnasiumNominalHopper(HopperRandParams):
+    """The same for the hopper."""
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        fallen = motion.velocity[:, 0] - control_cost(motion.control, 1e-3)
+        return np.where(motion.terminated, fallen, super().reward(motion, target))
+
+
+class GymnasiumHumanoid(HumanoidDir):
+    """The same for the humanoid, whose command Gymnasium squares in float64."""
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        cost = 0.1 * np.square(motion.control.astype(np.float64)).sum(-1)
+        fallen = 1.25 * motion.velocity[:, 0] - cost
+        return np.where(motion.terminated, fallen, super().reward(motion, target))
+
+
+def unchanged(bodies: int, geoms: int, dofs: int) -> Dynamics:
+    """The task whose model is the nominal one."""
+    return Dynamics((1.0,) * bodies, (1.0,) * (3 * bodies), (1.0,) * (3 * geoms), (1.0,) * dofs)
+
+
+CONTACT_FREE = {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0}
+
+
 @pytest.mark.parametrize(
-    ("family", "name", "options"),
+    ("family", "task", "name", "options"),
     [
-        (GymnasiumHalfCheetah, "HalfCheetah-v5", {}),
-        (
-            GymnasiumAnt,
-            "Ant-v5",
-            {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0},
-        ),
+        (GymnasiumHalfCheetah, FORWARD, "HalfCheetah-v5", {}),
+        (GymnasiumAnt, FORWARD, "Ant-v5", CONTACT_FREE),
+        (GymnasiumWalker, FORWARD, "Walker2d-v5", {"frame_skip": 8}),
+        (GymnasiumNominalWalker, unchanged(8, 8, 9), "Walker2d-v5", {}),
+        (GymnasiumNominalHopper, unchanged(5, 5, 6), "Hopper-v5", {}),
+        (GymnasiumHumanoid, FORWARD, "Humanoid-v5", CONTACT_FREE),
     ],
 )
 def test_a_batch_equals_gymnasium_for_a_thousand_steps(
-    family: type[LocomotionFamily], name: str, options: dict[str, Any]
+    family: type[LocomotionFamily], task: Task, name: str, options: dict[str, Any]
 ) -> None:
     episodes, num_envs = [1000, 50], 3
     with quiet_compiler():
         peers: list[Any] = [gymnasium.make(name, **options).unwrapped for _ in range(num_envs)]
     batch = family().make_batch(num_envs)
     actions = np.random.default_rng(0)
-    ended = 0
+    ended = lived = 0
     for episode, length in enumerate(episodes):
-        observation = batch.reset([FORWARD], [np.random.default_rng(episode)])
+        observation = batch.reset([task], [np.random.default_rng(episode)])
         for i, peer in enumerate(peers):
             peer.reset()
             peer.set_state(batch.physics.qpos[i], batch.physics.qvel[i])
@@ -73,31 +124,131 @@ def test_a_batch_equals_gymnasium_for_a_thousand_steps(
             # Gymnasium leaves clipping to MuJoCo but charges for the command it was given.
             action = actions.uniform(-11.0, 11.0, (num_envs, *batch.action_space.shape))
             observation, reward, terminated = batch.step(action.astype(np.float32))
-            command = np.clip(action.astype(np.float32) / np.float32(10.0), -1.0, 1.0)
+            scale, high = np.float32(batch.family.action_scale), peers[0].action_space.high
+            command = np.clip(action.astype(np.float32) / scale, -high, high)
             for i, peer in enumerate(peers):
                 expected = peer.step(command[i])
                 assert np.abs(observation[i] - expected[0]).max() == 0.0
                 assert reward[i] - expected[1] == 0.0
                 assert terminated[i] == expected[2]
             ended += int(terminated.sum())
-    assert (ended > 0) == (name == "Ant-v5"), "the termination was put to the test"
+            lived += int((~terminated).sum())
+    assert (ended > 0) == (name != "HalfCheetah-v5"), "the termination was put to the test"
+    assert lived > 50, "and so was the rest"
     for peer in peers:
         peer.close()
 
 
-@pytest.mark.parametrize("family", [HalfCheetahDir, AntDir])
+@pytest.mark.parametrize(
+    ("family", "task", "terms", "weight"),
+    [
+        (AntVel, Velocity(1.2), lambda x, y: 1.0 - abs(x - 1.2) + 0.05, 0.005),
+        (AntDir2D, Heading(4.0), lambda x, y: np.cos(4.0) * x + np.sin(4.0) * y + 1.0, 0.5),
+    ],
+)
+def test_an_ants_reward_is_of_gymnasiums_velocities(
+    family: type[LocomotionFamily],
+    task: Task,
+    terms: Callable[[float, float], float],
+    weight: float,
+) -> None:
+    peer: Any = gymnasium.make("Ant-v5", include_cfrc_ext_in_observation=False).unwrapped
+    batch = family().make_batch(1)
+    batch.reset([task], [np.random.default_rng(0)])
+    peer.reset()
+    peer.set_state(batch.physics.qpos[0], batch.physics.qvel[0])
+    actions = np.random.default_rng(1)
+    for _ in range(300):
+        action = actions.uniform(-11.0, 11.0, (1, 8)).astype(np.float32)
+        observation, reward, _ = batch.step(action)
+        command = np.clip(action / np.float32(10.0), -1.0, 1.0)
+        expected, *_, info = peer.step(command[0])
+        assert np.array_equal(observation[0], expected)
+        cost = weight * np.square(command[0]).sum()
+        assert reward[0] == terms(info["x_velocity"], info["y_velocity"]) - cost
+    peer.close()
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "term"),
+    [
+        (HalfCheetahDirMaml2017, BACKWARD, lambda x: -x),
+        (HalfCheetahVelMaml2017, Velocity(1.2), lambda x: -abs(x - 1.2)),
+    ],
+)
+def test_a_maml2017_batch_equals_gymnasium_and_mujoco_for_a_thousand_single_steps(
+    family: type[LocomotionFamily], task: Task, term: Callable[[float], float]
+) -> None:
+    with quiet_compiler():
+        peer: Any = gymnasium.make("HalfCheetah-v5", frame_skip=1).unwrapped
+    model = copy.copy(load_model("half_cheetah.xml"))
+    data, now = mujoco.MjData(model), mujoco.MjData(model)
+    batch = family().make_batch(2)
+    assert batch.family.dt == peer.dt == model.opt.timestep == 0.01
+    observation = batch.reset([task], [np.random.default_rng(0)])
+    peer.reset()
+    peer.set_state(batch.physics.qpos[1], batch.physics.qvel[1])
+    data.qpos[:], data.qvel[:] = batch.physics.qpos[1], batch.physics.qvel[1]
+    mujoco.mj_forward(model, data)
+    assert np.array_equal(observation[1], [*peer._get_obs(), *data.subtree_com[TORSO]])
+    actions = np.random.default_rng(1)
+    for _ in range(1000):
+        action = actions.uniform(-1.1, 1.1, (2, 6)).astype(np.float32)
+        command = np.clip(action[1], -1.0, 1.0)
+        observation, reward, _ = batch.step(action)
+        expected, *_ = peer.step(command)
+        data.ctrl[:] = command
+        mujoco.mj_step(model, data)
+        # As in rllab: what is derived from the state after the step, not from the one before it.
+        mujoco.mj_copyData(now, model, data)
+        mujoco.mj_forward(model, now)
+        mujoco.mj_subtreeVel(model, now)
+        assert np.abs(observation[1, :17] - expected).max() == 0.0
+        assert np.abs(batch.physics.qpos[1] - data.qpos).max() == 0.0
+        assert np.abs(batch.physics.qvel[1] - data.qvel).max() == 0.0
+        assert np.abs(observation[1, 17:] - now.subtree_com[TORSO]).max() == 0.0
+        velocity = now.subtree_linvel[TORSO, 0]
+        assert reward[1] - (term(velocity) - np.float32(0.05) * np.square(command).sum()) == 0.0
+    peer.close()
+
+
+def test_a_batch_keeps_derived_fields_a_substep_behind_only_without_sensors() -> None:
+    for family, current in ((HalfCheetahDir, False), (HalfCheetahDirMaml2017, True)):
+        batch = family().make_batch(1)
+        batch.reset([FORWARD], [np.random.default_rng(0)])
+        batch.step(np.ones((1, 6), np.float32))
+        physics = batch.physics
+        assert (physics.xpos[0, TORSO, 0] == physics.qpos[0, 0]) == current
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        HalfCheetahDir,
+        HalfCheetahDirMaml2017,
+        AntDir,
+        AntDir2D,
+        AntVel,
+        Walker2dDir,
+        Walker2dVel,
+        Walker2dRandParams,
+        HopperRandParams,
+        HumanoidDir2D,
+    ],
+)
 def test_neighbours_in_a_batch_do_not_influence_each_other(
     family: type[LocomotionFamily],
 ) -> None:
+    first, second = family().sample_tasks(np.random.default_rng(0), 2)
     crowd, alone = family().make_batch(4), family().make_batch(2)
-    crowd.reset([FORWARD, BACKWARD], [np.random.default_rng(1), np.random.default_rng(2)])
-    alone.reset([BACKWARD], [np.random.default_rng(2)])
+    crowd.reset([first, second], [np.random.default_rng(1), np.random.default_rng(2)])
+    alone.reset([second], [np.random.default_rng(2)])
     actions = np.random.default_rng(3)
     for step in range(60):
         if step == 20:
             crowd.physics.qvel[0] = np.nan
         if step == 40:
-            crowd.restart(np.array([1]), [BACKWARD], [np.random.default_rng(4)])
+            crowd.restart(np.array([1]), [second], [np.random.default_rng(4)])
         action = actions.uniform(-10, 10, (4, *crowd.action_space.shape)).astype(np.float32)
         together = crowd.step(action)
         apart = alone.step(action[2:])
@@ -125,8 +276,32 @@ def test_initial_noise_is_gymnasiums() -> None:
     assert abs(batch.physics.qvel.mean()) < 0.003
 
 
-def test_an_array_a_caller_keeps_is_never_written_to() -> None:
-    batch = HalfCheetahDir().make_batch(2)
+def test_initial_noise_of_maml2017_is_rllabs() -> None:
+    batch = HalfCheetahDirMaml2017().make_batch(4000)
+    batch.reset([FORWARD], [np.random.default_rng(0)])
+    offset = batch.physics.qpos - load_model("half_cheetah.xml").qpos0
+    for drawn, scale in ((offset, 0.01), (batch.physics.qvel, 0.1)):
+        assert drawn.std() == pytest.approx(scale, rel=0.02)
+        assert np.abs(drawn).max() > 3.5 * scale, "normal, not uniform"
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "scale"),
+    [(Walker2dDir, FORWARD, 0.005), (HumanoidDir2D, Heading(0.0), 0.01)],
+)
+def test_initial_noise_of_the_walking_robots_is_uniform_as_gymnasiums(
+    family: type[LocomotionFamily], task: Task, scale: float
+) -> None:
+    batch = family().make_batch(2000)
+    batch.reset([task], [np.random.default_rng(0)])
+    for offset in (batch.physics.qpos - load_model(family.model_file).qpos0, batch.physics.qvel):
+        assert np.abs(offset).max() <= scale
+        assert offset.var() == pytest.approx(scale**2 / 3, rel=0.05)
+
+
+@pytest.mark.parametrize("family", [HalfCheetahDir, HalfCheetahDirMaml2017])
+def test_an_array_a_caller_keeps_is_never_written_to(family: type[LocomotionFamily]) -> None:
+    batch = family().make_batch(2)
     kept = batch.reset([FORWARD], [np.random.default_rng(0)])
     before = kept.copy()
     observation, reward, _ = batch.step(np.ones((2, 6), np.float32))
@@ -234,6 +409,22 @@ def test_other_remarks_of_the_compiler_are_passed_on() -> None:
     with quiet_compiler(), pytest.warns(RuntimeWarning, match="MuJoCo: unstable"):
         mujoco.get_mju_user_warning()("unstable")
     assert mujoco.get_mju_user_warning() is None
+
+
+def test_one_thread_at_a_time_sets_the_compiler_s_handler() -> None:
+    # Two at once may wait for each other for ever: MuJoCo's lock against Python's.
+    entered = threading.Event()
+
+    def other() -> None:
+        with quiet_compiler():
+            entered.set()
+
+    thread = threading.Thread(target=other)
+    with quiet_compiler():
+        thread.start()
+        assert not entered.wait(0.2)
+    thread.join(10.0)
+    assert entered.is_set()
 
 
 @pytest.mark.parametrize("num_envs", [0, -1])

@@ -187,7 +187,9 @@ def command(run: Path, *arguments: str, **environment: str) -> subprocess.Comple
     ("family", "arguments", "shape", "frames", "fps"),
     [
         ("half-cheetah-dir-v1", ("--task", "1"), (400, 640, 3), 101, 20),
+        ("half-cheetah-vel-maml2017-v1", (), (400, 640, 3), 201, 100),
         ("point-navigation-v1", ("--steps", "4"), (768, 1280, 3), None, 10),
+        ("point-sparse-v1", (), (400, 640, 3), 21, 10),
     ],
 )
 def test_a_run_is_filmed_before_and_after_adaptation(

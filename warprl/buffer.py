@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from warprl import params as P
-from warprl.types import Batch, Params, Trajectory, TrajectoryState
+from warprl.types import Batch, Trajectory, TrajectoryState
 
 Indices = NDArray[np.int64]
 
@@ -69,22 +69,25 @@ class TrajectoryBuffer:
         rows = np.array_split(rng.permutation(self.tasks), minibatches)
         return iter([(np.sort(s), np.sort(r)) for s, r in zip(states, rows, strict=True)])
 
-    def states(self, numbers: Indices, theta_0: Params) -> TrajectoryState:
-        """The states of these numbers, stacked ``[S, ...]``, moved along with the initialisation.
-
-        In later epochs theta_0 ``[...]`` may have left the one the trajectories were drawn from;
-        the visited points are taken to have moved as far.
-        """
+    def states(self, numbers: Indices) -> TrajectoryState:
+        """The states of these numbers, stacked ``[S, ...]``."""
         held = self._require()
         row, step = np.divmod(numbers, self.steps)
         t, k = torch.from_numpy(row), torch.from_numpy(step)
         return TrajectoryState(
             task=held.task[t],
             step=k,
-            theta={n: x[t, k] + (theta_0[n] - x[t, 0]) for n, x in held.theta.items()},
+            start=P.select(held.theta, t, 0),
+            theta=P.select(held.theta, t, k),
             support=_gather(held.data, t, k),
             query=_gather(held.data, t, k + 1),
         )
+
+    def without(self, tasks: Collection[int]) -> tuple[Indices, Indices]:
+        """(state numbers, trajectory rows) of all but some tasks of the meta-batch."""
+        names = [] if self._held is None else self._held.task.tolist()
+        rows = np.array([r for r, name in enumerate(names) if name not in tasks], dtype=np.int64)
+        return (rows[:, None] * self.steps + np.arange(self.steps)).reshape(-1), rows
 
     def trajectories(self, rows: Indices) -> Trajectory:
         """The trajectories in these rows, stacked ``[T, ...]``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -19,12 +19,14 @@ from torch import Tensor
 
 from warprl import params as P
 from warprl.buffer import Indices, TrajectoryBuffer
-from warprl.objective import InitKind, ObjectiveKind, init_gradient, warp_objective
-from warprl.types import MetaLoss, MetaLossValue, Params, TaskLoss, Trajectory
+from warprl.objective import InitKind, ObjectiveKind, init_gradient, init_loss, warp_objective
+from warprl.trust_region import natural_direction
+from warprl.types import MetaLoss, MetaLossValue, Params, StepSize, TaskLoss, Trajectory
 
 CHUNK = 2  # states differentiated in one call: they fit the cache, and threads end together
 MIN_PENALTY, MAX_PENALTY = 1e-4, 1e2
 KL_BAND = 1.5  # the penalty adapts outside [target / 1.5, target * 1.5] (Schulman et al., 2017)
+BACKTRACKS, BACKTRACK = 15, 0.8  # of TRPO's line search, as the peers
 SHORTEN, LENGTHEN = 0.5, 1.1  # of the step sizes, after an update that went too far or did not
 
 Positive = Annotated[float, Gt(0)]
@@ -42,12 +44,16 @@ class LearnerConfig:
     towards ``kl_target``. A step after which the KL is found above ``kl_limit`` is taken back and
     ends the update, and the next update's step sizes are halved; they recover by a tenth an update.
     The gradients of phi and of theta_0 are each scaled down to the norm ``max_grad_norm``.
+
+    ``trpo`` takes a single natural-gradient step on all states instead, whatever the schedule, of
+    the KL ``kl_limit`` (Schulman et al., ICML 2015). It looks at no other of these numbers.
     """
 
     objective: ObjectiveKind = "exact"
     schedule: Literal["online", "offline"] = "offline"
     init: InitKind = "fixed"
     loss: Literal["ppo", "vpg"] = "ppo"
+    optimizer: Literal["adam", "trpo"] = "adam"
     lr: Positive = 1e-3
     init_lr: Positive = 1e-3
     clip: Positive = 0.3
@@ -138,7 +144,7 @@ class Learner:
     """The meta-learner of one run: pure functions over :class:`LearnerState`."""
 
     config: LearnerConfig
-    inner_lr: float
+    inner_lr: StepSize
     task_loss: TaskLoss
     meta_loss: MetaLoss
     threads: int = 1
@@ -158,66 +164,154 @@ class Learner:
         buffer = TrajectoryBuffer()
         buffer.add(trajectory)
         diverged = set(trajectory.task[~trajectory.finite].tolist())
+        with ThreadPoolExecutor(self.threads) as pool:
+            if self.config.optimizer == "trpo":
+                updated = self._trust_region(pool, state, buffer, diverged)
+            else:
+                updated = self._epochs(pool, state, buffer, diverged, rng)
+        buffer.clear()
+        return updated
+
+    def _epochs(
+        self,
+        pool: ThreadPoolExecutor,
+        state: LearnerState,
+        buffer: TrajectoryBuffer,
+        diverged: set[int],
+        rng: np.random.Generator,
+    ) -> tuple[LearnerState, Report]:
+        """Adam, pass after pass, as far as the KL allows."""
         trainer = _Trainer(self.config, state)
-        last, too_far = _Joint({}, {}, 0.0, 0.0, frozenset()), False
+        last, too_far = _Joint({}, {}, 0.0, 0.0, 0.0, frozenset()), False
         epochs, minibatches = self.config.passes()
         parts = ((n, *part) for n in range(epochs) for part in buffer.draw(rng, minibatches))
-        with ThreadPoolExecutor(self.threads) as pool:
-            for epoch, numbers, rows in parts:
-                joint = self._gradient(pool, buffer, trainer, numbers, rows, state.kl_coefficient)
-                # What was finite in the first epoch and is no longer is the steps' fault.
-                lost = epoch > 0 and not joint.diverged <= diverged
-                if not lost:
-                    diverged |= joint.diverged
-                    if not (joint.theta or joint.phi):
-                        continue
-                    last = joint
-                too_far = trainer.steps > 0 and (lost or joint.kl > self.config.kl_limit)
-                if too_far:
-                    trainer.undo()
-                    break
-                trainer.step(joint.theta, joint.phi)
-        buffer.clear()
-        metrics = {
-            "meta_loss": last.loss,
-            "kl": last.kl,
-            "grad_norm": float(torch.hypot(P.norm(last.theta), P.norm(last.phi))),
-            "meta_steps": float(trainer.steps),
-            "kl_coefficient": state.kl_coefficient,
-            "step_scale": state.step_scale,
-        }
+        for epoch, numbers, rows in parts:
+            theta, phi = P.detach(trainer.theta), P.detach(trainer.phi)
+            joint = self._gradient(pool, buffer, theta, phi, numbers, rows, state.kl_coefficient)
+            # What was finite in the first epoch and is no longer is the steps' fault.
+            lost = epoch > 0 and not joint.diverged <= diverged
+            if not lost:
+                diverged |= joint.diverged
+                if not (joint.theta or joint.phi):
+                    continue
+                last = joint
+            too_far = trainer.steps > 0 and (lost or joint.kl > self.config.kl_limit)
+            if too_far:
+                trainer.undo()
+                break
+            trainer.step(joint.theta, joint.phi)
         coefficient, scale = state.kl_coefficient, state.step_scale
         if trainer.steps or too_far:
             coefficient = _adapt_penalty(coefficient, last.kl, self.config.kl_target)
             scale = scale * SHORTEN if too_far else min(scale * LENGTHEN, 1.0)
-        return trainer.state(coefficient, scale), Report(metrics, tuple(sorted(diverged)))
+        return trainer.state(coefficient, scale), _report(state, last, trainer.steps, diverged)
+
+    def _trust_region(
+        self,
+        pool: ThreadPoolExecutor,
+        state: LearnerState,
+        buffer: TrajectoryBuffer,
+        diverged: set[int],
+    ) -> tuple[LearnerState, Report]:
+        """One natural-gradient step, shortened until the loss falls and the KL is in the limit."""
+        sound = buffer.without(diverged)
+        at = self._gradient(pool, buffer, state.theta, state.phi, *sound, 0.0)
+        if at.diverged:  # both objectives have to be of the same tasks, to be compared below
+            diverged |= at.diverged
+            sound = buffer.without(diverged)
+            at = self._gradient(pool, buffer, state.theta, state.phi, *sound, 0.0)
+        directions, size = {}, 0.0
+        for group, gradient in (("theta", at.theta), ("phi", at.phi)):
+            if gradient:
+                product = self._curvature(pool, buffer, state, group, *sound)
+                direction, square = natural_direction(product, P.flatten(gradient))
+                directions[group], size = P.unflatten(direction, gradient), size + square
+        theta, phi, found, steps = state.theta, state.phi, at, 0
+        length = float(np.sqrt(2.0 * self.config.kl_limit / size)) if size > 0.0 else 0.0
+        for n in range(BACKTRACKS if directions else 0):
+            moved = [
+                {k: x - BACKTRACK**n * length * directions[g][k] for k, x in old.items()}
+                if g in directions
+                else old
+                for g, old in (("theta", state.theta), ("phi", state.phi))
+            ]
+            there = self._gradient(pool, buffer, moved[0], moved[1], *sound, 0.0)
+            if not there.diverged and there.total < at.total and there.kl <= self.config.kl_limit:
+                (theta, phi), found, steps = moved, there, 1
+                break
+        after = replace(state, theta=theta, phi=phi, iteration=state.iteration + 1)
+        return after, _report(state, found._replace(theta=at.theta, phi=at.phi), steps, diverged)
+
+    def _curvature(
+        self,
+        pool: ThreadPoolExecutor,
+        buffer: TrajectoryBuffer,
+        state: LearnerState,
+        group: str,
+        numbers: Indices,
+        rows: Indices,
+    ) -> Callable[[Tensor], Tensor]:
+        """The product of a vector with the Hessian of the mean KL in one group of parameters."""
+        old = state.phi if group == "phi" else state.theta
+
+        def kl(chunk: Indices, leaves: Params) -> Tensor:
+            losses = self.task_loss, self.meta_loss
+            if group == "phi":
+                states = buffer.states(chunk)
+                return warp_objective(
+                    self.config.objective, *losses, state.theta, leaves, states, self.inner_lr, 0.0
+                ).value.kl
+            assert self.config.init in ("fomaml", "maml")
+            start, trajectories = P.broadcast(leaves, len(chunk)), buffer.trajectories(chunk)
+            return init_loss(
+                self.config.init, *losses, start, state.phi, trajectories, self.inner_lr, 0.0
+            ).kl
+
+        items = numbers if group == "phi" else rows
+
+        def product(vector: Tensor) -> Tensor:
+            def of(chunk: Indices) -> Tensor:
+                leaves = P.leaves(old)
+                inputs = list(leaves.values())
+                slopes = torch.autograd.grad(
+                    kl(chunk, leaves).sum(), inputs, create_graph=True, materialize_grads=True
+                )
+                rise = P.flatten(dict(zip(leaves, slopes, strict=True))).dot(vector)
+                found = torch.autograd.grad(rise, inputs, materialize_grads=True)
+                return P.flatten(dict(zip(leaves, found, strict=True)))
+
+            parts = list(pool.map(of, _chunks(items)))
+            return torch.stack(parts).sum(0) / len(items)
+
+        return product
 
     def _gradient(
         self,
         pool: ThreadPoolExecutor,
         buffer: TrajectoryBuffer,
-        trainer: _Trainer,
+        theta: Params,
+        phi: Params,
         numbers: Indices,
         rows: Indices,
         kl_coefficient: float,
     ) -> _Joint:
-        """The joint gradient at the trainer's parameters on some states and some trajectories.
+        """The joint gradient on some states and some trajectories.
 
         First-order MAML's is the outer factor of the look-ahead's from the last visited point: with
         warps it is had on the way to theirs, from the states, and the trajectories are not needed.
         """
-        theta, phi, kind = P.detach(trainer.theta), trainer.phi, self.config.init
+        kind = self.config.init
         on_the_way = bool(phi) and kind == "fomaml"
 
         def warp(chunk: Indices) -> _Part:
             leaves = P.leaves(phi)
-            states = buffer.states(chunk, theta)
+            states = buffer.states(chunk)
             ahead, value = warp_objective(
                 self.config.objective, self.task_loss, self.meta_loss,
-                leaves, states, self.inner_lr, kl_coefficient,
+                theta, leaves, states, self.inner_lr, kl_coefficient,
             )  # fmt: skip
             inputs = [*leaves.values(), *(ahead.values() if on_the_way else ())]
-            gradients = iter(torch.autograd.grad(value.loss.sum(), inputs))
+            gradients = iter(torch.autograd.grad(value.loss.sum(), inputs, materialize_grads=True))
             part = _Part(_summed({name: next(gradients) for name in leaves}, value, states.task))
             if not on_the_way:
                 return part
@@ -245,12 +339,14 @@ class Learner:
 class _Joint(NamedTuple):
     """The mean gradients of both objectives, with the meta-loss and the larger KL.
 
-    A gradient is empty where nothing finite contributed to it; its parameters then stay.
+    A gradient is empty where nothing finite contributed to it; its parameters then stay. The
+    meta-loss is that of the warps where there are any; ``total`` is the sum of both.
     """
 
     theta: Params
     phi: Params
     loss: float
+    total: float
     kl: float
     diverged: frozenset[int]
 
@@ -261,6 +357,7 @@ def _joint(warp: _Gradient, init: _Gradient) -> _Joint:
         init.gradient,
         warp.gradient,
         driver.loss,
+        warp.loss + init.loss,
         max(warp.kl, init.kl),
         warp.diverged | init.diverged,
     )
@@ -322,6 +419,18 @@ class _Trainer:
             own = P.subtree(name, moments)
             if own:
                 self._adam.state[parameter] = P.tree_map(torch.clone, own)
+
+
+def _report(state: LearnerState, at: _Joint, steps: int, diverged: set[int]) -> Report:
+    metrics = {
+        "meta_loss": at.loss,
+        "kl": at.kl,
+        "grad_norm": float(torch.hypot(P.norm(at.theta), P.norm(at.phi))),
+        "meta_steps": float(steps),
+        "kl_coefficient": state.kl_coefficient,
+        "step_scale": state.step_scale,
+    }
+    return Report(metrics, tuple(sorted(diverged)))
 
 
 def _chunks(numbers: Indices) -> Iterable[Indices]:

@@ -8,6 +8,7 @@ Descent", ICLR 2020.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, assert_never
 
 import torch
@@ -19,6 +20,7 @@ from warprl.types import (
     MetaLoss,
     MetaLossValue,
     Params,
+    StepSize,
     TaskLoss,
     Trajectory,
     TrajectoryState,
@@ -33,25 +35,33 @@ def inner_step(
     theta: Params,
     phi: Params,
     batch: Batch,
-    lr: float,
+    lr: StepSize,
     *,
     create_graph: bool = False,
 ) -> Params:
-    """``theta - alpha grad_theta L_task(theta; phi, D)`` for every row of stacked theta.
+    """``theta - alpha rate grad_theta L_task(theta; phi, D)`` for every row of stacked theta.
 
-    The gradient reaches theta through the warp layers, which precondition it (eq. 6). With
-    ``create_graph`` the result keeps its dependence on theta and phi; without, it is a constant.
+    The gradient reaches theta through the warp layers, which precondition it (eq. 6). ``rate`` is
+    what phi holds below ``rate.``, shaped like theta, element by element (Meta-SGD, Li et al.,
+    2017), and 1 if it holds none. With ``create_graph`` the result keeps its dependence on theta
+    and phi; without, it is a constant.
     """
+    sizes = lr if isinstance(lr, Mapping) else dict.fromkeys(theta, lr)
     with torch.enable_grad():
         if not create_graph:
             theta = P.leaves(theta)
             phi = P.detach(phi)
         loss = task_loss(theta, phi, batch).sum()
-        gradients = torch.autograd.grad(loss, list(theta.values()), create_graph=create_graph)
-    return {
-        name: (tensor if create_graph else tensor.detach()) - lr * gradient
-        for (name, tensor), gradient in zip(theta.items(), gradients, strict=True)
-    }
+        gradients = torch.autograd.grad(
+            loss, [theta[name] for name in sizes], create_graph=create_graph
+        )
+        rates = P.subtree("rate", phi)
+        # Every result is a point of its own, also where no step is taken.
+        stepped = P.tree_map(lambda tensor: tensor.view_as(tensor), theta)
+        for (name, size), gradient in zip(sizes.items(), gradients, strict=True):
+            step = size * gradient
+            stepped[name] = theta[name] - (step * rates[name] if name in rates else step)
+    return stepped if create_graph else P.detach(stepped)
 
 
 class LookAhead(NamedTuple):
@@ -65,24 +75,31 @@ def warp_objective(
     kind: ObjectiveKind,
     task_loss: TaskLoss,
     meta_loss: MetaLoss,
+    theta_0: Params,
     phi: Params,
     state: TrajectoryState,
-    lr: float,
+    lr: StepSize,
     kl_coefficient: float,
 ) -> LookAhead:
     """The look-ahead loss of each state as a function of phi, and of the points it is taken at.
 
     ``exact`` (eq. 11): ``L_meta(theta_k - alpha grad L_task(theta_k; phi, D_k); phi, D_{k+1})``, in
     which phi acts twice. ``approximate`` (eq. 12): a stop-gradient round the look-ahead.
+
+    In later epochs theta_0 ``[...]`` may have left the one that the states were reached from. The
+    look-aheads are taken to have moved as far, so that both motions are seen together.
     """
     match kind:
         case "exact":
             theta = P.leaves(state.theta)
             ahead = inner_step(task_loss, theta, phi, state.support, lr, create_graph=True)
         case "approximate":
-            ahead = P.leaves(inner_step(task_loss, state.theta, phi, state.support, lr))
+            ahead = inner_step(task_loss, state.theta, phi, state.support, lr)
         case _:
             assert_never(kind)
+    ahead = {n: x + (theta_0[n] - state.start[n]) for n, x in ahead.items()}
+    if kind == "approximate":
+        ahead = P.leaves(ahead)
     return LookAhead(ahead, meta_loss(ahead, phi, state.query, kl_coefficient))
 
 
@@ -103,15 +120,15 @@ def init_gradient(
     theta_0: Params,
     phi: Params,
     trajectory: Trajectory,
-    lr: float,
+    lr: StepSize,
     kl_coefficient: float,
 ) -> InitGradient:
     """Gradient of ``C(theta_0)`` (eq. 13), stacked over tasks ``[T, ...]``, phi held constant.
 
     * ``fixed``: zero.
     * ``reptile``: ``1/2 ||theta_0 - sg[theta_K]||^2`` (Nichol et al., 2018).
-    * ``fomaml``: ``L_meta`` behind the last inner step, taken anew from theta_{K-1} on the stored
-      D_{K-1}; first order (Finn et al., ICML 2017).
+    * ``fomaml``: ``L_meta`` at theta_K, the last inner step taken anew on the stored D_{K-1};
+      first order (Finn et al., ICML 2017).
     * ``maml``: ``L_meta`` after K inner steps on the stored D_0 .. D_{K-1}, differentiated through.
     * ``leap``: the length of the path in (theta, loss) space (Flennerhag et al., ICLR 2019).
 
@@ -121,7 +138,6 @@ def init_gradient(
     """
     phi = P.detach(phi)
     start = P.broadcast(P.detach(theta_0), len(trajectory.task))
-    shift = {n: tensor - trajectory.theta[n][:, 0] for n, tensor in start.items()}
     last = trajectory.returns.shape[1] - 1
     none = torch.zeros(len(trajectory.task))
     match kind:
@@ -131,22 +147,48 @@ def init_gradient(
             gradient = {n: tensor - trajectory.theta[n][:, last] for n, tensor in start.items()}
             return InitGradient(gradient, MetaLossValue(none, none))
         case "leap":
-            gradient = _path_length_gradient(task_loss, phi, trajectory, shift)
+            gradient = _path_length_gradient(task_loss, phi, trajectory, start)
             return InitGradient(gradient, MetaLossValue(none, none))
+        case "fomaml" | "maml":
+            leaves = P.leaves(start)
+            value = init_loss(
+                kind, task_loss, meta_loss, leaves, phi, trajectory, lr, kl_coefficient
+            )
+            gradient = _gradient(value.loss, leaves)
+            return InitGradient(gradient, MetaLossValue(value.loss.detach(), value.kl.detach()))
+        case _:
+            assert_never(kind)
+
+
+def init_loss(
+    kind: Literal["fomaml", "maml"],
+    task_loss: TaskLoss,
+    meta_loss: MetaLoss,
+    start: Params,
+    phi: Params,
+    trajectory: Trajectory,
+    lr: StepSize,
+    kl_coefficient: float,
+) -> MetaLossValue:
+    """``C`` of those kinds that have a meta-loss, and its KL, ``[T]``, as functions of the start.
+
+    ``start`` is theta_0 once for each task, ``[T, ...]``; the kinds are those of
+    :func:`init_gradient`.
+    """
+    last = trajectory.returns.shape[1] - 1
+    theta = start
+    match kind:
         case "fomaml":
-            before = P.add(P.select(trajectory.theta, slice(None), last - 1), shift)
-            batch = _data(trajectory, last - 1)
-            leaves = theta = P.leaves(inner_step(task_loss, before, phi, batch, lr))
+            before = P.select(trajectory.theta, slice(None), last - 1)
+            ahead = inner_step(task_loss, before, phi, _data(trajectory, last - 1), lr)
+            theta = {n: x + (start[n] - trajectory.theta[n][:, 0]) for n, x in ahead.items()}
         case "maml":
-            leaves = theta = P.leaves(start)
             for k in range(last):
                 batch = _data(trajectory, k)
                 theta = inner_step(task_loss, theta, phi, batch, lr, create_graph=True)
         case _:
             assert_never(kind)
-    value = meta_loss(theta, phi, _data(trajectory, last), kl_coefficient)
-    gradient = _gradient(value.loss, leaves)
-    return InitGradient(gradient, MetaLossValue(value.loss.detach(), value.kl.detach()))
+    return meta_loss(theta, phi, _data(trajectory, last), kl_coefficient)
 
 
 def _gradient(loss: Tensor, inputs: Params) -> Params:
@@ -154,7 +196,7 @@ def _gradient(loss: Tensor, inputs: Params) -> Params:
 
 
 def _path_length_gradient(
-    task_loss: TaskLoss, phi: Params, trajectory: Trajectory, shift: Params
+    task_loss: TaskLoss, phi: Params, trajectory: Trajectory, start: Params
 ) -> Params:
     """``-sum_k (dtheta_k + dL_k grad L(theta_k)) / ||(dtheta_k, dL_k)||``, stacked ``[T, ...]``.
 
@@ -165,7 +207,8 @@ def _path_length_gradient(
     total = P.zeros_like(P.select(trajectory.theta, slice(None), 0))
     for k in range(points - 1):
         batch = _data(trajectory, k)
-        here = P.leaves(P.add(P.select(trajectory.theta, slice(None), k), shift))
+        moved = {n: x[:, k] + (start[n] - x[:, 0]) for n, x in trajectory.theta.items()}
+        here = P.leaves(moved)
         there = P.select(trajectory.theta, slice(None), k + 1)
         loss = task_loss(here, phi, batch)
         gradient = _gradient(loss, here)

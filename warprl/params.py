@@ -61,6 +61,20 @@ def subtree(name: str, params: Params) -> Params:
     return {key[len(start) :]: t for key, t in params.items() if key.startswith(start)}
 
 
+def flatten(params: Params) -> Tensor:
+    """All numbers in one vector ``[n]``, tensor after tensor."""
+    return torch.cat([tensor.reshape(-1) for tensor in params.values()])
+
+
+def unflatten(vector: Tensor, like: Params) -> Params:
+    """The inverse of :func:`flatten`, with the names and shapes of ``like``."""
+    parts = torch.split(vector, [tensor.numel() for tensor in like.values()])
+    return {
+        name: part.reshape(tensor.shape)
+        for (name, tensor), part in zip(like.items(), parts, strict=True)
+    }
+
+
 def norm(params: Params) -> Tensor:
     """Euclidean norm over all tensors together; zero for no parameters."""
     return torch.sqrt(sum((t.square().sum() for t in params.values()), torch.zeros(())))

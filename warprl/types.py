@@ -17,7 +17,7 @@ S      trajectory states drawn for one meta-gradient
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
@@ -34,7 +34,7 @@ Params: TypeAlias = "dict[str, Tensor]"
 
 @dataclass(frozen=True)
 class Task:
-    """One MDP of a family: plain numbers and nothing else. Every family subclasses it."""
+    """One MDP of a family: numbers, or tuples of them, and nothing else; families subclass it."""
 
 
 class Rollout(NamedTuple):
@@ -81,9 +81,14 @@ class TrajectoryState(NamedTuple):
 
     task: Tensor  # [S] int64
     step: Tensor  # [S] int64, the k of each state
+    start: Params  # [S, ...], the theta_0 that led to theta_k
     theta: Params  # [S, ...], theta_k
     support: Batch  # [S, N, ...], D_k, for L_task
     query: Batch  # [S, N, ...], D_{k+1}, for L_meta
+
+
+StepSize: TypeAlias = float | Mapping[str, float]
+"""alpha: one for all parameters of theta, or one each; a parameter without one is not adapted."""
 
 
 class TaskLoss(Protocol):

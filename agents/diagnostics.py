@@ -1,0 +1,124 @@
+"""What an inner step did, and what the warp layers did to it. Pure; one number a task, ``[S]``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from warprl import params as P
+from warprl.agents.losses import InnerLoss, masked_mean
+from warprl.agents.policy import GaussianPolicy
+from warprl.params import subtree
+from warprl.types import Batch, Params, Trajectory
+from warprl.warp import WarpKind, apply_warp
+
+SAMPLE = 8  # activations a task and layer at which the Jacobian of a warp is taken
+
+
+def diagnose(policy: GaussianPolicy, phi: Params, trajectory: Trajectory) -> dict[str, Tensor]:
+    """Diagnostics of every inner step of adaptation trajectories, ``[T, K]`` each.
+
+    Column k is about the step from theta_k to theta_{k+1} on D_k: ``kl`` (:func:`step_kl`) and, of
+    a policy that has warp layers, ``cosine`` (:func:`warp_cosine`) and ``condition``
+    (:func:`warp_condition`).
+    """
+    found: dict[str, list[Tensor]] = {}
+    for k in range(trajectory.returns.shape[1] - 1):
+        theta, ahead = (P.select(trajectory.theta, slice(None), step) for step in (k, k + 1))
+        batch = Batch(*(tensor[:, k] for tensor in trajectory.data))
+        found.setdefault("kl", []).append(step_kl(policy, theta, ahead, phi, batch))
+        if policy.config.warp is not None:
+            found.setdefault("cosine", []).append(warp_cosine(policy, theta, phi, batch))
+            found.setdefault("condition", []).append(warp_condition(policy, theta, phi, batch))
+    return {name: torch.stack(steps, 1) for name, steps in found.items()}
+
+
+def step_kl(
+    policy: GaussianPolicy, theta: Params, ahead: Params, phi: Params, batch: Batch
+) -> Tensor:
+    """``KL(pi_theta || pi_ahead)`` in closed form, mean over the valid states of the data, ``[S]``.
+
+    theta and ahead ``[S, ...]`` are the parameters before and after a step.
+    """
+    with torch.no_grad():
+        before = policy.distribution(theta, phi, batch.obs)
+        after = policy.distribution(ahead, phi, batch.obs)
+        return masked_mean(gaussian_kl(*before, *after), batch.valid)
+
+
+def gaussian_kl(mean_p: Tensor, log_std_p: Tensor, mean_q: Tensor, log_std_q: Tensor) -> Tensor:
+    """KL(p || q) of diagonal Gaussians, summed over the last axis: ``[..., A]`` to ``[...]``.
+
+    ``log(s_q / s_p) + (s_p^2 + (m_p - m_q)^2) / (2 s_q^2) - 1/2`` in each dimension.
+    """
+    apart = (mean_p - mean_q) * torch.exp(-log_std_q)
+    widths = log_std_p - log_std_q
+    return 0.5 * (torch.expm1(2.0 * widths) - 2.0 * widths + apart.square()).sum(-1)
+
+
+def warp_cosine(policy: GaussianPolicy, theta: Params, phi: Params, batch: Batch) -> Tensor:
+    """Cosine between the task gradients with the warps and without, ``[S]``.
+
+    Both are ``grad_theta L_task(theta; phi, D)`` over all of theta ``[S, ...]``, once with phi and
+    once with every warp at the identity. Each network is taken for the one that drew the data:
+    where the two are far apart, true likelihood ratios would bury the direction in noise.
+    """
+    loss = InnerLoss(policy)
+    with torch.enable_grad():
+        leaves = P.leaves(theta)
+        flat = []
+        for warps in (P.detach(phi), {}):  # no parameters: no warps
+            own = policy.log_prob(theta, warps, batch.obs, batch.act).detach()
+            value = loss(leaves, warps, batch._replace(logp=own)).sum()
+            gradient = torch.autograd.grad(value, list(leaves.values()))
+            flat.append(torch.cat([tensor.flatten(1) for tensor in gradient], 1).double())
+    sizes = [torch.linalg.vector_norm(gradient, dim=1) for gradient in flat]
+    cosine: Tensor = (flat[0] * flat[1]).sum(1) / (sizes[0] * sizes[1])
+    return cosine
+
+
+def warp_condition(policy: GaussianPolicy, theta: Params, phi: Params, batch: Batch) -> Tensor:
+    """Condition number of the warps' Jacobians where the task's rollout passes, ``[S]``.
+
+    The median (the lower one of two) over all layers and, in each, the activations at up to SAMPLE
+    valid transitions, evenly spaced in the data. The policy must have warp layers.
+    """
+    kind = policy.config.warp
+    assert kind is not None
+    obs = torch.stack([o[_spread(valid)] for o, valid in zip(batch.obs, batch.valid, strict=True)])
+    with torch.no_grad():
+        activations = policy.activations(theta, phi, obs)
+    found = [
+        condition_number(warp_jacobian(kind, subtree(f"warp_{layer}", phi), x))
+        for layer, x in enumerate(activations)
+    ]
+    return torch.cat(found, 1).median(1).values
+
+
+def warp_jacobian(kind: WarpKind, params: Params, x: Tensor) -> Tensor:
+    """``d warp(x)_i / d x_j`` in float64 at features ``x [S, N, width]``: ``[S, N, i, j]``."""
+    params = P.tree_map(lambda tensor: tensor.detach().double(), params)
+    with torch.enable_grad():
+        x = x.detach().double().requires_grad_()
+        # Features do not mix with their neighbours: the gradient of a sum over them is theirs each.
+        outputs = apply_warp(kind, params, x).sum((0, 1))
+        rows = [torch.autograd.grad(y, x, retain_graph=True)[0] for y in outputs]
+    return torch.stack(rows, -2)
+
+
+def condition_number(matrix: Tensor) -> Tensor:
+    """Largest over smallest singular value, ``[..., n, n]`` to ``[...]``.
+
+    Infinite for a singular matrix, NaN for one that is not finite.
+    """
+    finite = torch.isfinite(matrix).all(-1).all(-1)
+    sizes = torch.linalg.svdvals(torch.where(finite[..., None, None], matrix, 0.0))
+    largest, smallest = sizes[..., 0], sizes[..., -1]
+    ratio = torch.where(smallest > 0.0, largest / smallest, torch.inf)
+    return torch.where(finite, ratio, torch.nan)
+
+
+def _spread(valid: Tensor) -> Tensor:
+    """SAMPLE evenly spaced positions ``[SAMPLE]`` of the ones in ``valid [N]``."""
+    positions = torch.nonzero(valid).flatten()
+    return positions[torch.arange(SAMPLE) * (len(positions) - 1) // (SAMPLE - 1)]

@@ -1,0 +1,73 @@
+"""The Hopper family on Gymnasium's Hopper-v5 model: hop forward with another body."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from warprl.envs.dynamics import Dynamics, RandomDynamics, multiply_model
+from warprl.envs.family import Definition
+from warprl.envs.locomotion import LocomotionFamily, Motion, control_cost
+from warprl.envs.markers import add_bars
+from warprl.envs.physics import Physics, load_model
+from warprl.types import Task
+
+_CONTROL_COST = 1e-3
+
+
+class HopperRandParams(LocomotionFamily):
+    """Masses, inertias, frictions and damping are the task; the rewarded point is the root's x."""
+
+    name = "hopper-rand-params-v1"
+    model_file = "hopper.xml"
+    frame_skip = 4
+    horizon = 200
+    distribution = RandomDynamics(bodies=5, geoms=5, dofs=6)
+    skipped_positions = 1
+    velocity_limit = 10.0
+    observation_text = "qpos[1:], clip(qvel, -10, 10) (11), as Gymnasium Hopper-v5"
+    termination_text = (
+        "height of the torso not above 0.7 m, its angle outside (-0.2, 0.2) rad, or an entry of "
+        "(qpos[2:], qvel) outside (-100, 100), as Gymnasium v5 and all peers; the horizon truncates"
+    )
+    reset_noise = 5e-3
+    gaussian_velocities = False
+
+    def change_model(
+        self, physics: Physics, target: NDArray[np.float64], ids: NDArray[np.intp] | None
+    ) -> None:
+        """Multiply the fields of the model by the tasks' numbers."""
+        multiply_model(physics, load_model(self.model_file), target, ids)
+
+    def track(self, physics: Physics) -> NDArray[np.float64]:
+        """x of the root joint, ``[N, 1]``."""
+        return physics.qpos[:, :1]
+
+    def terminated(self, physics: Physics) -> NDArray[np.bool_]:
+        """``[N]``: torso too low or too far from upright, or the state out of bounds."""
+        z, angle = physics.qpos[:, 1], physics.qpos[:, 2]
+        state = np.concatenate((physics.qpos[:, 2:], physics.qvel), axis=1)
+        bounded = (np.abs(state) < 100.0).all(axis=1)
+        return ~(bounded & (z > 0.7) & (np.abs(angle) < 0.2))
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``v_x + 1 - 0.001 * sum(u^2)``, the same in every task."""
+        return motion.velocity[:, 0] + 1.0 - control_cost(motion.control, _CONTROL_COST)
+
+    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
+        """A bar a body, as high as its mass is multiplied."""
+        assert isinstance(task, Dynamics)
+        add_bars(spec, task.body_mass[1:])
+
+    def definition(self) -> Definition:
+        """The definition card."""
+        return self.card(
+            reward="v_x + 1 - 0.001 * sum(u^2), v_x = (x_after - x_before) / dt of the root joint; "
+            "the 1 is paid in the step that falls, too (Gymnasium v5: not)",
+            differences="as in the peers, each entry of an inertia is drawn apart from the mass. "
+            "The multipliers are of the nominal model, and mj_setConst follows; the peers leave "
+            "derived constants as they were. Frame skip 4 everywhere",
+            source="rand_param_envs (dennisl88), HopperRandParams with log_scale_limit 3, as "
+            "ProMP (Rothfuss et al., ICLR 2019), PEARL and VariBAD",
+        )

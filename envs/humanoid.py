@@ -1,0 +1,141 @@
+"""Humanoid families on Gymnasium's Humanoid-v5 model: run along the x axis, or in any direction."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+
+from warprl.envs.family import Definition
+from warprl.envs.locomotion import LocomotionFamily, Motion
+from warprl.envs.markers import add_direction, add_heading, look_down
+from warprl.envs.physics import Physics, load_model
+from warprl.envs.tasks import Direction, Directions, Heading, Headings
+from warprl.types import Task
+
+_CONTROL_COST = 0.1
+_OBSERVATION = 22 + 23 + 130 + 78 + 17
+_DIFFERENCES = (
+    "contact-free: ProMP's observation and cost also hold the contact forces (84 entries, "
+    "min(5e-7 * sum of squares, 10)), which the Gym of its time left at nought on MuJoCo 2; its "
+    "376 entries also hold 22 constants of the world's body and the root, which v5 leaves out. "
+    "Frame skip, healthy height, initial noise and weights are those of v5 (ProMP's "
+    "0.25 / timestep is 1.25 / dt). PEARL has the same reward"
+)
+
+
+class Humanoid(LocomotionFamily):
+    """What both families share; the rewarded point is the centre of mass, as in Gymnasium.
+
+    The actuators' range is 0.4, so the action scale of 25 makes the policy's +-10 the whole of it,
+    as the peers' normalisation does.
+    """
+
+    model_file = "humanoid.xml"
+    frame_skip = 5
+    horizon = 200
+    skipped_positions = 2
+    observation_text = (
+        "qpos[2:], qvel, cinert[1:], cvel[1:], qfrc_actuator[6:] (270), as Gymnasium Humanoid-v5 "
+        "without contact forces"
+    )
+    termination_text = (
+        "height of the torso outside (1, 2) m, as Gymnasium v5 and all peers; the horizon truncates"
+    )
+    derived_fields = ("xipos", "cinert", "cvel", "qfrc_actuator")
+    reset_noise = 1e-2
+    gaussian_velocities = False
+    action_scale = 25.0
+
+    def __init__(self) -> None:
+        """Load the model, for the spaces and the masses."""
+        super().__init__()
+        self.observation_space = Box(-np.inf, np.inf, (_OBSERVATION,), np.float64)
+        self._mass = load_model(self.model_file).body_mass
+
+    def track(self, physics: Physics) -> NDArray[np.float64]:
+        """x and y of the centre of mass, ``[N, 2]``; like MuJoCo's own, one substep behind."""
+        moment = np.einsum("b,nbj->nj", self._mass, physics.derived["xipos"])
+        centre: NDArray[np.float64] = (moment / self._mass.sum())[:, :2]
+        return centre
+
+    def terminated(self, physics: Physics) -> NDArray[np.bool_]:
+        """``[N]``: torso too low or too high."""
+        z = physics.qpos[:, 2]
+        return ~((z > 1.0) & (z < 2.0))
+
+    def observe(self, physics: Physics) -> NDArray[np.float64]:
+        """Positions, velocities, and what MuJoCo derives from them and the command ``[N, 270]``."""
+        rows = len(physics.qpos)
+        derived = physics.derived
+        parts = (
+            super().observe(physics),
+            derived["cinert"][:, 1:].reshape(rows, -1),
+            derived["cvel"][:, 1:].reshape(rows, -1),
+            derived["qfrc_actuator"][:, 6:],
+        )
+        return np.concatenate(parts, axis=1)
+
+    def score(self, motion: Motion, along: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rewards ``[N]`` for the velocities ``along`` ``[N]`` the task's direction."""
+        # In float64, unlike the other robots', because Gymnasium squares MuJoCo's own command.
+        cost = _CONTROL_COST * np.square(motion.control, dtype=np.float64).sum(-1)
+        reward: NDArray[np.float64] = 1.25 * along + 5.0 - cost
+        return reward
+
+
+class HumanoidDir(Humanoid):
+    """Run forward or backward as fast as you can without falling."""
+
+    name = "humanoid-dir-v1"
+    distribution = Directions()
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``1.25 * d * v_x + 5 - 0.1 * sum(u^2)``."""
+        return self.score(motion, target[:, 0] * motion.velocity[:, 0])
+
+    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
+        """Arrow heads on the floor."""
+        assert isinstance(task, Direction)
+        add_direction(spec, task.direction)
+
+    def definition(self) -> Definition:
+        """The definition card."""
+        return self.card(
+            reward="1.25 * d * v_x + 5 - 0.1 * sum(u^2), v = (c_after - c_before) / dt of the "
+            "centre of mass (of xipos); the 5 are paid in the step that falls, too (Gymnasium v5: "
+            "not)",
+            differences=f"{_DIFFERENCES}. ProMP draws each direction by a coin",
+            source="ProMP (Rothfuss et al., ICLR 2019), HumanoidRandDirec; also learn2learn",
+        )
+
+
+class HumanoidDir2D(Humanoid):
+    """Run in a given direction of the plane as fast as you can without falling."""
+
+    name = "humanoid-dir-2d-v1"
+    distribution = Headings()
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``1.25 * <g, v> + 5 - 0.1 * sum(u^2)``."""
+        angle = target[:, 0]
+        v_x, v_y = motion.velocity.T
+        return self.score(motion, np.cos(angle) * v_x + np.sin(angle) * v_y)
+
+    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
+        """Arrow heads on the floor, seen from above."""
+        assert isinstance(task, Heading)
+        add_heading(spec, task.angle)
+        look_down(spec)
+
+    def definition(self) -> Definition:
+        """The definition card."""
+        return self.card(
+            reward="1.25 * <g, v> + 5 - 0.1 * sum(u^2), v = (c_after - c_before) / dt of the "
+            "centre of mass (of xipos); the 5 are paid in the step that falls, too (Gymnasium v5: "
+            "not)",
+            differences=f"{_DIFFERENCES}. ProMP draws g as a normalised normal vector, the same "
+            "distribution",
+            source="ProMP (Rothfuss et al., ICLR 2019), HumanoidRandDirec2D; PEARL, HumanoidDir",
+        )

@@ -1,0 +1,138 @@
+"""Walker2d families on Gymnasium's Walker2d-v5 model: a direction, a velocity, or another body."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from warprl.envs.dynamics import Dynamics, RandomDynamics, multiply_model
+from warprl.envs.family import Definition
+from warprl.envs.locomotion import LocomotionFamily, Motion, control_cost
+from warprl.envs.markers import add_bars, add_direction, add_milestones
+from warprl.envs.physics import Physics, load_model
+from warprl.envs.tasks import Direction, Directions, UniformVelocity, Velocity
+from warprl.types import Task
+
+_CONTROL_COST = 1e-3
+_FEET = (
+    "the walker of the peers' Gym has a friction of 0.9 under its right foot, where v5 has 1.9 "
+    "under both"
+)
+_FRAME_SKIP = "frame skip as ProMP (Gymnasium v5: 4, dt 0.008)"
+
+
+class Walker2d(LocomotionFamily):
+    """What the families share; the rewarded point is the root joint's x."""
+
+    model_file = "walker2d_v5.xml"
+    horizon = 200
+    skipped_positions = 1
+    velocity_limit = 10.0
+    observation_text = "qpos[1:], clip(qvel, -10, 10) (17), as Gymnasium Walker2d-v5"
+    termination_text = (
+        "height of the torso outside (0.8, 2) m or its angle outside (-1, 1) rad, as Gymnasium v5 "
+        "and all peers; the horizon truncates"
+    )
+    reset_noise = 5e-3
+    gaussian_velocities = False
+
+    def track(self, physics: Physics) -> NDArray[np.float64]:
+        """x of the root joint, ``[N, 1]``."""
+        return physics.qpos[:, :1]
+
+    def terminated(self, physics: Physics) -> NDArray[np.bool_]:
+        """``[N]``: torso too low, too high or too far from upright."""
+        z, angle = physics.qpos[:, 1], physics.qpos[:, 2]
+        return ~((z > 0.8) & (z < 2.0) & (np.abs(angle) < 1.0))
+
+
+class Walker2dDir(Walker2d):
+    """Walk forward or backward as fast as you can without falling."""
+
+    name = "walker2d-dir-v1"
+    frame_skip = 8
+    distribution = Directions()
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``d * v_x + 1 - 0.001 * sum(u^2)``."""
+        forward = target[:, 0] * motion.velocity[:, 0]
+        return forward + 1.0 - control_cost(motion.control, _CONTROL_COST)
+
+    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
+        """Arrow heads on the floor."""
+        assert isinstance(task, Direction)
+        add_direction(spec, task.direction)
+
+    def definition(self) -> Definition:
+        """The definition card."""
+        return self.card(
+            reward="d * v_x + 1 - 0.001 * sum(u^2), v_x = (x_after - x_before) / dt of the root "
+            "joint; the 1 is paid in the step that falls, too (Gymnasium v5: not)",
+            differences=f"{_FRAME_SKIP}; ProMP draws each direction by a coin; {_FEET}",
+            source="ProMP (Rothfuss et al., ICLR 2019), Walker2DRandDirec",
+        )
+
+
+class Walker2dVel(Walker2d):
+    """Walk forward at a given velocity."""
+
+    name = "walker2d-vel-v1"
+    frame_skip = 8
+    distribution = UniformVelocity(0.0, 10.0)
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``15 - |v_x - v*| - 0.001 * sum(u^2)``."""
+        miss = np.abs(motion.velocity[:, 0] - target[:, 0])
+        return 15.0 - miss - control_cost(motion.control, _CONTROL_COST)
+
+    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
+        """A post for every fifth of a second of the horizon (3.2 s), for it may be fast."""
+        assert isinstance(task, Velocity)
+        add_milestones(spec, task.velocity, seconds=3.2, interval=0.2)
+
+    def definition(self) -> Definition:
+        """The definition card."""
+        return self.card(
+            reward="15 - |v_x - v*| - 0.001 * sum(u^2), v_x = (x_after - x_before) / dt of the "
+            "root joint; the 15 keep it worth while not to fall, and are paid in the step that "
+            "falls, too",
+            differences=f"{_FRAME_SKIP}; {_FEET}",
+            source="ProMP (Rothfuss et al., ICLR 2019), Walker2DRandVel",
+        )
+
+
+class Walker2dRandParams(Walker2d):
+    """Walk forward with another body: masses, inertias, frictions and damping are the task."""
+
+    name = "walker2d-rand-params-v1"
+    frame_skip = 4
+    distribution = RandomDynamics(bodies=8, geoms=8, dofs=9)
+
+    def change_model(
+        self, physics: Physics, target: NDArray[np.float64], ids: NDArray[np.intp] | None
+    ) -> None:
+        """Multiply the fields of the model by the tasks' numbers."""
+        multiply_model(physics, load_model(self.model_file), target, ids)
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``v_x + 1 - 0.001 * sum(u^2)``, the same in every task."""
+        return motion.velocity[:, 0] + 1.0 - control_cost(motion.control, _CONTROL_COST)
+
+    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
+        """A bar a body, as high as its mass is multiplied."""
+        assert isinstance(task, Dynamics)
+        add_bars(spec, task.body_mass[1:])
+
+    def definition(self) -> Definition:
+        """The definition card."""
+        return self.card(
+            reward="v_x + 1 - 0.001 * sum(u^2), v_x = (x_after - x_before) / dt of the root joint; "
+            "the 1 is paid in the step that falls, too (Gymnasium v5: not)",
+            differences="as in the peers, whose base class fixes frame skip 4 (so has v5), each "
+            "entry of an inertia is drawn apart from the mass. The multipliers are of the nominal "
+            "model, and mj_setConst follows; the peers leave derived constants as they were; "
+            f"{_FEET}",
+            source="rand_param_envs (dennisl88), Walker2DRandParams with log_scale_limit 3, as "
+            "ProMP (Rothfuss et al., ICLR 2019), PEARL and VariBAD",
+        )

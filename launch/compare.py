@@ -1,0 +1,251 @@
+"""Runs under one protocol, grouped by what they differ in besides the seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from warprl.launch import compare_report as report
+from warprl.launch import config as configuration
+from warprl.launch import evaluate, logging, runs, stored
+from warprl.launch.errors import RunFailedError, UserError
+from warprl.launch.evaluate import Protocol
+from warprl.launch.logging import Metrics
+from warprl.launch.outcome import Outcome, to_json
+from warprl.launch.statistics import estimate_over_seeds
+from warprl.seeding import generator
+
+# Keys of a configuration that do not make a run another kind of run. Of the iterations, those done
+# count and not those planned.
+NO_SETTINGS = ("schema_version", "family", "seed", "workers", "checkpoint_every", "keep")
+PLANNED = "iterations"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a comparison and what it logged up to its checkpoint."""
+
+    run: stored.StoredRun
+    history: Sequence[Metrics]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What may be different between groups and is the same within one."""
+        keys = configuration.flat(self.run.config)
+        kept = {key: v for key, v in keys.items() if key not in (*NO_SETTINGS, PLANNED)}
+        return kept | {PLANNED: self.run.iteration}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone, by seed."""
+
+    label: str
+    members: Sequence[Member]
+
+
+def compare(
+    folders: Sequence[Path],
+    *,
+    steps: int,
+    episodes: int,
+    seed: int,
+    out: str | None,
+    console: Console,
+) -> Outcome:
+    """Evaluate every run on the same tasks and random numbers, and write table and figure.
+
+    An evaluation that a run has of its newest checkpoint under the same protocol is used again.
+    Raises UserError, before any work, for runs that cannot be compared, values out of range and
+    folders that cannot be written.
+    """
+    members = [_open(folder) for folder in folders]
+    first = members[0].run
+    for member in members:
+        if member.run.config.family != first.config.family:
+            raise UserError(
+                f"cannot compare: {first.folder} is of family {first.config.family} "
+                f"and {member.run.folder} of {member.run.config.family}"
+            )
+    groups = group(members)
+    protocol = evaluate.make_protocol(first.config.family, steps, episodes, seed)
+    known = {member.run.folder: evaluate.recall(member.run, protocol) for member in members}
+    for folder, evaluation in known.items():
+        if evaluation is None:
+            runs.require_writable(folder, "evaluation")
+    folder = _create(out)
+    try:
+        summary = _summary(groups, protocol, known, console) | {"folder": str(folder)}
+        _write(folder, summary, groups)
+    except BaseException:
+        with suppress(OSError):  # what has been written stays
+            folder.rmdir()
+        raise
+    return Outcome(summary, report.text(summary))
+
+
+def group(members: Iterable[Member]) -> list[Group]:
+    """Groups in the order of their first runs, each labelled with its agent.
+
+    If an agent has several groups, the keys that they differ in are part of the label. Raises
+    UserError for runs that do not differ even in their seed.
+    """
+    found: dict[str, dict[int, Member]] = {}
+    for member in members:
+        alike = found.setdefault(json.dumps(member.settings), {})
+        twin = alike.setdefault(member.run.config.seed, member)
+        if twin is not member:
+            raise UserError(
+                f"{twin.run.folder} and {member.run.folder} have the same settings and seed "
+                f"{member.run.config.seed}: name one of them"
+            )
+    settings = [json.loads(key) for key in found]
+    return [
+        Group(
+            _label(own, [other for other in settings if other["agent"] == own["agent"]]),
+            [alike[seed] for seed in sorted(alike)],
+        )
+        for own, alike in zip(settings, found.values(), strict=True)
+    ]
+
+
+def training_curves(group: Group) -> list[NDArray[np.float64]]:
+    """(environment steps, return after the last inner step) ``[2, iterations]`` of each seed."""
+    curves = []
+    for member in group.members:
+        points = [(m.get("env_steps"), logging.adaptation(m)[-1:]) for m in member.history]
+        whole = [(steps, last[0]) for steps, last in points if steps is not None and last]
+        if whole:
+            curves.append(np.array(whole, dtype=np.float64).T)
+    return curves
+
+
+def _open(folder: Path) -> Member:
+    run = stored.open_run(folder, None)
+    return Member(run, logging.read(folder / "metrics.jsonl", run.iteration))
+
+
+def _label(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+    keys = [key for key in own if any(other[key] != own[key] for other in others)]
+    return " ".join([own["agent"], *(f"{key}={_value(own[key])}" for key in keys)])
+
+
+def _value(value: Any) -> str:
+    """A value as ``--set`` takes it."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _create(out: str | None) -> Path:
+    stamp = f"{datetime.now():%Y%m%d-%H%M%S-%f}"
+    folder = runs.root() / "comparisons" / stamp if out is None else Path(out)
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise UserError(f"{folder} exists: choose another --out") from None
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
+    return folder
+
+
+def _summary(
+    groups: Sequence[Group],
+    protocol: Protocol,
+    known: Mapping[Path, dict[str, Any] | None],
+    console: Console,
+) -> dict[str, Any]:
+    return {
+        "family": protocol.family.name,
+        "protocol": protocol.describe(),
+        "tasks": len(protocol.tasks),
+        "repeats": protocol.repeats,
+        "inner_steps": protocol.steps,
+        "episodes": protocol.episodes,
+        "seed": protocol.seed,
+        "groups": [_group_summary(group, protocol, known, console) for group in groups],
+    }
+
+
+def _group_summary(
+    group: Group,
+    protocol: Protocol,
+    known: Mapping[Path, dict[str, Any] | None],
+    console: Console,
+) -> dict[str, Any]:
+    """Estimates over the seeds and tasks of a group; measures what is not known yet."""
+    rows, values, strata = [], [], []
+    for member in group.members:
+        evaluation = known[member.run.folder]
+        reused = evaluation is not None
+        if evaluation is None:
+            evaluation = evaluate.record(member.run, protocol, console)
+        curve = evaluation["curves"][0]
+        returns = np.array([row["returns"] for row in curve["adaptations"]], dtype=np.float64)
+        usable = np.isfinite(returns).all(axis=1)
+        values.append(_quantities(returns[usable]))
+        strata.append(protocol.strata[usable])
+        last = member.history[-1] if member.history else {}
+        rows.append(
+            {
+                "run": str(member.run.folder),
+                "seed": member.run.config.seed,
+                "evaluation": evaluation["folder"],
+                "reused": reused,
+                "mean": float(returns[usable, -1].mean()),
+                "diverged": len(curve["diverged"]),
+                "left_out": len(curve["left_out"]),
+                "env_steps": last.get("env_steps"),
+                "wall_s": last.get("wall_s"),
+            }
+        )
+    found = estimate_over_seeds(values, strata, generator(protocol.seed, "bootstrap"))
+    *curve, area, gain, worse = map(asdict, found)
+    config = group.members[0].run.config
+    return {
+        "group": group.label,
+        "agent": config.agent,
+        "iteration": group.members[0].run.iteration,
+        "trained_inner_steps": config.adaptation.steps,
+        "seeds": len(rows),
+        "interval_over": "seeds and tasks" if len(rows) > 1 else "tasks of one seed",
+        "adaptations": len(rows) * len(protocol.rows),
+        "curve": curve,
+        "area": area,
+        "gain": gain,
+        "worse": worse["mean"],
+        "env_steps": _mean([row["env_steps"] for row in rows]),
+        "wall_s": _mean([row["wall_s"] for row in rows]),
+        "runs": rows,
+    }
+
+
+def _quantities(returns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What is estimated of curves ``[n, N+1]``: each point, area, gain and whether it got worse."""
+    gain = returns[:, -1] - returns[:, 0]
+    return np.column_stack([returns, evaluate.area(returns), gain, evaluate.got_worse(returns)])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _write(folder: Path, summary: Mapping[str, Any], groups: Sequence[Group]) -> None:
+    try:
+        report.write_table(folder / "comparison.csv", summary)
+        report.write_curves(folder / "curve.csv", summary)
+        report.plot(folder / "comparison.png", summary, [training_curves(g) for g in groups])
+        (folder / "comparison.md").write_text(report.markdown(summary), encoding="utf-8")
+        (folder / "summary.json").write_text(to_json(summary) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunFailedError(f"cannot write to {folder}: {error.strerror}") from error

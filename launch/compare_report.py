@@ -1,0 +1,177 @@
+"""The files and the text of a comparison, from its summary alone."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from warprl.launch.logging import duration
+from warprl.launch.outcome import table
+
+Summary = Mapping[str, Any]
+
+# The range of n values holds the true median with probability 1 - 2^(1 - n): 95 % takes 6 of them,
+# and a bootstrap interval never leaves that range.
+ENOUGH_SEEDS = 6
+
+
+def write_table(path: Path, summary: Summary) -> None:
+    """One line for each group."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        bounds = ("mean", "stderr", "low", "high")
+        writer.writerow([
+            "group", "agent", "iteration", "seeds", "tasks", "repeats", "inner_steps", *bounds,
+            "iqm", *(f"area_{key}" for key in bounds), *(f"gain_{key}" for key in bounds),
+            "worse", "interval_over", "env_steps", "wall_s",
+        ])  # fmt: skip
+        for group in summary["groups"]:
+            last, area, gain = group["curve"][-1], group["area"], group["gain"]
+            writer.writerow([
+                group["group"], group["agent"], group["iteration"], group["seeds"],
+                summary["tasks"], summary["repeats"], summary["inner_steps"],
+                *(last[key] for key in bounds), last["iqm"],
+                *(area[key] for key in bounds), *(gain[key] for key in bounds),
+                group["worse"], group["interval_over"], group["env_steps"], group["wall_s"],
+            ])  # fmt: skip
+
+
+def write_curves(path: Path, summary: Summary) -> None:
+    """One line for each group and number of inner steps."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        points = ("mean", "stderr", "low", "high", "iqm", "n")
+        writer = csv.DictWriter(file, ["group", "inner_step", *points])
+        writer.writeheader()
+        for group in summary["groups"]:
+            for step, point in enumerate(group["curve"]):
+                writer.writerow({"group": group["group"], "inner_step": step, **point})
+
+
+def plot(path: Path, summary: Summary, training: Sequence[Sequence[NDArray[np.float64]]]) -> None:
+    """Draw the adaptation curves and, if any run has one, the training curves beside them.
+
+    ``training`` holds (environment steps, return) ``[2, iterations]`` of the seeds of each group.
+    """
+    # The object interface needs no display and leaves matplotlib's global state alone.
+    from matplotlib.figure import Figure
+
+    panels = 2 if any(training) else 1
+    figure = Figure(figsize=(6.0 * panels, 4.5), layout="constrained")
+    left, *right = figure.subplots(1, panels, squeeze=False)[0]
+    for number, group in enumerate(summary["groups"]):
+        colour = f"C{number}"
+        mean, low, high = ([p[key] for p in group["curve"]] for key in ("mean", "low", "high"))
+        label = f"{group['group']}, {_count(group['seeds'], 'seed')}"
+        left.plot(range(len(mean)), mean, marker="o", color=colour, label=label)
+        left.fill_between(range(len(mean)), low, high, color=colour, alpha=0.2, linewidth=0)
+        for axes in right:
+            for seed, (steps, returns) in enumerate(training[number]):
+                axes.plot(
+                    steps, returns, color=colour, linewidth=1, alpha=0.7,
+                    label=group["group"] if seed == 0 else None,
+                )  # fmt: skip
+    left.set(xlabel="inner steps", ylabel="return on held-out tasks, mean and 95 % interval")
+    for axes in right:
+        axes.set(xlabel="environment steps", ylabel="return after adaptation in training, a seed")
+    for axes in (left, *right):
+        axes.legend(fontsize="small")
+    figure.suptitle(_heading(summary), fontsize="medium")
+    figure.savefig(path, dpi=120)
+
+
+def text(summary: Summary) -> str:
+    """What a terminal shows: the table, the curves, what the numbers are, where the files are."""
+    header, rows = _cells(summary)
+    steps = [f"step {k}" for k in range(summary["inner_steps"] + 1)]
+    curves = [
+        [group["group"], *(f"{point['mean']:.1f}" for point in group["curve"])]
+        for group in summary["groups"]
+    ]
+    parts = [
+        _heading(summary),
+        table(header, rows),
+        table(["mean return after", *steps], curves),
+        "\n".join(_notes(summary)),
+        f"written to {summary['folder']}",
+    ]
+    return "\n\n".join(parts)
+
+
+def markdown(summary: Summary) -> str:
+    """The table with what its numbers are."""
+    header, rows = _cells(summary)
+    ruler = ["---", *["---:"] * (len(header) - 1)]
+    lines = [f"| {' | '.join(row)} |" for row in (header, ruler, *rows)]
+    notes = [f"- {note}" for note in _notes(summary)]
+    return "\n".join([f"# {_heading(summary)}", "", *lines, "", *notes, ""])
+
+
+def _heading(summary: Summary) -> str:
+    repeated = f" x {summary['repeats']} repeats" if summary["repeats"] > 1 else ""
+    return (
+        f"{summary['family']}: {summary['tasks']} held-out tasks{repeated}, "
+        f"{_count(summary['episodes'], 'episode')} each at every step"
+    )
+
+
+def _cells(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    header = [
+        "agent", "seeds", "tasks", "K", f"return after {summary['inner_steps']}", "IQM", "area",
+        "worse", "env steps", "training",
+    ]  # fmt: skip
+    rows = []
+    for group in summary["groups"]:
+        env_steps, seconds = group["env_steps"], group["wall_s"]
+        rows.append([
+            group["group"],
+            str(group["seeds"]),
+            str(summary["tasks"]),
+            str(group["trained_inner_steps"]),
+            _interval(group["curve"][-1]),
+            f"{group['curve'][-1]['iqm']:.1f}",
+            _interval(group["area"]),
+            f"{group['worse']:.0%}",
+            "-" if env_steps is None else f"{env_steps:,.0f}",
+            "-" if seconds is None else duration(seconds),
+        ])  # fmt: skip
+    return header, rows
+
+
+def _interval(estimate: Mapping[str, float]) -> str:
+    return f"{estimate['mean']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}]"
+
+
+def _notes(summary: Summary) -> list[str]:
+    """What the columns are, and what a reader must know of single groups."""
+    notes = [
+        "mean over seeds and tasks, with the 95 % bootstrap interval over both; IQM: mean of the "
+        "middle half of all adaptations; K: inner steps in training",
+        f"area: mean of the {summary['inner_steps'] + 1} points of the adaptation curve; worse: "
+        "share of adaptations that end below the return they began at",
+        "env steps and training (wall time) are means a seed",
+    ]
+    for group in summary["groups"]:
+        if group["seeds"] == 1:
+            notes.append(
+                f"{group['group']}: one seed (n = 1), so the interval is over tasks alone and says "
+                "nothing about other seeds"
+            )
+        elif group["seeds"] < ENOUGH_SEEDS:
+            notes.append(
+                f"{group['group']}: {group['seeds']} seeds; from fewer than {ENOUGH_SEEDS} the "
+                "interval is too narrow for 95 %"
+            )
+        for key, what in (("diverged", "diverged"), ("left_out", "were left out")):
+            number = sum(run[key] for run in group["runs"])
+            if number:
+                notes.append(f"{group['group']}: {number} of {group['adaptations']} {what}")
+    return notes
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"

@@ -1,0 +1,197 @@
+"""TRPO as the outer optimiser: the step it takes, and when it takes none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import naive
+import numpy as np
+import pytest
+import torch
+from helpers import CLIP, Problem, make_problem, same_bits
+from torch import Tensor
+
+from warprl import params as P
+from warprl.agents.losses import InnerLoss, OuterLoss
+from warprl.learner import Learner, LearnerConfig, LearnerState, Report
+from warprl.objective import InitKind
+from warprl.trust_region import conjugate_gradient, natural_direction
+from warprl.types import Batch, MetaLoss, MetaLossValue, Params
+
+LIMIT = 1e-6  # so short a step that the KL is its quadratic
+TRPO = LearnerConfig(loss="vpg", optimizer="trpo", init="maml", kl_limit=LIMIT)
+
+
+def on_policy(p: Problem) -> Problem:
+    """The same transitions, K = 1, as if the present theta_0 and phi had drawn them."""
+    setting, paths, logp = p.setting(), [], p.trajectory.data.logp.clone()
+    theta = P.tree_map(torch.clone, p.trajectory.theta)
+    for t, path in enumerate(p.paths):
+        point, points, data = p.theta_0, [], []
+        for k, transitions in enumerate(path.data):
+            points.append(P.detach(point))
+            for name, value in point.items():
+                theta[name][t, k] = value.detach()
+            obs, act = p.trajectory.data.obs[t, k], p.trajectory.data.act[t, k]
+            logp[t, k] = p.policy.log_prob(
+                P.broadcast(P.detach(point), 1), p.phi, obs[None], act[None]
+            )[0]
+            data.append(
+                [
+                    step._replace(
+                        logp=naive.log_prob(
+                            setting.warp, P.detach(point), p.phi, step.obs, step.act
+                        ).item()
+                    )
+                    for step in transitions
+                ]
+            )
+            if k + 1 < len(path.data):
+                point = naive.inner_step(setting, point, p.phi, data[k])
+        paths.append(naive.Path(points, data))
+    batch = p.trajectory.data._replace(logp=logp)
+    return replace(p, trajectory=p.trajectory._replace(theta=theta, data=batch), paths=paths)
+
+
+def update(
+    p: Problem, config: LearnerConfig = TRPO, meta_loss: MetaLoss | None = None
+) -> tuple[LearnerState, Report]:
+    outer = meta_loss or OuterLoss(p.policy, None)
+    learner = Learner(config, p.lr, InnerLoss(p.policy), outer)
+    state = learner.init(p.theta_0, p.phi)
+    return learner.update(state, p.trajectory, np.random.default_rng(0))
+
+
+def loss_and_kl(p: Problem, init: InitKind, theta_0: Params, phi: Params) -> tuple[Tensor, Tensor]:
+    """Means over tasks of the initialisation's meta-loss and its KL, by the naive loop."""
+    setting = p.setting(clip=None)._replace(kl_coefficient=0.0)
+    losses = [
+        naive.init_objective(init, s, theta_0, phi, path)
+        for s in (setting, setting._replace(kl_coefficient=1.0))
+        for path in p.paths
+    ]
+    plain, penalised = torch.stack(losses).reshape(2, -1).mean(1)
+    return plain, penalised - plain
+
+
+# --- the pure part --------------------------------------------------------------------------------
+
+
+def test_conjugate_gradients_solve_a_positive_definite_system() -> None:
+    rng = np.random.default_rng(0)
+    root = torch.as_tensor(rng.standard_normal((6, 6)))
+    matrix = root @ root.T + 0.1 * torch.eye(6, dtype=torch.float64)
+    b = torch.as_tensor(rng.standard_normal(6))
+    x = conjugate_gradient(lambda v: matrix @ v, b, iterations=12)
+    torch.testing.assert_close(matrix @ x, b, rtol=1e-6, atol=1e-6)
+    assert not conjugate_gradient(lambda v: matrix @ v, torch.zeros_like(b)).any()
+
+
+def test_flat_vectors_keep_names_and_shapes() -> None:
+    params = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor(7.0)}
+    assert same_bits(P.unflatten(P.flatten(params), params), params)
+
+
+# --- the step -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("init", ["maml", "fomaml"])
+def test_initialisation_takes_the_natural_gradient_step_of_the_kl_limit(init: InitKind) -> None:
+    p = on_policy(make_problem(None, 1))
+    state, report = update(p, replace(TRPO, init=init))
+    assert report.metrics["meta_steps"] == 1
+
+    def unpack(vector: Tensor) -> Params:
+        return P.unflatten(vector, p.theta_0)
+
+    at = P.flatten(p.theta_0)
+    hessian = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
+        lambda v: loss_and_kl(p, init, unpack(v), p.phi)[1], at
+    )
+    gradient = naive.gradient(lambda theta: loss_and_kl(p, init, theta, p.phi)[0], p.theta_0)
+    direction, square = natural_direction(lambda v: hessian @ v, P.flatten(gradient))
+    step = np.sqrt(2.0 * LIMIT / square) * direction
+    found = at - P.flatten(state.theta)
+    share = float(found.dot(step) / step.dot(step))  # the line search may have shortened it once
+    assert any(share == pytest.approx(x, rel=1e-6) for x in (1.0, 0.8))
+    torch.testing.assert_close(found, share * step, rtol=1e-5, atol=1e-9)
+    before, after = (
+        loss_and_kl(p, init, theta, p.phi) for theta in (p.theta_0, P.detach(state.theta))
+    )
+    assert after[0] < before[0]
+    assert 0.6 * LIMIT < after[1].item() <= LIMIT
+    assert report.metrics["kl"] == pytest.approx(after[1].item(), rel=1e-3)
+
+
+def test_warps_and_initialisation_share_the_limit() -> None:
+    p = on_policy(make_problem("residual", 1))
+    state, report = update(p, replace(TRPO, kl_limit=1e-3))
+    assert report.metrics["meta_steps"] == 1
+    assert 0.0 < report.metrics["kl"] <= 1e-3
+    for before, after in ((p.theta_0, state.theta), (p.phi, state.phi)):
+        assert all(not torch.equal(before[name], after[name]) for name in before)
+    setting = p.setting(clip=None)._replace(kl_coefficient=0.0)
+    risen = [
+        naive.exact(setting, theta, phi, p.paths) + loss_and_kl(p, "maml", theta, phi)[0]
+        for theta, phi in ((p.theta_0, p.phi), (P.detach(state.theta), P.detach(state.phi)))
+    ]
+    assert risen[1] < risen[0]
+
+
+# --- when there is none ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Far:
+    """A meta-loss that finds every policy far from the one that drew the data."""
+
+    inner: OuterLoss
+
+    def __call__(
+        self, theta: Params, phi: Params, batch: Batch, kl_coefficient: float
+    ) -> MetaLossValue:
+        value = self.inner(theta, phi, batch, kl_coefficient)
+        return MetaLossValue(value.loss, value.kl + 1.0)
+
+
+def test_where_no_step_keeps_the_limit_everything_stays() -> None:
+    p = on_policy(make_problem("gate", 1))
+    state, report = update(p, meta_loss=Far(OuterLoss(p.policy, None)))
+    assert report.metrics["meta_steps"] == 0
+    assert same_bits(P.detach(state.theta), p.theta_0) and same_bits(P.detach(state.phi), p.phi)
+    assert state.iteration == 1
+
+
+def test_a_task_that_is_not_finite_is_named_and_left_out() -> None:
+    p = on_policy(make_problem("gate", 1, tasks=3))
+    rest = [0, 2]
+    data = Batch(*(x[rest] for x in p.trajectory.data))
+    theta = {name: x[rest] for name, x in p.trajectory.theta.items()}
+    alone = p.trajectory._replace(
+        task=torch.tensor(rest), theta=theta, data=data,
+        returns=p.trajectory.returns[rest], finite=p.trajectory.finite[rest],
+    )  # fmt: skip
+    expected, _ = update(replace(p, trajectory=alone))
+    p.trajectory.data.logp[1] = -1e4
+    found, report = update(p)
+    assert report.diverged == (1,)
+    assert same_bits(P.detach(found.theta), P.detach(expected.theta))
+    assert same_bits(P.detach(found.phi), P.detach(expected.phi))
+
+
+def test_without_anything_to_learn_only_the_iteration_changes() -> None:
+    p = make_problem(None, 1)
+    state, report = update(p, replace(TRPO, init="fixed", clip=CLIP))
+    assert same_bits(P.detach(state.theta), p.theta_0)
+    assert (state.iteration, report.metrics["meta_steps"]) == (1, 0)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_number_of_threads_does_not_change_a_bit(threads: int) -> None:
+    p = on_policy(make_problem("gate", 1, tasks=5))
+    states = []
+    for count in (1, threads):
+        learner = Learner(TRPO, p.lr, InnerLoss(p.policy), OuterLoss(p.policy, None), count)
+        state = learner.init(p.theta_0, p.phi)
+        states.append(learner.update(state, p.trajectory, np.random.default_rng(0))[0])
+    assert same_bits(*(state.to_tensors() for state in states))
