@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("warprl", "torch", "numpy", "ray", "gymnasium", "mujoco")
+PACKAGES = ("warprl", "torch", "numpy", "ray", "gymnasium", "mujoco", "stable-baselines3")
 
 
 def provenance() -> dict[str, Any]:

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,7 +40,7 @@ from warprl.launch.machine import available_cores
 from warprl.launch.rllib_learner import STATE, MetaBatch, WarpGradLearner
 from warprl.learner import LearnerConfig, LearnerState, Report
 from warprl.seeding import generator
-from warprl.types import Trajectory
+from warprl.types import Params, Trajectory
 
 METRICS = "meta"  # the key of ours in RLlib's results
 COUNTERS = ("env_steps", "wall_s", "workers_replaced")
@@ -236,6 +236,11 @@ class WarpGrad(Algorithm):
         self.learner_group.set_state({COMPONENT_LEARNER: {STATE: learned}})
         self._counters_of_run = dict(document["counters"])
         self._iteration = learned.iteration
+
+    def start_from(self, theta: Params) -> None:
+        """Begin with this initialisation theta_0 in place of the random one."""
+        state = replace(self.learner_state, theta=theta)
+        self.learner_group.set_state({COMPONENT_LEARNER: {STATE: state}})
 
     def get_checkpointable_components(self) -> list[tuple[str, Any]]:
         """None: :meth:`get_state` holds everything."""

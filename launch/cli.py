@@ -97,6 +97,13 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of config.yaml."),
     ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.zip", help="Begin with this Stable-Baselines3 PPO model."),
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load --init-from although it may run code.")
+    ] = False,
     json: Json = False,
 ) -> int:
     """Meta-train an agent on a task family. Prints the run folder last."""
@@ -106,7 +113,12 @@ def train(
 
         options = {"iterations": iterations, "workers": workers, "seed": seed}
         resolved = config.resolve(family, agent, options, settings or ())
-        return train.start(resolved, run, _console(json))
+        if init_from is None:
+            return train.start(resolved, run, _console(json))
+        from warprl.launch import sb3
+
+        imported = sb3.read(init_from, trust, resolved)
+        return train.start(resolved, run, _console(json), imported)
 
     return _finish(work, json)
 
@@ -245,6 +257,42 @@ def render(
         from warprl.launch import render, runs
 
         return render.render(runs.find(run), task, steps, checkpoint, _console(json))
+
+    return _finish(work, json)
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[str, typer.Option(metavar="FILE.zip", help="A new file.")],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A number of the task; one option for each."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            parser=_whole,
+            metavar="N",
+            help="Inner steps; 0 exports the initialisation.",
+            show_default="as in training",
+        ),
+    ] = None,
+    checkpoint: Checkpoint = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            parser=_whole, metavar="N", help="Seed of the episodes.", show_default="the run's"
+        ),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Adapt to one task and save the policy for Stable-Baselines3's PPO.load."""
+
+    def work() -> Outcome:
+        from warprl.launch import runs, sb3
+
+        return sb3.export(runs.find(run), task or (), steps, out, checkpoint, seed)
 
     return _finish(work, json)
 

@@ -141,7 +141,7 @@ def evaluate(
     runs.require_writable(folder, "evaluation")
     subjects = [_trained(run)]
     if untrained:
-        subjects.append(_subject(run, "untrained", *stored.fresh(config)))
+        subjects.append(_subject(run, "untrained", *stored.initial(folder, config)))
     subjects += [_subject(other, str(other.folder), other.theta, other.phi) for other in others]
     curves = [measure(subject, protocol, console) for subject in subjects]
     summary = _write(run, protocol, curves)

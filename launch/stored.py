@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from warprl import checkpoint as checkpoints
 from warprl.agents.policy import GaussianPolicy
@@ -16,6 +17,8 @@ from warprl.launch.errors import UserError
 from warprl.params import prefix, subtree
 from warprl.seeding import generator
 from warprl.types import Params
+
+IMPORTED = "init"  # in a run folder, if the run began with parameters from elsewhere
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,12 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
             f"{folder / 'config.yaml'} is {mine}"
         )
     theta, phi = fresh(config)
-    for name, tensor in (prefix("theta", theta) | prefix("phi", phi)).items():
+    _require_fit(saved, prefix("theta", theta) | prefix("phi", phi), config)
+    return saved
+
+
+def _require_fit(saved: Checkpoint, expected: Params, config: RunConfig) -> None:
+    for name, tensor in expected.items():
         found = saved.tensors.get(name)
         if found is None or found.shape != tensor.shape:
             shape = "missing" if found is None else f"of shape {tuple(found.shape)}"
@@ -91,7 +99,6 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
                 f"{saved.path} does not belong to this run: {name} is {shape} and "
                 f"{config.family} with this policy needs {tuple(tensor.shape)}"
             )
-    return saved
 
 
 def make_policy(config: RunConfig) -> GaussianPolicy:
@@ -101,5 +108,33 @@ def make_policy(config: RunConfig) -> GaussianPolicy:
 
 
 def fresh(config: RunConfig) -> tuple[Params, Params]:
-    """The parameters (theta_0, phi) that a run starts from."""
+    """Random parameters (theta_0, phi), keyed by the run's seed."""
     return make_policy(config).init(generator(config.seed, "init"))
+
+
+class Imported(NamedTuple):
+    """An initialisation from elsewhere, and where it is from (JSON-able)."""
+
+    theta: Params
+    source: dict[str, str]
+
+
+def save_imported(folder: Path, imported: Imported) -> None:
+    """Keep what a run begins with in its folder, with checksums and free of pickle."""
+    checkpoints.save(folder / IMPORTED, 0, imported.theta, imported.source)
+
+
+def initial(folder: Path, config: RunConfig) -> tuple[Params, Params]:
+    """The parameters (theta_0, phi) that a run starts from: fresh ones, or an imported theta_0.
+
+    Raises UserError if what was imported is damaged or does not fit the configuration.
+    """
+    theta, phi = fresh(config)
+    if not (folder / IMPORTED).is_dir():
+        return theta, phi
+    try:
+        saved = checkpoints.load(folder / IMPORTED, 0)
+    except (CheckpointError, OSError) as error:
+        raise UserError(f"the imported initialisation cannot be used: {error}") from error
+    _require_fit(saved, theta, config)
+    return saved.tensors, phi

@@ -23,16 +23,24 @@ from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.logging import RunLog, adaptation, returns_text, truncate
 from warprl.launch.machine import available_cores
 from warprl.launch.outcome import Outcome
+from warprl.launch.stored import Imported
 
 if TYPE_CHECKING:
     from warprl.launch.algorithm import WarpGrad
 
 
-def start(config: RunConfig, name: str | None, console: Console) -> Outcome:
-    """Train a new run. Raises UserError, before anything starts, if its folder cannot be made."""
+def start(
+    config: RunConfig, name: str | None, console: Console, imported: Imported | None = None
+) -> Outcome:
+    """Train a new run, from random parameters or from an imported theta_0.
+
+    Raises UserError, before anything starts, if its folder cannot be made.
+    """
     folder = runs.create(name, config.family, config.agent, config.seed)
     with runs.lock(folder):
         with _writing(folder):
+            if imported is not None:
+                stored.save_imported(folder, imported)
             (folder / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
         return _run(folder, config, None, config.iterations, console)
 
@@ -50,6 +58,8 @@ def resume(folder: Path, iterations: int | None, console: Console) -> Outcome:
         saved = None
         if checkpoints.iterations(folder / "checkpoints"):
             saved = stored.load_checkpoint(folder, config, None)
+        else:
+            stored.initial(folder, config)  # so that damage is found here, before Ray starts
         done = saved.iteration if saved else 0
         with _writing(folder):  # here already, so that a damaged file is refused before Ray starts
             truncate(folder / "metrics.jsonl", done)
@@ -59,7 +69,7 @@ def resume(folder: Path, iterations: int | None, console: Console) -> Outcome:
         if saved:
             said = f"restored parameters, optimiser and counters of iteration {done}"
         else:
-            said = "there is no checkpoint yet, so it starts again from its seed"
+            said = "there is no checkpoint yet, so it starts again from the beginning"
         _say(console, f"resuming {folder}: {said}")
         return _run(folder, config, saved, total, console)
 
@@ -86,6 +96,9 @@ def _run(
     try:
         if saved is not None:
             algorithm.set_state({"tensors": saved.tensors, "document": saved.document})
+        else:
+            theta, _ = stored.initial(folder, config)
+            algorithm.start_from(theta)
         with _writing(folder):
             log = RunLog(folder, console, saved.iteration if saved else 0, total)
         with log, _stoppable(console) as stop:

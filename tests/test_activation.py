@@ -37,3 +37,7 @@ def test_first_and_second_derivatives_are_those_of_the_value() -> None:
 def test_what_is_not_finite_stays_so() -> None:
     assert tanh(torch.tensor([torch.inf, -torch.inf])).tolist() == [1.0, -1.0]
     assert torch.isnan(tanh(torch.tensor([torch.nan]))).all()
+
+
+def test_on_an_accelerator_the_value_stays_there() -> None:
+    assert tanh(torch.zeros(3, device="meta")).device.type == "meta"

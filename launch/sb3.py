@@ -1,0 +1,148 @@
+"""Stable-Baselines3 at the command line: adapted policies as its files, its files as a start."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import gymnasium
+import torch
+
+from warprl import params as P
+from warprl.agents import sb3
+from warprl.agents.inner import adapt
+from warprl.envs import make_family
+from warprl.envs.vector import gymnasium_id
+from warprl.launch import stored
+from warprl.launch.config import RunConfig
+from warprl.launch.errors import RunFailedError, UserError
+from warprl.launch.outcome import Outcome, parameters
+from warprl.launch.stored import Imported, StoredRun
+from warprl.types import Params, Task
+
+
+def export(
+    folder: Path,
+    settings: Sequence[str],
+    steps: int | None,
+    out: str,
+    checkpoint: int | None,
+    seed: int | None,
+) -> Outcome:
+    """Adapt a run's policy to the task of these ``key=value`` and write it for SB3's PPO.
+
+    Raises UserError for an impossible task or number of steps and for a file that exists, and
+    RunFailedError if the adaptation diverges or the disk refuses.
+    """
+    path = _require_new(Path(out))
+    run = stored.open_run(folder, checkpoint)
+    task = parse_task(run, settings)
+    steps = run.config.adaptation.steps if steps is None else steps
+    seed = run.config.seed if seed is None else seed
+    for option, value in (("steps", steps), ("seed", seed)):
+        if value < 0:
+            raise UserError(f"--{option} {value}: must be 0 or more")
+    theta, returns = adapted(run, task, steps, seed)
+    identifier, values = gymnasium_id(run.config.family), asdict(task)
+    env = gymnasium.make(identifier, task=values)
+    _write_new(path, sb3.save_ppo(sb3.to_ppo(run.policy, theta, run.phi, env)))
+    data = {
+        "file": str(path),
+        "run": str(folder),
+        "family": run.config.family,
+        "environment": identifier,
+        "task": values,
+        "checkpoint": run.iteration,
+        "inner_steps": steps,
+        "seed": seed,
+        "returns": returns,
+    }
+    shown = " > ".join(f"{value:.1f}" for value in returns)
+    text = (
+        f"{parameters(values)}: returns after 0 to {steps} inner steps: {shown}\n"
+        f"PPO.load({str(path)!r}) acts in gymnasium.make({identifier!r}, task={values})\n{path}"
+    )
+    return Outcome(data, text)
+
+
+def adapted(run: StoredRun, task: Task, steps: int, seed: int) -> tuple[Params, list[float]]:
+    """theta after ``steps`` inner steps on one task, and the mean returns on the way.
+
+    Raises RunFailedError if the adaptation diverges.
+    """
+    torch.set_num_threads(1)
+    config = replace(run.config.adaptation, steps=steps)
+    trajectory, _ = adapt(
+        run.family.make_batch(config.episodes), run.policy, run.theta, run.phi,
+        [task], [0], config, seed, 0,
+    )  # fmt: skip
+    returns: list[float] = trajectory.returns[0].tolist()
+    if not trajectory.finite[0]:
+        raise RunFailedError(f"the adaptation to {parameters(asdict(task))} diverges: not exported")
+    return P.select(trajectory.theta, 0, steps), returns
+
+
+def parse_task(run: StoredRun, settings: Sequence[str]) -> Task:
+    """The task of ``key=value`` settings. Raises UserError, saying what would be right."""
+    values: dict[str, float] = {}
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        try:
+            values[key] = float(text)
+        except ValueError:
+            separator = ""
+        if not separator or not key:
+            raise UserError(f"--task {setting}: expected KEY=NUMBER, such as direction=-1")
+    try:
+        return run.family.parse_task(values)
+    except ValueError as error:
+        raise UserError(f"--task: {error}") from error
+
+
+def read(name: str, trust: bool, config: RunConfig) -> Imported:
+    """theta_0 from a file of SB3's PPO, for runs of this configuration.
+
+    Raises UserError without ``trust``, for a file that is none, and for another architecture.
+    """
+    if not trust:
+        raise UserError(
+            f"--init-from {name}: a Stable-Baselines3 file holds pickled objects, and loading it "
+            "runs whatever code its author put in; add --trust if you trust where it came from"
+        )
+    path = Path(name)
+    policy, family = stored.make_policy(config), make_family(config.family)
+    try:
+        content = path.read_bytes()
+        theta = sb3.from_ppo(sb3.load_ppo(content), policy, family.action_space)
+    except OSError as error:
+        raise UserError(f"--init-from {name}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"--init-from {name}: {error}") from error
+    return Imported(theta, {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()})
+
+
+def _require_new(path: Path) -> Path:
+    if path.suffix != ".zip":
+        raise UserError(f"--out {path}: the name must end in .zip")
+    if os.path.lexists(path):
+        raise UserError(f"--out {path}: exists, and nothing is overwritten")
+    if not path.parent.is_dir():
+        raise UserError(f"--out {path}: there is no folder {path.parent}")
+    return path
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and never over another one."""
+    try:
+        with path.open("xb") as file:
+            try:
+                file.write(content)
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
+    except OSError as error:
+        raise RunFailedError(f"cannot write {path}: {error.strerror}") from error

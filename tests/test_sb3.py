@@ -1,0 +1,497 @@
+"""Stable-Baselines3 sees the same policy as we do, in both directions."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import sb3_reference
+import torch
+from gymnasium.spaces import Box
+from gymnasium.utils.seeding import np_random
+from helpers import perturbed
+from helpers_launch import SMALL, fabricate
+from numpy.typing import NDArray
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import Tensor, nn
+
+from warprl import checkpoint
+from warprl.agents import sb3
+from warprl.agents.inner import AdaptationConfig, adapt
+from warprl.agents.policy import GaussianPolicy, PolicyConfig
+from warprl.agents.rollout import Timing, collect
+from warprl.envs import make_family
+from warprl.envs.vector import gymnasium_id
+from warprl.launch import config, stored
+from warprl.launch.cli import main
+from warprl.types import Params
+from warprl.warp import WARP_KINDS, WarpKind
+
+POINT, CHEETAH, ANT = "point-navigation-v1", "half-cheetah-dir-v1", "ant-dir-v1"
+each_warp_and_none = pytest.mark.parametrize("warp", [*WARP_KINDS, None])
+
+
+@pytest.fixture(autouse=True)
+def _own_runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WARPRL_RUNS", str(tmp_path))
+
+
+def make_env(family: str, task: int = 0) -> gymnasium.Env[Any, Any]:
+    """The Gymnasium environment of one of a family's held-out tasks."""
+    values = asdict(make_family(family).held_out_tasks()[task])
+    env: gymnasium.Env[Any, Any] = gymnasium.make(gymnasium_id(family), task=values)
+    return env
+
+
+def some_policy(family: str, warp: WarpKind | None) -> tuple[GaussianPolicy, Params, Params]:
+    """A policy with large actions, so that trajectories are chaotic, and phi off the identity."""
+    spaces = make_family(family)
+    policy = GaussianPolicy.for_spaces(
+        spaces.observation_space,
+        spaces.action_space,
+        PolicyConfig((16, 8), warp, rates=True, log_std=0.5),
+    )
+    rng = np.random.default_rng(0)
+    theta, phi = (
+        {name: value.float() for name, value in perturbed(params, rng, 0.3).items()}
+        for params in policy.init(rng)
+    )
+    return policy, theta | {"weight_2": 10.0 * theta["weight_2"]}, phi
+
+
+def alone(theta: Params) -> Params:
+    """Parameters of one task, stacked."""
+    return {name: value.unsqueeze(0) for name, value in theta.items()}
+
+
+def observations(policy: GaussianPolicy, n: int = 30) -> NDArray[np.float64]:
+    return np.random.default_rng(1).standard_normal((n, policy.obs_dim))
+
+
+def as_tensor(obs: NDArray[np.float64]) -> Tensor:
+    return torch.as_tensor(obs, dtype=torch.float32).unsqueeze(0)
+
+
+@each_warp_and_none
+def test_an_exported_policy_acts_bit_for_bit_as_ours(warp: WarpKind | None) -> None:
+    policy, theta, phi = some_policy(CHEETAH, warp)
+    env = make_env(CHEETAH)
+    obs = observations(policy)
+    expected = policy.mean(alone(theta), phi, as_tensor(obs))[0].numpy()
+    assert isinstance(env.action_space, Box)
+    bounds = env.action_space.low, env.action_space.high
+    assert np.abs(expected).max() > 10.0, "some actions are past the bounds, where SB3 clips them"
+    found, _ = sb3.to_ppo(policy, theta, phi, env).predict(obs, deterministic=True)
+    np.testing.assert_array_equal(found, np.clip(expected, *bounds))
+
+
+@each_warp_and_none
+def test_an_exported_policy_explores_as_ours(warp: WarpKind | None) -> None:
+    policy, theta, phi = some_policy(POINT, warp)
+    actor = sb3.to_ppo(policy, theta, phi, make_env(POINT)).policy
+    obs = as_tensor(observations(policy))[0]
+    torch.manual_seed(3)
+    actions, _, log_prob = actor(obs)
+    torch.manual_seed(3)
+    noise = torch.normal(torch.zeros(1, 30, 2), torch.ones(1, 30, 2))
+    mean, log_std = policy.distribution(alone(theta), phi, obs.unsqueeze(0))
+    ours = mean + log_std.exp() * noise
+    torch.testing.assert_close(actions, ours[0])
+    torch.testing.assert_close(log_prob, policy.log_prob(alone(theta), phi, obs[None], ours)[0])
+
+
+@pytest.mark.parametrize("family", [POINT, CHEETAH, ANT])
+@each_warp_and_none
+def test_evaluate_policy_gives_the_returns_of_our_own_rollout(
+    family: str, warp: WarpKind | None
+) -> None:
+    """Exactly: the robots are chaotic, so that one wrong bit in an action would show."""
+    policy, theta, phi = some_policy(family, warp)
+    envs = DummyVecEnv([lambda: make_env(family, task=1)])
+    envs.seed(7)
+    model = sb3.to_ppo(policy, theta, phi, make_env(family))
+    found, lengths = evaluate_policy(model, envs, 2, warn=False, return_episode_rewards=True)
+    rng, still = np_random(7)[0], theta | {"log_std": torch.full((policy.act_dim,), -torch.inf)}
+    batch, task = make_family(family).make_batch(1), make_family(family).held_out_tasks()[1]
+    for episode in range(2):
+        ours = collect(batch, policy, alone(still), phi, [task], [rng], [rng.spawn(1)[0]], Timing())
+        assert found[episode] == sum(ours.reward.double().flatten().tolist())  # type: ignore[index]
+        assert lengths[episode] == ours.valid.sum()  # type: ignore[index]
+
+
+@each_warp_and_none
+def test_an_exported_policy_survives_saving_and_loading(warp: WarpKind | None) -> None:
+    policy, theta, phi = some_policy(POINT, warp)
+    model = sb3.to_ppo(policy, theta, phi, make_env(POINT))
+    loaded = sb3.load_ppo(sb3.save_ppo(model))
+    obs = observations(policy)
+    np.testing.assert_array_equal(
+        loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0]
+    )
+    torch.testing.assert_close(loaded.policy.log_std, theta["log_std"], rtol=0, atol=0)
+
+
+def test_an_exported_policy_is_always_the_same_and_leaves_torchs_generator_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    models = [sb3.to_ppo(*some_policy(POINT, "gate"), make_env(POINT)) for _ in range(2)]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    first, second = (model.policy.state_dict() for model in models)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_ppo_goes_on_with_the_task_layers_of_an_exported_policy_and_leaves_the_warps() -> None:
+    model = sb3.to_ppo(*some_policy(POINT, "residual"), make_env(POINT))
+    model.n_steps = model.batch_size = 50
+    model._setup_model()
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    model.learn(50)
+    moved = {
+        name for name, value in model.policy.state_dict().items()
+        if not torch.equal(value, before[name])
+    }  # fmt: skip
+    actor = {name for name in before if name.startswith("action_net.")}
+    assert {name for name in actor if ".theta." in name} == moved & actor
+
+
+def export(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main(["export", *arguments, "--json"]) == 0
+    data: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return data
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a command with bad input prints before it exits with status 2."""
+    status = main(arguments)
+    output = capsys.readouterr()
+    assert (status, output.out, output.err.count("\n")) == (2, "", 1)
+    return output.err
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_the_export_verb_saves_the_policy_after_so_many_inner_steps(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, steps: int
+) -> None:
+    fabricate(tmp_path / "a", POINT, "policy.warp=gate")
+    file = tmp_path / "policy.zip"
+    goal = ("--task", "x=0.25", "--task", "y=-0.5")
+    data = export(capsys, "a", *goal, "--steps", str(steps), "--seed", "4", "--out", str(file))
+    run = stored.open_run(tmp_path / "a", None)
+    trajectory, _ = adapt(
+        run.family.make_batch(2), run.policy, run.theta, run.phi,
+        [run.family.parse_task({"x": 0.25, "y": -0.5})], [0],
+        replace(run.config.adaptation, steps=steps), 4, 0,
+    )  # fmt: skip
+    theta = {name: value[:, steps] for name, value in trajectory.theta.items()}
+    obs = observations(run.policy)
+    expected = run.policy.mean(theta, run.phi, as_tensor(obs))[0].numpy()
+    found, _ = PPO.load(file, device="cpu").predict(obs, deterministic=True)
+    np.testing.assert_array_equal(found, np.clip(expected, -1.0, 1.0))
+    assert data["returns"] == trajectory.returns[0].tolist()
+    assert (data["task"], data["inner_steps"]) == ({"x": 0.25, "y": -0.5}, steps)
+    made = gymnasium.make(data["environment"], task=data["task"])
+    assert made.reset(seed=0)[1]["task"] == data["task"]
+
+
+def test_what_cannot_be_exported_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", CHEETAH)
+    (tmp_path / "mine.zip").write_text("dear diary")
+    new, ahead = str(tmp_path / "new.zip"), ("export", "a", "--task", "direction=-1", "--out")
+    for arguments, message in [
+        ((*ahead, str(tmp_path / "mine.zip")), "exists, and nothing is overwritten"),
+        ((*ahead, str(tmp_path / "new.tar")), "the name must end in .zip"),
+        ((*ahead, str(tmp_path / "gone" / "new.zip")), "there is no folder"),
+        ((*ahead, new, "--steps", "-1"), "--steps -1: must be 0 or more"),
+        ((*ahead, new, "--seed", "-1"), "--seed -1: must be 0 or more"),
+        (("export", "a", "--out", new), "a task here is a mapping with the fields ['direction']"),
+        (("export", "a", "--out", new, "--task", "direction"), "--task direction: expected KEY="),
+        (("export", "a", "--out", new, "--task", "direction=up"), "expected KEY=NUMBER"),
+        (("export", "a", "--out", new, "--task", "direction=3"), "must be -1 or 1, got 3"),
+        (("export", "gone", "--out", new), "no run 'gone'"),
+    ]:
+        assert message in refused(capsys, *arguments)
+    assert (tmp_path / "mine.zip").read_text() == "dear diary"
+    assert not Path(new).exists()
+
+
+def test_an_adaptation_that_diverges_is_not_exported(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", POINT, "adaptation.lr=1e38")
+    file = tmp_path / "new.zip"
+    assert main(["export", "a", "--task", "x=0", "--task", "y=0", "--out", str(file)]) == 1
+    assert "the adaptation to x=0 y=0 diverges: not exported" in capsys.readouterr().err
+    assert not file.exists()
+
+
+# --- from Stable-Baselines3 -----------------------------------------------------------------------
+
+
+def small_ppo(
+    env: gymnasium.Env[Any, Any], hidden: tuple[int, ...] = (16, 8), **network: Any
+) -> PPO:
+    """An untrained MlpPolicy that does something: SB3's own last layer starts near zero."""
+    settings = {"net_arch": list(hidden), "ortho_init": False, "log_std_init": -0.7} | network
+    return PPO("MlpPolicy", env, policy_kwargs=settings, seed=2, device="cpu")
+
+
+class Stub(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
+    """Spaces only."""
+
+    def __init__(self, action_space: Box, obs_dim: int = 2) -> None:
+        self.observation_space = Box(-np.inf, np.inf, (obs_dim,), np.float64)
+        self.action_space = action_space
+
+
+@each_warp_and_none
+def test_an_imported_policy_acts_as_the_sb3_policy(warp: WarpKind | None) -> None:
+    """Whatever the kind of warp, for these start as the identity."""
+    policy, _, _ = some_policy(CHEETAH, warp)
+    model = small_ppo(make_env(CHEETAH))
+    theta = sb3.from_ppo(model, policy, make_family(CHEETAH).action_space)
+    fresh, phi = policy.init(np.random.default_rng(0))
+    assert list(theta) == list(fresh), "the order decides how sums over parameters are rounded"
+    obs = observations(policy)
+    expected, _ = model.predict(obs, deterministic=True)
+    assert np.ptp(expected) > 0.1
+    found = policy.mean(alone(theta), phi, as_tensor(obs))[0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    assert theta["log_std"].tolist() == pytest.approx([-0.7] * 6)
+
+
+def test_actions_are_mapped_from_the_bounds_that_the_model_was_trained_with() -> None:
+    policy, _, _ = some_policy(POINT, None)
+    wanted = Box(-1.0, 1.0, (2,), np.float32)
+    low, high = np.array([-3.0, 0.0], np.float32), np.array([3.0, 0.5], np.float32)
+    model = small_ppo(Stub(Box(low, high)))
+    theta = sb3.from_ppo(model, policy, wanted)
+    obs = as_tensor(observations(policy))
+    given = model.policy.get_distribution(obs[0]).mode().detach().numpy()
+    found = policy.mean(alone(theta), {}, obs)[0].numpy()
+    expected = -1.0 + 2.0 * (given - low) / (high - low)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    std = np.exp(-0.7) * 2.0 / (high - low)
+    np.testing.assert_allclose(theta["log_std"].exp().numpy(), std, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: small_ppo(make_env(POINT), (16, 9)),
+            "its layers are 2-16-9-2, from observation to action, and 2-16-8-2 are needed",
+        ),
+        (
+            lambda: small_ppo(make_env(CHEETAH)),
+            "its layers are 17-16-8-6, from observation to action, and 2-16-8-2 are needed",
+        ),
+        (
+            lambda: small_ppo(make_env(POINT), activation_fn=nn.ReLU),
+            "its hidden layers have ReLU and Linear with Tanh alone are needed",
+        ),
+        (
+            lambda: PPO("MlpPolicy", make_env(POINT), use_sde=True, device="cpu"),
+            "an MlpPolicy with Gaussian actions is needed, and this is of type ActorCriticPolicy "
+            "with StateDependentNoiseDistribution",
+        ),
+        (
+            lambda: sb3.to_ppo(*some_policy(POINT, "gate"), make_env(POINT)),
+            "an MlpPolicy with Gaussian actions is needed, and this is of type WarpedPolicy with ",
+        ),
+    ],
+)
+def test_another_architecture_is_refused_in_one_line(make: Callable[[], PPO], message: str) -> None:
+    policy, _, _ = some_policy(POINT, None)
+    with pytest.raises(ValueError) as refusal:
+        sb3.from_ppo(make(), policy, make_family(POINT).action_space)
+    assert str(refusal.value).startswith(message)
+    assert "\n" not in str(refusal.value)
+
+
+def test_bounds_that_differ_and_are_not_finite_are_refused() -> None:
+    policy, _, _ = some_policy(POINT, None)
+    with pytest.raises(ValueError, match="not finite, so the scale of its actions is unknown"):
+        sb3.from_ppo(small_ppo(make_env(POINT)), policy, Box(-np.inf, np.inf, (2,), np.float32))
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    policy, _, _ = some_policy(POINT, None)
+    model = small_ppo(make_env(POINT))
+    with torch.no_grad():
+        model.policy.log_std.fill_(torch.nan)
+    with pytest.raises(ValueError, match="its weights are not all finite"):
+        sb3.from_ppo(model, policy, make_family(POINT).action_space)
+
+
+TINY = ("--workers", "0", *(part for setting in SMALL for part in ("--set", setting)))
+
+
+def test_importing_needs_trust_and_the_refusal_says_why(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    small_ppo(make_env(POINT), (8,)).save(tmp_path / "model.zip")
+    message = refused(capsys, "train", POINT, *TINY, "--init-from", str(tmp_path / "model.zip"))
+    assert "pickled objects, and loading it runs whatever code its author put in" in message
+    assert "add --trust" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
+
+
+def test_what_is_no_ppo_model_of_this_shape_is_refused_before_a_run_is_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "text.zip").write_text("hello")
+    small_ppo(make_env(POINT)).save(tmp_path / "wide.zip")
+    SAC("MlpPolicy", make_env(POINT), buffer_size=10, device="cpu").save(tmp_path / "sac.zip")
+    for name, reason in [
+        ("gone.zip", "cannot be read: No such file or directory"),
+        ("text.zip", "not a zip file"),
+        ("sac.zip", "not a PPO model of Stable-Baselines3: "),
+        ("wide.zip", "its layers are 2-16-8-2, from observation to action, and 2-8-2 are needed"),
+    ]:
+        file = str(tmp_path / name)
+        message = refused(capsys, "train", POINT, *TINY, "--trust", "--init-from", file)
+        assert f"--init-from {file}: {reason}" in message
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_training_begins_with_the_imported_policy_and_again_if_it_is_stopped_at_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model = small_ppo(make_env(POINT), (8,))
+    model.save(tmp_path / "model.zip")
+    source = ("--init-from", str(tmp_path / "model.zip"), "--trust")
+    assert main(["train", POINT, *TINY, *source, "--iterations", "1", "--run", "a"]) == 0
+    folder = tmp_path / "a"
+    resolved = config.load(folder / "config.yaml")
+    theta, phi = stored.initial(folder, resolved)
+    expected = sb3.from_ppo(model, stored.make_policy(resolved), make_family(POINT).action_space)
+    assert all(torch.equal(theta[name], expected[name]) for name in expected)
+    (line,) = (folder / "metrics.jsonl").read_text().splitlines()
+    # Every task starts at the origin, so the first returns tell which policy played them.
+    first = stored.load_checkpoint(folder, resolved, 1).tensors
+    assert not torch.equal(first["theta.weight_0"], stored.fresh(resolved)[0]["weight_0"])
+    assert torch.allclose(first["theta.weight_0"], expected["weight_0"], atol=0.01)
+    shutil.rmtree(folder / "checkpoints")
+    assert main(["resume", "a"]) == 0
+    (again,) = (folder / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(again)["return_step_1"] == json.loads(line)["return_step_1"]
+    second = stored.load_checkpoint(folder, resolved, 1).tensors
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    capsys.readouterr()
+
+
+def test_an_imported_start_that_was_damaged_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", POINT)
+    resolved = config.load(tmp_path / "a" / "config.yaml")
+    theta, _ = stored.fresh(resolved)
+    stored.save_imported(tmp_path / "a", stored.Imported(theta, {"file": "model.zip"}))
+    (tmp_path / "a" / "init" / "0" / checkpoint.TENSORS).write_bytes(b"")
+    message = refused(capsys, "evaluate", "a", "--untrained", "--steps", "1")
+    assert "the imported initialisation cannot be used: no usable checkpoint in " in message
+
+
+# --- PPO as a reference ---------------------------------------------------------------------------
+
+NETWORK, ADAPTATION = PolicyConfig((8,), None), AdaptationConfig(episodes=2)
+
+
+def reference(family: str, seed: int = 0) -> PPO:
+    """PPO from scratch on one task; its updates are as small as an inner step of two episodes."""
+    horizon = make_family(family).horizon
+    return sb3.new_ppo(lambda: make_env(family), NETWORK, ADAPTATION, horizon, seed)
+
+
+@pytest.mark.parametrize(("family", "names"), [(CHEETAH, ["direction"]), (POINT, ["x", "y"])])
+def test_the_oracle_sees_the_task(family: str, names: list[str]) -> None:
+    plain: gymnasium.Env[Any, Any] = gymnasium.make(gymnasium_id(family))
+    env = sb3.TaskObservation(plain, names)
+    seen = set()
+    for seed in range(8):
+        observation, info = env.reset(seed=seed)
+        expected = [info["task"][name] for name in names]
+        assert observation[-len(names) :].tolist() == expected
+        assert observation in env.observation_space
+        assert observation[: -len(names)].tolist() == plain.reset(seed=seed)[0].tolist()
+        after = env.step(np.zeros_like(env.action_space.sample()))[0]
+        assert after[-len(names) :].tolist() == expected
+        seen.add(tuple(expected))
+    assert len(seen) > 1, "the tasks differ, and were seen to"
+
+
+def test_a_reference_learns_from_as_many_environment_steps_as_our_adaptation() -> None:
+    model = reference(POINT)
+    row = sb3.learning_row(model, lambda: make_env(POINT), steps=3, episodes=2, seed=1)
+    assert len(row) == 4
+    assert model.num_timesteps == 3 * 2 * make_family(POINT).horizon
+    assert model._n_updates == 3 * model.n_epochs
+    assert row[0] != row[1]
+
+
+def test_a_reference_has_the_network_and_the_exploration_of_the_agent_it_is_compared_with() -> None:
+    network = PolicyConfig((5, 4), "gate", log_std=-0.3)
+    settings = AdaptationConfig(episodes=2, gamma=0.9, lam=0.8)
+    model = sb3.new_ppo(lambda: make_env(POINT), network, settings, 100, 0)
+    widths = [x.out_features for x in model.policy.modules() if isinstance(x, nn.Linear)]
+    assert widths == [5, 4, 5, 4, 2, 1]
+    assert model.policy.log_std.tolist() == pytest.approx([-0.3, -0.3])
+    assert (model.gamma, model.gae_lambda) == (0.9, 0.8)
+
+
+def test_fine_tuning_begins_with_the_trained_model_and_leaves_it_as_it_was() -> None:
+    trained = reference(POINT, seed=1).learn(200)
+    kept = {name: value.clone() for name, value in trained.policy.state_dict().items()}
+    model = reference(POINT, seed=2)
+    sb3.take_over(model, trained)
+    obs = np.random.default_rng(0).standard_normal((5, 2))
+    actions, _ = trained.predict(obs, deterministic=True)
+    np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], actions)
+    model.learn(200)
+    assert not np.array_equal(model.predict(obs, deterministic=True)[0], actions)
+    assert all(torch.equal(value, kept[n]) for n, value in trained.policy.state_dict().items())
+
+
+def test_the_benchmark_measures_all_references_like_evaluate_and_again_alike(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sb3_reference, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sb3_reference, "ADAPTATIONS", 2)
+    fabricate(tmp_path / "a", CHEETAH)
+    documents = []
+    for _ in range(2):
+        assert sb3_reference.main(["a", "--steps", "2", "--pretrain-steps", "200"]) == 0
+        path = tmp_path / "results" / f"sb3_{CHEETAH}.json"
+        documents.append(json.loads(path.read_text())["policies"])
+    assert documents[0] == documents[1]
+    assert list(documents[0]) == ["trained", *sb3_reference.REFERENCES]
+    assert all(len(found["curve"]) == 3 for found in documents[0].values())
+    oracle = documents[0]["oracle"]["curve"]
+    assert oracle[0] == oracle[1] == oracle[2]
+    with (tmp_path / "results" / f"sb3_{CHEETAH}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 2
+    trained = [float(row["return_step_2"]) for row in rows if row["policy"] == "trained"]
+    assert np.mean(trained) == pytest.approx(documents[0]["trained"]["curve"][2]["mean"], abs=0.001)
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown[1:5]] == list(documents[0])
+
+
+def test_references_that_cannot_be_measured_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sb3_reference.main(["gone"]) == 2
+    assert capsys.readouterr().err.startswith("sb3_reference: no run 'gone'")
+    assert sb3_reference.main(["gone", "--pretrain-steps", "0"]) == 2
+    message = "sb3_reference: --pretrain-steps 0: must be 1 or more\n"
+    assert capsys.readouterr().err == message
