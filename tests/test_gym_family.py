@@ -484,6 +484,17 @@ def test_a_family_that_cannot_be_drawn_is_refused_before_any_work(
     assert not (tmp_path / "run" / "videos").exists()
 
 
+def test_a_run_of_ones_own_family_is_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fabricate(tmp_path / "run", f"{__name__}:WALK")
+    out = tmp_path / "policy.zip"
+    assert main(["export", str(tmp_path / "run"), "--task", "speed=1", "--out", str(out)]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"warprl: cannot export: {__name__}:WALK has no id in Gymnasium's")
+    assert (output.out, output.err.count("\n"), out.exists()) == ("", 1, False)
+
+
 def test_a_run_of_the_example_is_filmed_by_its_own_environment(home: Path, tmp_path: Path) -> None:
     if machine.find_backend() is None:
         pytest.skip(f"this machine cannot draw: {machine.advice()}")
