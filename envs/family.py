@@ -14,6 +14,7 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from warprl.envs.held_out import NUM_HELD_OUT, load_manifest
+from warprl.envs.screen import ModelScreen, Screen
 from warprl.envs.tasks import TaskDistribution
 from warprl.types import BatchEnv, Task
 
@@ -68,7 +69,7 @@ class RenderableBatch(BatchEnv, ABC):
 
     @abstractmethod
     def render_state(self, index: int) -> NDArray[np.float64]:
-        """The ``qpos`` ``[nq]`` that puts the render model into the state of one simulation."""
+        """The numbers from which the family's :class:`Screen` draws one simulation."""
 
 
 class TaskFamily(ABC):
@@ -138,8 +139,23 @@ class TaskFamily(ABC):
         """The definition card."""
 
     @abstractmethod
+    def screen(self, task: Task, size: int) -> Screen:
+        """What draws simulations of ``task``, in pictures of ``size`` x ``size`` pixels.
+
+        Raises ValueError, in one line, if the family cannot be drawn.
+        """
+
+
+class ModelFamily(TaskFamily):
+    """A family that is drawn from a MuJoCo model; the render state is its ``qpos``."""
+
+    @abstractmethod
     def render_model(self, task: Task) -> mujoco.MjModel:
         """A model for drawing, with the task made visible and the ``qpos`` of the physics."""
+
+    def screen(self, task: Task, size: int) -> Screen:
+        """The render model, seen by its camera "track"."""
+        return ModelScreen(self.render_model(task), size)
 
 
 def task_rows(tasks: Sequence[Task], num_envs: int) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from warprl.envs.family import Definition, RenderableBatch, TaskFamily, check_reset, task_rows
+from warprl.envs.family import Definition, ModelFamily, RenderableBatch, check_reset, task_rows
 from warprl.envs.physics import Physics, load_model, model_path, quiet_compiler
 from warprl.types import Task
 
@@ -32,7 +32,7 @@ def control_cost(control: NDArray[np.float32], weight: float) -> NDArray[np.floa
     return cost
 
 
-class LocomotionFamily(TaskFamily):
+class LocomotionFamily(ModelFamily):
     """Tasks for one of Gymnasium's v5 robots, with its initial noise.
 
     The policy's output is divided by ``action_scale`` and clipped to the actuators' range, as ProMP

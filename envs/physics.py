@@ -18,7 +18,6 @@ from pathlib import Path
 import mujoco
 import numpy as np
 from gymnasium.envs import mujoco as gymnasium_mujoco
-from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 
 _ASSETS = Path(gymnasium_mujoco.__file__).parent / "assets"
@@ -84,6 +83,9 @@ class Physics:
         derived: Sequence[str] = (),
     ) -> None:
         """Raises ValueError if ``num_envs`` is not positive."""
+        # Imported where it is needed: families that do without it also run on older MuJoCos.
+        from mujoco.batch import Batch
+
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         self._batch = Batch(model, nsim=num_envs, nthread=1)
@@ -153,6 +155,8 @@ class Physics:
     @contextmanager
     def _failures_recorded(self) -> Iterator[None]:
         """Record the simulations MuJoCo raised in; the others have run to completion."""
+        from mujoco.batch import SimulationError
+
         try:
             yield
         except SimulationError as error:

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from warprl.envs.family import Definition, RenderableBatch, TaskFamily, check_reset, task_rows
+from warprl.envs.family import Definition, ModelFamily, RenderableBatch, check_reset, task_rows
 from warprl.envs.markers import add_goal
 from warprl.envs.tasks import Goal, HalfCircleGoals, SquareGoals
 from warprl.types import Task
@@ -21,7 +21,7 @@ _TOLERANCE = 0.01
 _GOAL_RADIUS = 0.2
 
 
-class Point(TaskFamily):
+class Point(ModelFamily):
     """What the families share: a point that starts at the origin and a hidden goal.
 
     The policy's output is divided by ``action_scale``, as for the robots: an initial standard

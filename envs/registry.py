@@ -1,9 +1,10 @@
-"""Names of task families."""
+"""Names of task families: those of this package, and ``package.module:FAMILY`` for a user's own."""
 
 from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 
 from warprl.envs.ant import AntDir, AntDir2D, AntGoal, AntVel
 from warprl.envs.family import TaskFamily
@@ -42,7 +43,7 @@ class UnknownFamily(ValueError):
 
 
 def family_names() -> list[str]:
-    """Every name that :func:`make_family` knows."""
+    """The names of the families of this package."""
     return list(_FAMILIES)
 
 
@@ -50,10 +51,42 @@ def family_names() -> list[str]:
 def make_family(name: str) -> TaskFamily:
     """The task family ``name``; families are stateless, so there is one object a process.
 
-    Raises UnknownFamily, with the nearest names if there are any.
+    A name with a colon, ``package.module:FAMILY``, is that object of that module. Raises
+    UnknownFamily, in one line that says what would be right.
     """
+    if ":" in name:
+        return _import_family(name)
     if name not in _FAMILIES:
         near = difflib.get_close_matches(name, _FAMILIES, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_FAMILIES)}"
         raise UnknownFamily(f"unknown task family {name!r}; {hint}")
     return _FAMILIES[name]()
+
+
+def _import_family(name: str) -> TaskFamily:
+    module_name, _, attribute = name.partition(":")
+    problem = f"no task family {name!r}"
+    if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
+        raise UnknownFamily(f"{problem}: the form is package.module:FAMILY")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise UnknownFamily(
+                f"{problem}: {module_name} imports {error.name!r}, and there is no such module"
+            ) from error
+        raise UnknownFamily(
+            f"{problem}: no module {error.name!r} in the working directory or on PYTHONPATH"
+        ) from error
+    except Exception as error:  # the module's own; its first line is worth more than a traceback
+        raise UnknownFamily(
+            f"{problem}: importing {module_name!r} failed with {type(error).__name__}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    family = getattr(module, attribute, None)
+    if isinstance(family, TaskFamily):
+        return family
+    found = f"is a {type(family).__name__}" if hasattr(module, attribute) else "does not exist"
+    others = [key for key, value in vars(module).items() if isinstance(value, TaskFamily)]
+    there = f"its families: {', '.join(others)}" if others else "it has no families"
+    raise UnknownFamily(f"{problem}: {attribute!r} of {module_name!r} {found}; {there}")

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Goal(Task):
 class TaskDistribution(ABC):
     """Where the tasks of a family come from."""
 
-    task_type: ClassVar[type[Task]]
+    task_type: type[Task]
 
     @property
     @abstractmethod

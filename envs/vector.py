@@ -11,7 +11,6 @@ from dataclasses import asdict
 from typing import Any
 
 import gymnasium
-import mujoco
 import numpy as np
 from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from warprl.envs.family import TaskFamily
 from warprl.envs.registry import family_names, make_family
+from warprl.envs.screen import Screen
 from warprl.types import Task
 
 Observation = NDArray[np.float64]
@@ -58,7 +58,7 @@ class FamilyEnv(gymnasium.Env[Observation, Action]):
         self._fixed = None if task is None else self.family.parse_task(task)
         self._task: Task | None = None
         self._steps = 0
-        self._screen: _Screen | None = None
+        self._screen: Screen | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -86,7 +86,7 @@ class FamilyEnv(gymnasium.Env[Observation, Action]):
         if self.render_mode is None or self._task is None:
             return None
         if self._screen is None:
-            self._screen = _Screen(self.family.render_model(self._task))
+            self._screen = self.family.screen(self._task, _PIXELS)
         return self._screen.draw(self._batch.render_state(0))
 
     def close(self) -> None:
@@ -184,27 +184,6 @@ class FamilyVectorEnv(VectorEnv[Observation, Action, NDArray[Any]]):
         for i, task in zip(ids, tasks, strict=True):
             info = self._add_info(info, {"task": asdict(task)}, int(i))
         return info
-
-
-class _Screen:
-    """Draws one model without shadows, reflections and smoothing, which cost most of the time."""
-
-    def __init__(self, model: mujoco.MjModel) -> None:
-        model.vis.quality.offsamples = 0
-        self._model, self._data = model, mujoco.MjData(model)
-        self._renderer = mujoco.Renderer(model, _PIXELS, _PIXELS)
-
-    def draw(self, qpos: NDArray[np.float64]) -> NDArray[np.uint8]:
-        self._data.qpos[:] = qpos
-        mujoco.mj_forward(self._model, self._data)
-        self._renderer.update_scene(self._data, camera="track")
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            self._renderer.scene.flags[flag] = 0
-        picture: NDArray[np.uint8] = self._renderer.render()
-        return picture
-
-    def close(self) -> None:
-        self._renderer.close()
 
 
 def make_vector(name: str, tasks: Sequence[Task], episodes: int, seed: int) -> FamilyVectorEnv:

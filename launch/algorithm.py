@@ -32,7 +32,7 @@ from warprl.agents.policy import PolicyConfig
 from warprl.agents.presets import PRESETS
 from warprl.agents.rollout import Timing
 from warprl.buffer import concatenate
-from warprl.envs import make_family
+from warprl.envs import UnknownFamily, make_family
 from warprl.launch.config import RunConfig, require_consistent
 from warprl.launch.env_runner import AdaptationRunner, Request, Shard, collect_shards, to_arrays
 from warprl.launch.errors import UserError
@@ -146,6 +146,8 @@ class WarpGrad(Algorithm):
     def setup(self, config: Any) -> None:
         """Start the workers and draw the initial parameters."""
         self._counters_of_run: dict[str, float] = dict.fromkeys(COUNTERS, 0)
+        if config.num_env_runners:
+            _require_on_workers(config.family)
         super().setup(config)
         self._family = make_family(self.config.family)
 
@@ -290,6 +292,22 @@ def build(run: RunConfig) -> WarpGrad:
     algorithm = config.build_algo()
     assert isinstance(algorithm, WarpGrad)
     return algorithm
+
+
+def _require_on_workers(family: str) -> None:
+    """Raise UserError if a Ray worker does not find the module of a user's own family."""
+    if ":" not in family:
+        return
+
+    @ray.remote(num_cpus=0)
+    def find() -> None:  # in here, so that it travels whole and a worker need not load RLlib
+        make_family(family)
+
+    try:
+        ray.get(find.remote())
+    except UnknownFamily as error:
+        reason = getattr(error, "cause", error)  # Ray's error holds a traceback beside it
+        raise UserError(f"a Ray worker finds {reason}") from error
 
 
 def iteration_metrics(result: Mapping[str, Any]) -> dict[str, Any]:

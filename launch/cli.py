@@ -20,6 +20,7 @@ from warprl.launch.outcome import Outcome, to_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+FAMILY_HELP = "A name that 'warprl envs' lists, or package.module:FAMILY for your own."
 # typer brings its own copy of click and names the base of its usage errors only as a base.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -69,7 +70,7 @@ def _root(
 
 @app.command()
 def train(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="See 'warprl envs'.")],
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help=FAMILY_HELP)],
     agent: Annotated[
         str, typer.Option(metavar="PRESET", help="Named agent, see 'warprl agents'.")
     ] = "warpgrad",
@@ -298,7 +299,7 @@ def export(
 
 @app.command()
 def envs(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A task family.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help=FAMILY_HELP)] = None,
     json: Json = False,
 ) -> int:
     """List the task families, or print the definition card of one."""
@@ -323,7 +324,7 @@ def agents(json: Json = False) -> int:
 
 @app.command()
 def config(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="See 'warprl envs'.")],
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help=FAMILY_HELP)],
     agent: Annotated[
         str, typer.Option(metavar="PRESET", help="Named agent, see 'warprl agents'.")
     ] = "warpgrad",

@@ -7,6 +7,8 @@ resolve to one complete configuration, which is written to ``config.yaml`` and r
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from warprl.agents.inner import AdaptationConfig
 from warprl.agents.policy import PolicyConfig
 from warprl.agents.presets import PRESETS
-from warprl.envs import family_names
+from warprl.envs import UnknownFamily, family_names, make_family
 from warprl.launch.errors import UserError, nearest
 from warprl.launch.machine import available_cores
 from warprl.learner import LearnerConfig
@@ -132,8 +134,19 @@ def flat(config: RunConfig) -> dict[str, Any]:
 
 
 def require_family(name: str) -> None:
-    """Raise UserError, with the nearest name, unless there is a task family of this name."""
-    _known("family", name, family_names())
+    """Raise UserError, in one line that says what would be right, unless this is a task family.
+
+    The module of a user's own family may lie in the working directory, where Ray's workers look
+    first, and so does this process from now on.
+    """
+    if ":" not in name:
+        return _known("family", name, family_names())
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        make_family(name)
+    except UnknownFamily as error:
+        raise UserError(str(error)) from error
 
 
 def _known(kind: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> None:

@@ -20,9 +20,8 @@ from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.outcome import Outcome, parameters
 
 if TYPE_CHECKING:
-    import mujoco
-
-    from warprl.envs.family import RenderableBatch
+    from warprl.envs.family import RenderableBatch, TaskFamily
+    from warprl.envs.screen import Screen
     from warprl.launch.stored import StoredRun
     from warprl.types import Task
 
@@ -37,21 +36,21 @@ MIN_FPS = 10  # worlds whose step is a second long would make slide shows
 INK, PAPER = (20, 20, 20), (245, 245, 245)
 
 Image = NDArray[np.uint8]  # [height, width, 3]
-Positions = NDArray[np.float64]
+State = NDArray[np.float64]  # what a family draws a simulation from
 
 
 class Episode(NamedTuple):
-    """One recorded episode up to its end: ``qpos`` before each step and after the last; rewards."""
+    """One recorded episode up to its end: states before each step and after the last; rewards."""
 
-    qpos: list[Positions]
+    states: list[State]
     reward: list[float]
 
 
 class Panel(NamedTuple):
-    """One part of the picture: two lines of text above the poses of one episode."""
+    """One part of the picture: two lines of text above the states of one episode."""
 
     caption: tuple[str, str]
-    qpos: Sequence[Positions]
+    states: Sequence[State]
 
 
 class Recorder:
@@ -86,7 +85,7 @@ class Recorder:
         """Step the batch; record simulation 0 until it terminates."""
         observation, reward, terminated = self._batch.step(action)
         if self._running:
-            self.episodes[-1].qpos.append(self._batch.render_state(0))
+            self.episodes[-1].states.append(self._batch.render_state(0))
             self.episodes[-1].reward.append(float(reward[0]))
             self._running = not terminated[0]
         return observation, reward, terminated
@@ -98,7 +97,8 @@ def render(
     """Film held-out task number ``task`` before and after 1..``steps`` inner steps.
 
     Raises MissingGraphicsError, before any work is done, where nothing can be drawn, and UserError
-    for a task, number of steps or checkpoint that does not exist. Call it in a process that has not
+    for a family that cannot be drawn and a task, number of steps or checkpoint that does not exist.
+    Call it in a process that has not
     imported mujoco yet: the GL backend is chosen at that import.
     """
     os.environ["MUJOCO_GL"] = machine.require_backend()
@@ -114,21 +114,21 @@ def render(
             f"--task {task}: {run.config.family} has held-out tasks 0 to {len(tasks) - 1}"
         )
     runs.require_writable(folder, "videos")
-    with console.status("adapting"):
-        episodes, means = record(run, tasks[task], task, steps)
-    panels = [
-        Panel(caption(k, episode, mean, run.config.adaptation.episodes), episode.qpos)
-        for k, (episode, mean) in enumerate(zip(episodes, means, strict=True))
-    ]
     title = (
         f"{run.config.family}   task {task}: {parameters(asdict(tasks[task]))}   "
         f"{run.config.agent}, iteration {run.iteration}"
     )
     path = folder / "videos" / f"task{task}-iteration{run.iteration}-{datetime.now():%H%M%S%f}.mp4"
-    model = run.family.render_model(tasks[task])
-    with console.status("drawing"):
-        frames = film(model, panels, title)
-        write(path, frames, max(round(1.0 / run.family.definition().dt), MIN_FPS))
+    with closing(_screen(run.family, tasks[task])) as screen:
+        with console.status("adapting"):
+            episodes, means = record(run, tasks[task], task, steps)
+        panels = [
+            Panel(caption(k, episode, mean, run.config.adaptation.episodes), episode.states)
+            for k, (episode, mean) in enumerate(zip(episodes, means, strict=True))
+        ]
+        with console.status("drawing"):
+            frames = film(screen, panels, title)
+            write(path, frames, max(round(1.0 / run.family.dt), MIN_FPS))
     data = {
         "video": str(path),
         "family": run.config.family,
@@ -158,27 +158,17 @@ def record(
     return recorder.episodes, trajectory.returns[0].tolist()
 
 
-def film(model: mujoco.MjModel, panels: Sequence[Panel], title: str) -> Iterator[Image]:
-    """Pictures of all panels step by step; an episode that ended shows its last pose."""
-    import mujoco
-
-    # Software OpenGL spends most of its time on these: 181 pictures a second without, 12 with them.
-    model.vis.quality.offsamples = 0
-    data = mujoco.MjData(model)
-    camera = _camera(model)
+def film(screen: Screen, panels: Sequence[Panel], title: str) -> Iterator[Image]:
+    """Pictures of all panels step by step; an episode that ended shows its last state."""
     canvas = draw_text([panel.caption for panel in panels], title)
-    with mujoco.Renderer(model, PANEL, PANEL) as renderer:
-        for step in range(max(len(panel.qpos) for panel in panels)):
-            for number, panel in enumerate(panels):
-                data.qpos[:] = panel.qpos[min(step, len(panel.qpos) - 1)]
-                mujoco.mj_forward(model, data)
-                renderer.update_scene(data, camera)
-                renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-                renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-                left, top = corner(number)
-                top += CAPTION
-                canvas[top : top + PANEL, left : left + PANEL - GAP] = renderer.render()[:, GAP:]
-            yield canvas.copy()
+    for step in range(max(len(panel.states) for panel in panels)):
+        for number, panel in enumerate(panels):
+            state = panel.states[min(step, len(panel.states) - 1)]
+            left, top = corner(number)
+            top += CAPTION
+            picture = screen.draw(state, number)
+            canvas[top : top + PANEL, left : left + PANEL - GAP] = picture[:, GAP:]
+        yield canvas.copy()
 
 
 def write(path: Path, frames: Iterator[Image], fps: int) -> None:
@@ -252,6 +242,8 @@ def draw_text(captions: Sequence[tuple[str, str]], title: str) -> Image:
     return np.array(picture)
 
 
-def _camera(model: mujoco.MjModel) -> int:
-    """The model's own camera; -1, the free one, if it has none."""
-    return 0 if model.ncam else -1
+def _screen(family: TaskFamily, task: Task) -> Screen:
+    try:
+        return family.screen(task, PANEL)
+    except ValueError as error:
+        raise UserError(f"cannot render: {error}") from error

@@ -23,6 +23,7 @@ def root() -> Path:
 def create(name: str | None, family: str, agent: str, seed: int) -> Path:
     """Make a new run folder from a name or a path. Raises UserError if that cannot be done."""
     if name is None:
+        family = family.replace(":", "-")  # package.module:FAMILY
         name = f"{family}-{agent}-s{seed}-{datetime.now():%Y%m%d-%H%M%S}"
     path = _locate(name)
     if not NAME.fullmatch(path.name):

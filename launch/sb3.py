@@ -34,11 +34,17 @@ def export(
 ) -> Outcome:
     """Adapt a run's policy to the task of these ``key=value`` and write it for SB3's PPO.
 
-    Raises UserError for an impossible task or number of steps and for a file that exists, and
+    Raises UserError for a family of the user's own, which has no Gymnasium id, for an impossible
+    task or number of steps and for a file that exists, and
     RunFailedError if the adaptation diverges or the disk refuses.
     """
     path = _require_new(Path(out))
     run = stored.open_run(folder, checkpoint)
+    if ":" in run.config.family:
+        raise UserError(
+            f"cannot export: {run.config.family} has no id in Gymnasium's registry, which the "
+            "exported policy's environment needs; warprl's own families have one"
+        )
     task = parse_task(run, settings)
     steps = run.config.adaptation.steps if steps is None else steps
     seed = run.config.seed if seed is None else seed

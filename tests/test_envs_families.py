@@ -16,7 +16,7 @@ import pytest
 from warprl.envs import UnknownFamily, family_names, make_family
 from warprl.envs.ant import AntDir, AntDir2D, AntVel, RunningAnt
 from warprl.envs.dynamics import Dynamics
-from warprl.envs.family import RenderableBatch
+from warprl.envs.family import ModelFamily, RenderableBatch
 from warprl.envs.held_out import NUM_HELD_OUT, load_manifest
 from warprl.envs.locomotion import LocomotionBatch
 from warprl.envs.physics import load_model
@@ -27,6 +27,12 @@ from warprl.types import Task
 FAMILIES = family_names()
 DISCRETE = [name for name in FAMILIES if make_family(name).distribution.all_tasks() is not None]
 CONTINUOUS = [name for name in FAMILIES if name not in DISCRETE]
+
+
+def drawn(name: str) -> ModelFamily:
+    family = make_family(name)
+    assert isinstance(family, ModelFamily)
+    return family
 
 
 def started(name: str, task: Task, num_envs: int = 1) -> RenderableBatch:
@@ -576,7 +582,7 @@ def test_a_card_states_what_the_family_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_render_model_shows_the_task_and_takes_the_state_of_a_simulation(name: str) -> None:
-    family = make_family(name)
+    family = drawn(name)
     first, second = family.held_out_tasks()[:2]
     batch = started(name, first, num_envs=2)
     model = family.render_model(first)
@@ -594,7 +600,7 @@ def test_a_render_model_shows_the_task_and_takes_the_state_of_a_simulation(name:
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if not name.startswith("point")])
 def test_a_marker_changes_nothing_in_the_physics(name: str) -> None:
-    family = make_family(name)
+    family = drawn(name)
     model = family.render_model(family.held_out_tasks()[0])
     plain = load_model(family.model_file)  # type: ignore[attr-defined]
     for attribute in ("nq", "nv", "nbody", "ngeom", "njnt"):
@@ -613,7 +619,7 @@ def test_a_marker_changes_nothing_in_the_physics(name: str) -> None:
     ],
 )
 def test_arrow_heads_point_where_the_robot_should_run(name: str, task: Task, angle: float) -> None:
-    model = make_family(name).render_model(task)
+    model = drawn(name).render_model(task)
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     ahead = np.array([math.cos(angle), math.sin(angle), 0.0])
@@ -628,7 +634,7 @@ def test_arrow_heads_point_where_the_robot_should_run(name: str, task: Task, ang
 
 @pytest.mark.parametrize("angle", [0.5, 2.5, 4.0])
 def test_arrow_heads_on_the_plane_point_along_the_heading(angle: float) -> None:
-    model = make_family("humanoid-dir-2d-v1").render_model(Heading(angle))
+    model = drawn("humanoid-dir-2d-v1").render_model(Heading(angle))
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     forward = np.array([math.cos(angle), math.sin(angle)])
@@ -645,7 +651,7 @@ def test_arrow_heads_on_the_plane_point_along_the_heading(angle: float) -> None:
 
 def test_bars_are_as_high_as_the_masses_are_multiplied() -> None:
     task = Dynamics((1.0, 2.0, 0.5, 1.0, 3.0), (1.0,) * 15, (1.0,) * 15, (1.0,) * 6)
-    model = make_family("hopper-rand-params-v1").render_model(task)
+    model = drawn("hopper-rand-params-v1").render_model(task)
     assert 2 * model.site_size[:, 2] == pytest.approx([0.6, 0.15, 0.3, 0.9])
     assert model.site_pos[:, 2] == pytest.approx(model.site_size[:, 2]), "they stand on the floor"
 

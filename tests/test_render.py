@@ -64,8 +64,8 @@ def test_a_recorded_adaptation_is_the_unrecorded_one_and_shows_its_first_episode
     assert len(recorder.episodes) == 3
     for episode, mean in zip(recorder.episodes, recorded.returns[0].tolist(), strict=True):
         assert sum(episode.reward) == pytest.approx(mean, rel=1e-5)
-        assert len(episode.qpos) == len(episode.reward) + 1 == FAMILY.horizon + 1
-        assert not np.array_equal(episode.qpos[0], episode.qpos[-1])
+        assert len(episode.states) == len(episode.reward) + 1 == FAMILY.horizon + 1
+        assert not np.array_equal(episode.states[0], episode.states[-1])
 
 
 def test_recording_ends_with_the_episode() -> None:
@@ -159,13 +159,8 @@ def test_pictures_are_drawn_with_the_cheap_settings(monkeypatch: pytest.MonkeyPa
             self.scene = SimpleNamespace(flags=np.ones(mujoco.mjtRndFlag.mjNRNDFLAG))
             self.shape = (height, width, 3)
 
-        def __enter__(self) -> Renderer:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def update_scene(self, data: mujoco.MjData, camera: int) -> None:
+        def update_scene(self, data: mujoco.MjData, camera: str) -> None:
+            assert camera == "track"
             self.scene.flags[:] = 1
 
         def render(self) -> render.Image:
@@ -174,9 +169,9 @@ def test_pictures_are_drawn_with_the_cheap_settings(monkeypatch: pytest.MonkeyPa
             return np.zeros(self.shape, np.uint8)
 
     monkeypatch.setattr(mujoco, "Renderer", Renderer)
-    model = FAMILY.render_model(FAMILY.held_out_tasks()[0])
-    panels = [render.Panel(("", ""), [model.qpos0] * 2)] * 2
-    assert len(list(render.film(model, panels, "title"))) == 2
+    screen = FAMILY.screen(FAMILY.held_out_tasks()[0], render.PANEL)
+    panels = [render.Panel(("", ""), [np.zeros(9)] * 2)] * 2
+    assert len(list(render.film(screen, panels, "title"))) == 2
 
 
 def command(run: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,405 @@
+"""Task families of any registered Gymnasium environment, on Gymnasium's own vector environments.
+
+A user's family is an object of a module of theirs, and ``package.module:FAMILY`` is its name
+wherever one is expected. ``docs/custom_family.md`` has a worked example.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, Generic, TypeVar
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.spaces import Box
+from gymnasium.spaces.utils import flatten_space
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import FlattenObservation
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from warprl.envs.family import Definition, RenderableBatch, TaskFamily, check_reset
+from warprl.envs.held_out import NUM_HELD_OUT
+from warprl.envs.screen import Picture, Screen
+from warprl.envs.tasks import TaskDistribution
+from warprl.seeding import generator
+from warprl.types import Task
+
+TaskT = TypeVar("TaskT", bound=Task)
+Env = gymnasium.Env[Any, Any]
+
+_HELD_OUT_SEED = 2026
+_MAX_SEED = 2**31
+
+
+class GymFamily(TaskFamily, Generic[TaskT]):
+    """Tasks that differ in what ``set_task`` does to a registered Gymnasium environment.
+
+    ``tasks`` is a function that draws one task, a frozen dataclass of numbers, from a generator, or
+    the list of all tasks there are. Of a function, 40 draws under a fixed seed are held out for
+    evaluation; a list serves training and evaluation alike. Whoever changes ``tasks`` changes the
+    held-out tasks, so give the family a new name then.
+
+    Results have the same bits for any number of workers and neighbours if the environment keeps two
+    promises. After ``reset(seed=...)``, everything that happens in an episode follows from the
+    seed, the task and the actions: the environment draws from its ``np_random`` alone and carries
+    nothing over from earlier episodes. And ``set_task``, called before each episode on an
+    environment that may have had any other task, sets values and never scales the present ones.
+
+    The policy's output is clipped to the action space; ``policy.log_std`` sets how wide it explores
+    at first. Observations are flattened. ``horizon`` defaults to the registered step limit, and
+    takes its place.
+    """
+
+    action_scale = 1.0
+
+    def __init__(
+        self,
+        name: str,
+        env_id: str,
+        tasks: Callable[[np.random.Generator], TaskT] | Sequence[TaskT],
+        set_task: Callable[[Env, TaskT], None],
+        horizon: int | None = None,
+    ) -> None:
+        """Make one environment, for its spaces.
+
+        Raises ValueError, in one line, for an environment whose actions are no Box of floats, whose
+        observations cannot be flattened into a Box or that has no step limit while no ``horizon``
+        is given, and for tasks that are too few or no finite numbers.
+        """
+        self.name = name
+        self.env_id = env_id
+        self.set_task: Callable[[Env, Any], None] = set_task
+        self.horizon = self._require_horizon(horizon)
+        env = self.make_env()
+        self.env_action_space = self._require_box_actions(env.action_space)
+        low, high = (
+            np.ravel(end) for end in (self.env_action_space.low, self.env_action_space.high)
+        )
+        self.action_space = Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+        assert isinstance(env.observation_space, Box)
+        low, high = env.observation_space.low, env.observation_space.high
+        self.observation_space = Box(
+            low.astype(np.float64), high.astype(np.float64), dtype=np.float64
+        )
+        self.draws = "rgb_array" in (env.metadata.get("render_modes") or ())
+        self.dt = 1.0 / (env.metadata.get("render_fps") or 1.0)
+        self._frame_skip = getattr(env.unwrapped, "frame_skip", 1)
+        env.close()  # type: ignore[no-untyped-call]
+        try:
+            self.distribution = Drawn(tasks) if callable(tasks) else Listed(tasks)
+            self._held_out = self.distribution.all_tasks() or _hold_out(self.distribution)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+    def make_env(self, render_mode: str | None = None) -> Env:
+        """One environment with flat observations, truncated at the horizon."""
+        drawing = {} if render_mode is None else {"render_mode": render_mode}
+        env: Env = gymnasium.make(
+            self.env_id, max_episode_steps=self.horizon, disable_env_checker=True, **drawing
+        )
+        try:
+            flat: object = flatten_space(env.observation_space)
+        except NotImplementedError:
+            flat = None
+        if not isinstance(flat, Box):
+            raise ValueError(
+                f"{self.name}: the observations of {self.env_id} must flatten into a Box, "
+                f"and are {env.observation_space}"
+            )
+        return FlattenObservation(env)
+
+    def held_out_tasks(self) -> list[Task]:
+        """The tasks for evaluation."""
+        return list(self._held_out)
+
+    def make_batch(self, num_envs: int) -> GymBatch:
+        """``num_envs`` environments stepped one after the other."""
+        return GymBatch(self, num_envs)
+
+    def screen(self, task: Task, size: int) -> Screen:
+        """The environment's own pictures. Raises ValueError, in one line, if it draws none."""
+        return GymScreen(self, task, size)
+
+    def definition(self) -> Definition:
+        """The definition card; what the environment alone knows is left to its documentation."""
+        its = f"that of {self.env_id}"
+        return Definition(
+            name=self.name,
+            reward=its,
+            tasks=self.distribution.text,
+            held_out=self.held_out_text,
+            horizon=self.horizon,
+            frame_skip=self._frame_skip,
+            dt=self.dt,
+            observation=f"{its} ({self.observation_space.shape[0]}), flattened",
+            action=f"{its} ({self.action_space.shape[0]}), to whose range the policy's output is "
+            "clipped",
+            action_scale=self.action_scale,
+            initial_state=f"{its} after reset(seed=...)",
+            termination=f"{its}; the horizon truncates",
+            physics=f"{self.env_id} of Gymnasium {gymnasium.__version__}, stepped one by one",
+            differences=f"from {self.env_id}: what the task sets, and the horizon",
+            source=f"{self.set_task.__module__}.{self.set_task.__qualname__}",
+        )
+
+    @property
+    def held_out_text(self) -> str:
+        """What the card says about the tasks for evaluation."""
+        if self.distribution.all_tasks() is not None:
+            return super().held_out_text
+        return (
+            f"{NUM_HELD_OUT} draws under a fixed seed; a training draw that equals one is redrawn"
+        )
+
+    def _require_horizon(self, horizon: int | None) -> int:
+        steps = gymnasium.spec(self.env_id).max_episode_steps if horizon is None else horizon
+        if steps is None:
+            raise ValueError(f"{self.name}: {self.env_id} has no step limit: give a horizon")
+        if steps < 1:
+            raise ValueError(f"{self.name}: the horizon must be at least 1, got {steps}")
+        return steps
+
+    def _require_box_actions(self, space: gymnasium.Space[Any]) -> Box:
+        if not isinstance(space, Box) or not np.issubdtype(space.dtype, np.floating):
+            raise ValueError(
+                f"{self.name}: the actions of {self.env_id} must be a Box of floats, "
+                f"and are {space}"
+            )
+        return space
+
+
+class Drawn(TaskDistribution):
+    """Tasks that a function draws, one at a time."""
+
+    def __init__(self, draw: Callable[[np.random.Generator], Task]) -> None:
+        """Raises ValueError unless ``draw`` gives tasks."""
+        self._draw = draw
+        self.task_type = type(_require_task(draw(generator(_HELD_OUT_SEED, "tasks"))))
+
+    @property
+    def text(self) -> str:
+        """The function's docstring; else its name."""
+        return inspect.getdoc(self._draw) or f"drawn by {self._draw.__qualname__}"
+
+    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
+        """Draw n tasks, one after the other. Raises ValueError if one is no finite numbers."""
+        return [self.parse(asdict(_require_task(self._draw(rng)))) for _ in range(n)]
+
+    def check(self, task: Task) -> None:
+        """Accept any finite numbers: what the function may draw is not known."""
+
+
+class Listed(TaskDistribution):
+    """A list of tasks, drawn in turn: each as often as any other, in random order."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        """Raises ValueError unless there are tasks, all different and of one kind."""
+        if not tasks:
+            raise ValueError("the list of tasks is empty")
+        self.task_type = type(_require_task(tasks[0]))
+        self._tasks: list[Task] = list(tasks)
+        self._tasks = [self.parse(asdict(_require_task(task))) for task in tasks]
+        if len(set(self._tasks)) != len(self._tasks):
+            raise ValueError("the list of tasks repeats one")
+
+    @property
+    def text(self) -> str:
+        """How many there are."""
+        return f"one of {len(self._tasks)}, as often as any other, in random order"
+
+    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
+        """Draw n tasks; chance decides which of them come once more than the others."""
+        size = len(self._tasks)
+        rounds = [rng.permutation(size) for _ in range(-(-n // size))]
+        return [self._tasks[i] for i in rng.permutation(np.concatenate(rounds)[:n])]
+
+    def check(self, task: Task) -> None:
+        """Raises ValueError unless ``task`` is on the list."""
+        if task not in self._tasks:
+            raise ValueError(f"{task} is not one of the {len(self._tasks)} tasks listed")
+
+    def all_tasks(self) -> list[Task]:
+        """The list."""
+        return list(self._tasks)
+
+
+class GymBatch(RenderableBatch):
+    """N environments of a :class:`GymFamily`; see :class:`warprl.types.BatchEnv`.
+
+    The seeds of a task's episodes are drawn from its generator, as many numbers below 2^31. An
+    environment whose episode ended starts an unseeded one, which callers mask, in its next step.
+    """
+
+    def __init__(self, family: GymFamily[Any], num_envs: int) -> None:
+        """Raises ValueError if ``num_envs`` is not positive."""
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        self.num_envs = num_envs
+        self.horizon = family.horizon
+        self.observation_space = family.observation_space
+        self.action_space = family.action_space
+        self._family = family
+        self._envs: Any = SyncVectorEnv(  # its annotations do not say what it returns
+            [family.make_env] * num_envs, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP
+        )
+        self._seeds = np.zeros(num_envs, dtype=np.int64)
+        self._actions = np.zeros((num_envs, family.horizon, *family.action_space.shape), np.float32)
+        self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._running = np.zeros(num_envs, dtype=np.bool_)
+        self._faults = np.zeros(num_envs, dtype=np.bool_)
+
+    def reset(
+        self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
+    ) -> NDArray[np.float64]:
+        """Start an episode in every environment. Raises ValueError if T does not divide N."""
+        return self.restart(np.arange(self.num_envs), tasks, generators)
+
+    def restart(
+        self,
+        ids: NDArray[np.intp],
+        tasks: Sequence[Task],
+        generators: Sequence[np.random.Generator],
+    ) -> NDArray[np.float64]:
+        """Start a new episode in environments ``ids``; see the base class."""
+        check_reset(tasks, generators, len(ids))
+        episodes = len(ids) // len(tasks)
+        self._seeds[ids] = np.concatenate(
+            [g.integers(_MAX_SEED, size=episodes) for g in generators]
+        )
+        for position, i in enumerate(ids):
+            self._family.set_task(self._envs.envs[i], tasks[position // episodes])
+        chosen = np.zeros(self.num_envs, dtype=np.bool_)
+        chosen[ids] = True
+        options = None if chosen.all() else {"reset_mask": chosen}
+        observation, _ = self._envs.reset(seed=self._seeds.tolist(), options=options)
+        self._steps[ids] = 0
+        self._running[ids] = True
+        self._faults[ids] = False
+        return np.asarray(observation[ids], np.float64)
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Advance by one step under actions ``[N, A]``; see the protocol.
+
+        Raises RuntimeError if an environment truncates an episode before the horizon: the sampler
+        would take it for a termination.
+        """
+        running = np.flatnonzero(self._running)
+        self._actions[running, self._steps[running]] = action[running]
+        observation, reward, terminated, truncated, _ = self._envs.step(
+            _fit(action, self._family.env_action_space)
+        )
+        self._steps[running] += 1
+        early = self._running & truncated & ~terminated & (self._steps < self.horizon)
+        if early.any():
+            raise RuntimeError(
+                f"{self._family.name}: {self._family.env_id} truncated an episode after "
+                f"{self._steps[early][0]} steps: give the family that horizon, not {self.horizon}"
+            )
+        finite = np.isfinite(observation).all(axis=1) & np.isfinite(reward)
+        for i in running:
+            self._faults[i] |= not finite[i] or _warned(self._envs.envs[i])
+        self._running &= ~(terminated | truncated)
+        return observation.astype(np.float64), reward, terminated
+
+    def faults(self) -> NDArray[np.bool_]:
+        """``[N]``: episodes with a number that is not finite, or that MuJoCo warned about."""
+        return self._faults.copy()
+
+    def render_state(self, index: int) -> NDArray[np.float64]:
+        """The history of one episode: its seed, then its actions ``[t, A]`` flattened."""
+        taken = self._actions[index, : self._steps[index]]
+        return np.concatenate(([self._seeds[index]], taken.ravel()))
+
+
+class GymScreen(Screen):
+    """Repeats the episodes of one task in environments that draw; a state is a history."""
+
+    def __init__(self, family: GymFamily[Any], task: Task, size: int) -> None:
+        """Draw once. Raises ValueError, in one line, if the environment cannot be drawn."""
+        self._family, self._task, self._size = family, task, size
+        self._replays: dict[int, _Replay] = {}
+        problem = f"{family.name}: {family.env_id} draws no rgb_array"
+        if not family.draws:
+            raise ValueError(f"{problem}: it has no such render mode")
+        try:
+            self.draw(np.zeros(1))
+        except Exception as error:  # what environments raise for want of a package or a display
+            self.close()
+            raise ValueError(f"{problem}: {' '.join(str(error).split())}") from error
+
+    def draw(self, state: NDArray[np.float64], panel: int = 0) -> Picture:
+        """The environment's picture at the end of a history, scaled into the square."""
+        if panel not in self._replays:
+            self._replays[panel] = _Replay(self._family, self._task)
+        picture = Image.fromarray(self._replays[panel].picture(state))
+        return np.array(ImageOps.pad(picture, (self._size, self._size)))
+
+    def close(self) -> None:
+        """Close the environments."""
+        for replay in self._replays.values():
+            replay.env.close()  # type: ignore[no-untyped-call]
+
+
+class _Replay:
+    """One environment that draws, and the history that it has gone through."""
+
+    def __init__(self, family: GymFamily[Any], task: Task) -> None:
+        self.env = family.make_env("rgb_array")
+        self._family, self._task = family, task
+        self._history: NDArray[np.float64] = np.zeros(0)
+        self._picture: Picture = np.zeros((0, 0, 3), np.uint8)
+
+    def picture(self, history: NDArray[np.float64]) -> Picture:
+        """Go on to the end of ``history``, or through it from its start, and draw."""
+        known = len(self._history)
+        if not known or not np.array_equal(self._history, history[:known]):
+            self._family.set_task(self.env, self._task)
+            self.env.reset(seed=int(history[0]))
+            known = 1
+        elif known == len(history):
+            return self._picture
+        space = self._family.env_action_space
+        shape = (-1, *self._family.action_space.shape)
+        for action in _fit(history[known:].reshape(shape), space):
+            self.env.step(action)
+        self._history = history
+        self._picture = np.asarray(self.env.render())
+        return self._picture
+
+
+def _fit(actions: NDArray[Any], space: Box) -> NDArray[Any]:
+    """Actions ``[n, A]`` as the environment takes them: its type, its shape, within its range."""
+    shaped = actions.astype(space.dtype).reshape(-1, *space.shape)
+    fitted: NDArray[Any] = np.clip(shaped, space.low, space.high)
+    return fitted
+
+
+def _warned(env: Env) -> bool:
+    """Whether MuJoCo warned: it resets a simulation that went wrong and goes on, silently."""
+    data = getattr(env.unwrapped, "data", None)
+    return isinstance(data, mujoco.MjData) and bool(data.warning.number.any())
+
+
+def _require_task(task: object) -> Task:
+    if not isinstance(task, Task):
+        raise ValueError(
+            f"a task must be a frozen dataclass that derives from warprl.types.Task, got {task!r}"
+        )
+    return task
+
+
+def _hold_out(distribution: TaskDistribution) -> list[Task]:
+    """The held-out tasks of a family whose function never stops finding new ones."""
+    tasks = distribution.sample(generator(_HELD_OUT_SEED, "tasks"), NUM_HELD_OUT)
+    if len(set(tasks)) != NUM_HELD_OUT:
+        raise ValueError(
+            f"{NUM_HELD_OUT} draws hold only {len(set(tasks))} different tasks: "
+            "where there are few, give their list"
+        )
+    return tasks
