@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic_core import to_jsonable_python
+from pydantic import TypeAdapter
 
 from warprl import checkpoint as checkpoints
 from warprl.agents.policy import GaussianPolicy, PolicyConfig
@@ -82,7 +82,8 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
     if family != config.family:
         raise UserError(f"{saved.path} is of family {family} and this run of {config.family}")
     # What was saved before a key existed had its default.
-    policy = to_jsonable_python(PolicyConfig()) | saved.document["policy"]
+    defaults = TypeAdapter(PolicyConfig).dump_python(PolicyConfig(), mode="json")
+    policy = defaults | saved.document["policy"]
     mine = config.model_dump(mode="json")["policy"]
     if policy != mine:
         raise UserError(
