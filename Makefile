@@ -16,7 +16,7 @@ READY := .venv/ready
 TESTS ?=
 
 .PHONY: help setup demo test slow-test lint type check format build lock clean
-.PHONY: benchmark-throughput benchmark-learning
+.PHONY: benchmark-throughput benchmark-learning benchmark-comparison
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ benchmark-throughput: $(READY) ## steps per second against the raw physics (minu
 
 benchmark-learning: $(READY) ## learning curves of the presets (hours)
 	$(BIN)/python benchmarks/learning.py
+
+benchmark-comparison: $(READY) ## held-out adaptation of those runs, and docs/results.md (minutes)
+	$(BIN)/python benchmarks/comparison.py
 
 lock: $(READY) ## rewrite constraints.txt from what .venv holds
 	$(BIN)/pip freeze --all --exclude pip --exclude-editable | sed -E 's/\+cpu$$//' > constraints.txt

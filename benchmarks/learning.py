@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from warprl import checkpoint
+from warprl.agents import presets
 from warprl.envs import make_family
 from warprl.launch import config as configuration
 from warprl.launch.config import RunConfig
@@ -67,8 +68,9 @@ FAMILIES = {
         thresholds=(230.0, 300.0),
         settings=("tasks=8",),
     ),
+    "half-cheetah-vel-v1": Family(steps=4_000_000, thresholds=()),
 }
-PRESETS = ("warpgrad", "promp", "maml")
+PRESETS = ("warpgrad", "promp", "maml")  # unless others are asked for
 SEEDS = (1, 2, 3)
 POINTS = 100  # a run, in the CSV
 WINDOW = 5  # iterations averaged where a single value of a noisy curve is wanted
@@ -378,8 +380,8 @@ def plot(path: Path, histories: Mapping[str, Mapping[str, Sequence[History]]]) -
     figure, axes = plt.subplots(
         1, len(histories), figsize=(6.4 * len(histories), 4.4), squeeze=False, layout="constrained"
     )
-    for axis, (family, presets) in zip(axes[0], histories.items(), strict=True):
-        for preset, runs in presets.items():
+    for axis, (family, of_family) in zip(axes[0], histories.items(), strict=True):
+        for preset, runs in of_family.items():
             grid, curves = mean_curve(runs)
             mean, label = curves.mean(0), f"{preset}, K = {runs[0].returns.shape[1] - 1}"
             seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
@@ -392,7 +394,7 @@ def plot(path: Path, histories: Mapping[str, Mapping[str, Sequence[History]]]) -
                 )
         for threshold in FAMILIES[family].thresholds:
             axis.axhline(threshold, color="0.4", ls=":", lw=1)
-        low, high = shown_range(presets, FAMILIES[family].thresholds)
+        low, high = shown_range(of_family, FAMILIES[family].thresholds)
         axis.set(title=family, xlabel="environment steps / million", ylim=(low, high))
         axis.set_ylabel("return after adaptation")
         axis.legend(frameon=False)
@@ -401,10 +403,10 @@ def plot(path: Path, histories: Mapping[str, Mapping[str, Sequence[History]]]) -
 
 
 def shown_range(
-    presets: Mapping[str, Sequence[History]], thresholds: Sequence[float]
+    histories: Mapping[str, Sequence[History]], thresholds: Sequence[float]
 ) -> tuple[float, float]:
     """Limits of the return axis: all means and thresholds, whatever the width of the bands."""
-    means = np.concatenate([mean_curve(runs)[1].mean(0) for runs in presets.values()])
+    means = np.concatenate([mean_curve(runs)[1].mean(0) for runs in histories.values()])
     seen = np.concatenate([means[np.isfinite(means)], thresholds])
     margin = 0.08 * float(np.ptp(seen)) or 1.0
     return float(seen.min()) - margin, float(seen.max()) + margin
@@ -418,8 +420,8 @@ def report(cells: Sequence[Cell], steps: int | None, runs: Path) -> int:
         return 0
     grouped: dict[str, dict[str, list[History]]] = {}
     for history in found:
-        presets = grouped.setdefault(history.cell.family, {})
-        presets.setdefault(history.cell.preset, []).append(history)
+        of_family = grouped.setdefault(history.cell.family, {})
+        of_family.setdefault(history.cell.preset, []).append(history)
     document: dict[str, Any] = {
         **provenance(),
         "runs": {"planned": len(cells), "with_data": len(found)},
@@ -427,14 +429,14 @@ def report(cells: Sequence[Cell], steps: int | None, runs: Path) -> int:
         "window_iterations": WINDOW,
         "families": {},
     }
-    for family, presets in grouped.items():
+    for family, of_family in grouped.items():
         about = FAMILIES[family]
         document["families"][family] = {
             "presets": {
                 preset: summarise(runs_, steps or about.steps, about.thresholds)
-                for preset, runs_ in presets.items()
+                for preset, runs_ in of_family.items()
             },
-            "ranking": rank(presets),
+            "ranking": rank(of_family),
         }
     RESULTS.mkdir(exist_ok=True)
     write_csv(RESULTS / "learning.csv", [row for history in found for row in thinned(history)])
@@ -482,7 +484,7 @@ def main() -> int:
     """Train what is missing, then report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
-    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=PRESETS)
+    parser.add_argument("--presets", nargs="+", choices=presets.PRESETS, default=PRESETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--steps", type=int, help="environment steps a run; default: the table's")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")

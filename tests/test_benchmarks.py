@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import comparison
 import learning
 import numpy as np
 import pytest
@@ -239,3 +240,62 @@ def test_an_iteration_that_lost_every_task_has_no_return_to_report(tmp_path: Pat
     assert found is not None
     assert found.iteration.tolist() == [1, 3]
     assert found.returns.tolist() == [[-40.0, -20.0], [-40.0, -10.0]]
+
+
+# --- comparison: the results page -----------------------------------------------------------------
+
+
+def compared() -> dict[str, Any]:
+    """What a comparison of one preset writes, reduced to what the page reads."""
+    points = [
+        {"mean": mean, "stderr": 1.0, "low": mean - 2.0, "high": mean + 2.0, "iqm": mean, "n": 80}
+        for mean in (-40.0, -12.0)
+    ]
+    run = {"env_steps": 3_200_000, "wall_s": 30.0, "mean": -12.0, "diverged": 0, "left_out": 0}
+    group = {
+        "group": "promp", "agent": "promp", "iteration": 80, "trained_inner_steps": 1, "seeds": 2,
+        "interval_over": "seeds and tasks", "adaptations": 80, "curve": points,
+        "area": points[0] | {"mean": -26.0}, "gain": points[1], "worse": 0.0,
+        "env_steps": 3_200_000.0, "wall_s": 30.0,
+        "runs": [
+            {"run": "/somewhere/a", "evaluation": "/somewhere/a/evaluation/1", "reused": False,
+             "seed": seed, **run}
+            for seed in (1, 2)
+        ],
+    }  # fmt: skip
+    return {
+        "family": "point-navigation-v1", "tasks": 40, "repeats": 1, "inner_steps": 1,
+        "episodes": 20, "seed": 0, "folder": "/somewhere/else", "groups": [group],
+        "date": "2026-01-02 03:04 UTC", "machine": {"cpu": "a processor", "cores": 2},
+    }  # fmt: skip
+
+
+def test_the_results_page_has_curves_commands_and_what_others_published() -> None:
+    text = comparison.page([compared()])
+    assert "## point-navigation-v1: 40 held-out tasks, 20 episodes each at every step" in text
+    assert "| promp | -40.0 | -12.0 |" in text
+    assert (
+        "- promp: `python benchmarks/learning.py --families point-navigation-v1 --presets promp "
+        "--seeds 1 2 --steps 3200000`"
+    ) in text
+    assert "Published: MAML (Finn et al., ICML 2017)" in text
+    assert "comparison/point-navigation-v1/comparison.png" in text
+
+
+def test_a_kept_comparison_names_no_folder() -> None:
+    kept = comparison.portable(compared())
+    assert "somewhere" not in json.dumps(kept)
+    assert [run["seed"] for run in kept["groups"][0]["runs"]] == [1, 2]
+
+
+def test_only_runs_with_a_checkpoint_are_compared(tmp_path: Path) -> None:
+    with_one, without = (write_run(tmp_path, CELL._replace(seed=n), []) for n in (1, 2))
+    save(with_one, 3)
+    assert comparison.trained(CELL.family, tmp_path) == [with_one]
+    assert without.exists()
+
+
+def test_the_page_is_the_one_of_the_kept_results() -> None:
+    found = [comparison.COMPARISONS / family / "summary.json" for family in learning.FAMILIES]
+    kept = [json.loads(path.read_text(encoding="utf-8")) for path in found if path.exists()]
+    assert comparison.PAGE.read_text(encoding="utf-8") == comparison.page(kept)
