@@ -45,7 +45,7 @@ def collect(
     act = torch.zeros(t, e, h, a)
     reward = np.zeros((t * e, h), dtype=np.float32)
     valid = np.zeros((t * e, h), dtype=np.float32)
-    alive = np.ones(t * e, dtype=bool)
+    alive, fault = np.ones(t * e, dtype=bool), np.zeros(t * e, dtype=bool)
     std = theta["log_std"].exp().unsqueeze(1)
     folded = policy.fold(theta, phi)
     physics = -time.perf_counter()
@@ -62,9 +62,17 @@ def collect(
         latest, gained, terminated = env.step(action.view(t * e, a).numpy())
         physics += time.perf_counter()
         reward[:, step] = np.where(alive, gained, 0.0)
-        alive &= ~terminated
-        if not alive.any():
-            break
+        ended = alive & terminated
+        if ended.any():
+            # What happens after an episode's end depends on how long its neighbours take.
+            fault |= ended & env.faults()
+            alive &= ~terminated
+            latest = np.where(alive[:, None], latest, 0.0)
+            if not alive.any():
+                break
+        elif not alive.all():
+            latest = np.where(alive[:, None], latest, 0.0)
+    fault |= alive & env.faults()
     with torch.no_grad():
         log_std = theta["log_std"].view(t, 1, 1, a)
         logp = gaussian_log_prob(noise.permute(1, 2, 0, 3), log_std)
@@ -77,7 +85,7 @@ def collect(
         reward=torch.from_numpy(reward).view(t, e, h),
         valid=torch.from_numpy(valid).view(t, e, h),
         terminated=torch.from_numpy(~alive).view(t, e),
-        fault=torch.from_numpy(env.faults()).view(t, e).any(1),
+        fault=torch.from_numpy(fault).view(t, e).any(1),
     )
 
 

@@ -31,6 +31,7 @@ class Aim(Task):
     lifetime: int = HORIZON
     broken: bool = False  # the reward of every third step is not a number
     fault: bool = False  # the physics warns
+    late: bool = False  # it warns once an episode is over and its neighbours go on
 
 
 class AimEnv:
@@ -67,7 +68,15 @@ class AimEnv:
         return self._obs.copy(), reward, self._t >= lifetime + self._number
 
     def faults(self) -> NDArray[np.bool_]:
-        return np.array([task.fault for task in self._tasks])
+        ends = [
+            task.lifetime + number for task, number in zip(self._tasks, self._number, strict=True)
+        ]
+        return np.array(
+            [
+                t.fault or (t.late and self._t > end)
+                for t, end in zip(self._tasks, ends, strict=True)
+            ]
+        )
 
 
 def policy_and_params() -> tuple[GaussianPolicy, Params, Params]:
@@ -249,6 +258,13 @@ def test_a_diverged_task_is_marked_and_disturbs_no_other(flaw: str) -> None:
     # The diverged task keeps its last good parameters.
     for x in found.theta.values():
         assert torch.equal(x[1], x[1, :1].expand_as(x[1]))
+
+
+def test_a_fault_after_an_episode_s_end_is_none_whatever_the_neighbours() -> None:
+    brief, neighbour = Aim(-0.5, lifetime=1, late=True), Aim(0.5)
+    alone, together = run([brief]), run([brief, neighbour])
+    assert alone.finite.tolist() == [True]
+    assert together.finite.tolist() == [True, True]
 
 
 def test_a_step_that_overflows_marks_its_task() -> None:
