@@ -312,8 +312,11 @@ def test_a_step_past_the_kl_limit_is_taken_back_and_ends_the_update(problem: Pro
         assert same_bits(guarded.to_tensors(), expected.to_tensors())
 
 
-def test_a_step_that_overflows_is_taken_back_and_no_task_is_blamed(problem: Problem) -> None:
-    config = replace(OFFLINE, minibatches=1, init="fixed")
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_a_step_that_overflows_is_taken_back_and_no_task_is_blamed(
+    problem: Problem, minibatches: int
+) -> None:
+    config = replace(OFFLINE, minibatches=minibatches, init="fixed")
     start = make(problem, config).init(problem.theta_0, problem.phi)
     loss = Receding(OuterLoss(problem.policy, CLIP), problem.phi, overflows=True)
     found, report = update(problem, config, meta_loss=loss)
@@ -386,6 +389,17 @@ def test_a_task_whose_meta_gradient_is_not_finite_is_named_and_left_out(problem:
     for left, right in ((found.theta, expected.theta), (found.phi, expected.phi)):
         assert relative_error(left, right) < 1e-9
     assert all(np.isfinite(x) for x in report.metrics.values())
+
+
+@pytest.mark.parametrize("task", range(TASKS))
+def test_a_task_that_is_not_finite_is_found_in_whichever_part_it_is(
+    problem: Problem, task: int
+) -> None:
+    bad = poisoned(problem.trajectory, task, logp=-1e4)
+    found, report = update(problem, OFFLINE, bad)
+    assert report.diverged == (task,)
+    assert report.metrics["meta_steps"] == OFFLINE.epochs * OFFLINE.minibatches
+    assert found.step_scale == 1.0
 
 
 def test_names_are_those_of_the_meta_batch_not_of_the_rows(problem: Problem) -> None:

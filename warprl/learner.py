@@ -184,12 +184,19 @@ class Learner:
         trainer = _Trainer(self.config, state)
         last, too_far = _Joint({}, {}, 0.0, 0.0, 0.0, frozenset()), False
         epochs, minibatches = self.config.passes()
-        parts = ((n, *part) for n in range(epochs) for part in buffer.draw(rng, minibatches))
-        for epoch, numbers, rows in parts:
+        parts = (part for _ in range(epochs) for part in buffer.draw(rng, minibatches))
+        for numbers, rows in parts:
             theta, phi = P.detach(trainer.theta), P.detach(trainer.phi)
             joint = self._gradient(pool, buffer, theta, phi, numbers, rows, state.kl_coefficient)
-            # What was finite in the first epoch and is no longer is the steps' fault.
-            lost = epoch > 0 and not joint.diverged <= diverged
+            if trainer.steps and not joint.diverged <= diverged:
+                # What is not finite where the update began is the task's fault, the rest is the
+                # steps'.
+                coefficient = state.kl_coefficient
+                start = state.theta, state.phi
+                diverged |= self._gradient(
+                    pool, buffer, *start, numbers, rows, coefficient
+                ).diverged
+            lost = trainer.steps > 0 and not joint.diverged <= diverged
             if not lost:
                 diverged |= joint.diverged
                 if not (joint.theta or joint.phi):
