@@ -42,7 +42,8 @@ class Member:
         """What may be different between groups and is the same within one."""
         keys = configuration.flat(self.run.config)
         kept = {key: v for key, v in keys.items() if key not in (*NO_SETTINGS, PLANNED)}
-        return kept | {PLANNED: self.run.iteration}
+        begun = stored.imported_from(self.run.folder)
+        return kept | {"init-from": begun, PLANNED: self.run.iteration}
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _summary(
     console: Console,
 ) -> dict[str, Any]:
     return {
-        "family": protocol.family.name,
+        "family": groups[0].members[0].run.config.family,
         "protocol": protocol.describe(),
         "tasks": len(protocol.tasks),
         "repeats": protocol.repeats,

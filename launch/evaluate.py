@@ -18,7 +18,7 @@ from rich.console import Console
 
 from warprl import __version__
 from warprl.agents.diagnostics import diagnose
-from warprl.agents.inner import AdaptationConfig, adapt
+from warprl.agents.inner import MAX_EPISODES, AdaptationConfig, adapt
 from warprl.agents.policy import GaussianPolicy
 from warprl.envs import TaskFamily, make_family
 from warprl.launch import report, runs, stored
@@ -31,8 +31,8 @@ from warprl.types import Params, Task
 STEPS = 3  # inner steps shown if training took fewer
 ADAPTATIONS = 20  # at least so many, repeating the tasks of a family that has few
 CHUNK = 10  # adaptations simulated together
-FORMAT = 1  # of summary.json; another one is not read back
-MEASURED_BY = ("mujoco", "torch")  # packages whose version may change a return
+FORMAT = 2  # of summary.json; another one is not read back
+MEASURED_BY = ("gymnasium", "mujoco", "torch")  # packages whose version may change a return
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Protocol:
         return {
             "format": FORMAT,
             "versions": {"warprl": __version__} | {name: version(name) for name in MEASURED_BY},
-            "family": self.family.name,
+            "family": asdict(self.family.definition()),
             "tasks": [asdict(task) for task in self.tasks],
             "repeats": self.repeats,
             "steps": self.steps,
@@ -204,6 +204,9 @@ def make_protocol(name: str, steps: int, episodes: int, seed: int) -> Protocol:
     for option, value, least in (("steps", steps, 1), ("episodes", episodes, 1), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"--{option} {value}: must be {least} or more")
+    for option, value in (("steps", steps), ("episodes", episodes)):
+        if value > MAX_EPISODES:
+            raise UserError(f"--{option} {value}: must be {MAX_EPISODES} or less")
     family = make_family(name)
     tasks = family.held_out_tasks()
     return Protocol(family, tasks, -(-ADAPTATIONS // len(tasks)), steps, episodes, seed)

@@ -129,6 +129,20 @@ def save_imported(folder: Path, imported: Imported) -> None:
     checkpoints.save(folder / IMPORTED, 0, imported.theta, imported.source)
 
 
+def imported_from(folder: Path) -> str | None:
+    """What tells the file apart that a run began with, if it did not begin with fresh parameters.
+
+    Raises UserError if what was imported is damaged.
+    """
+    if not (folder / IMPORTED).is_dir():
+        return None
+    try:
+        document = checkpoints.load(folder / IMPORTED, 0).document
+    except (CheckpointError, OSError) as error:
+        raise UserError(f"the imported initialisation cannot be used: {error}") from error
+    return str(document["sha256"])[:12]
+
+
 def initial(folder: Path, config: RunConfig) -> tuple[Params, Params]:
     """The parameters (theta_0, phi) that a run starts from: fresh ones, or an imported theta_0.
 

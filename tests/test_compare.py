@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from helpers_launch import fabricate
 
+from warprl.launch import config as configuration
+from warprl.launch import stored
 from warprl.launch.cli import main
 
 POINT, CHEETAH = "point-navigation-v1", "half-cheetah-dir-v1"
@@ -327,6 +329,20 @@ def test_training_curves_have_a_panel_and_end_at_the_checkpoint(
 
 
 # --- what is refused ----------------------------------------------------------------------------
+
+
+def test_a_run_that_began_with_another_policy_is_no_seed_of_one_that_did_not(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "fresh", POINT, "seed=1")
+    fabricate(tmp_path / "begun", POINT, "seed=1")
+    theta, _ = stored.fresh(configuration.load(tmp_path / "begun" / "config.yaml"))
+    imported = stored.Imported(theta, {"file": "x.zip", "sha256": "0123456789abcdef"})
+    stored.save_imported(tmp_path / "begun", imported)
+    arguments = ["compare", "fresh", "begun", "--steps", "1", "--episodes", "1", "--json"]
+    assert main(arguments) == 0
+    labels = [group["group"] for group in json.loads(capsys.readouterr().out)["groups"]]
+    assert labels == ["warpgrad init-from=none", "warpgrad init-from=0123456789ab"]
 
 
 def test_what_cannot_be_compared_is_refused_before_any_work(
