@@ -21,6 +21,8 @@ from warprl.objective import inner_step
 from warprl.seeding import generator
 from warprl.types import Batch, BatchEnv, Params, Rollout, StepSize, Task, Trajectory
 
+MAX_EPISODES = 10_000
+
 
 @dataclass(frozen=True)
 class AdaptationConfig:
@@ -34,7 +36,7 @@ class AdaptationConfig:
     steps: Annotated[int, Ge(0)] = 1
     layers: Layers = "all"
     lr: Annotated[float, Gt(0)] = 0.1
-    episodes: Annotated[int, Gt(0)] = 20
+    episodes: Annotated[int, Interval(gt=0, le=MAX_EPISODES)] = 20
     gamma: Annotated[float, Interval(gt=0, le=1)] = 0.99
     lam: Annotated[float, Interval(ge=0, le=1)] = 0.95
 

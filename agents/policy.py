@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from annotated_types import Gt, Len
+from annotated_types import Gt, Interval, Le, Len
 from gymnasium.spaces import Box
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from warprl.warp import WarpKind, apply_warp, fold_linear, init_warp
 
 Layers = Literal["all", "head", "body"]
 
+MAX_WIDTH = 4096
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -35,10 +36,10 @@ class PolicyConfig:
     ``rates`` gives every adapted number a step-size factor of its own, learned as the warps are.
     """
 
-    hidden: Annotated[tuple[Annotated[int, Gt(0)], ...], Len(1)] = (64, 64)
+    hidden: Annotated[tuple[Annotated[int, Gt(0), Le(MAX_WIDTH)], ...], Len(1)] = (64, 64)
     warp: WarpKind | None = None
     rates: bool = False
-    log_std: float = 0.0
+    log_std: Annotated[float, Interval(ge=-10, le=10)] = 0.0
 
 
 @dataclass(frozen=True)

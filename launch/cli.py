@@ -366,6 +366,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except USAGE_ERROR as error:
         message = getattr(error, "format_message", error.__str__)()
         return _complain(" ".join(message.split()), 2)
+    except MemoryError as error:
+        return _complain(f"not enough memory: {one_line(error)}", 1)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     return status or 0

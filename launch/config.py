@@ -26,6 +26,7 @@ from warprl.launch.machine import available_cores
 from warprl.learner import LearnerConfig
 
 MAX_SEED = 2**32 - 1
+MAX_TASKS = 10_000
 
 
 class RunConfig(BaseModel):
@@ -43,7 +44,7 @@ class RunConfig(BaseModel):
     seed: Annotated[int, Ge(0), Le(MAX_SEED)] = 0
     iterations: Annotated[int, Gt(0)] = 200
     workers: Annotated[int, Ge(0)] = 0
-    tasks: Annotated[int, Gt(0), Field(description="tasks of a meta-batch")] = 20
+    tasks: Annotated[int, Gt(0), Le(MAX_TASKS), Field(description="tasks of a meta-batch")] = 20
     policy: PolicyConfig
     adaptation: AdaptationConfig
     learner: LearnerConfig
@@ -120,6 +121,11 @@ def require_consistent(
         raise UserError(
             f"learner.optimizer = trpo needs learner.init = maml, fomaml or fixed: {learner.init} "
             "has no KL to bound"
+        )
+    if learner.init == "reptile" and adaptation.layers != "all":
+        raise UserError(
+            f"learner.init = reptile needs adaptation.layers = all: beside {adaptation.layers} "
+            "alone it never learns the layers that stay"
         )
     if policy.rates and learner.objective == "approximate":
         raise UserError(

@@ -155,6 +155,8 @@ def record(
     trajectory, _ = adapt(
         recorder, run.policy, run.theta, run.phi, [task], [number], config, run.config.seed, 0
     )
+    if not trajectory.finite.all():
+        raise RunFailedError(f"cannot render: the adaptation to task {number} diverged")
     return recorder.episodes, trajectory.returns[0].tolist()
 
 

@@ -391,3 +391,14 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert checkpoint.iterations(tmp_path / "cut" / "checkpoints") == []
+
+
+def test_too_little_memory_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def examine() -> None:
+        raise MemoryError("Unable to allocate 7 EiB")
+
+    monkeypatch.setattr("warprl.launch.doctor.examine", examine)
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().err == "warprl: not enough memory: Unable to allocate 7 EiB\n"

@@ -140,6 +140,11 @@ def test_every_preset_resolves(agent: str) -> None:
         ),
         ("meta-sgd", "learner.objective=approximate", "policy.rates = true needs learner.objectiv"),
         ("anil", "adaptation.layers=tail", "adaptation.layers = "),
+        ("reptile", "adaptation.layers=head", "learner.init = reptile needs adaptation.layers = "),
+        ("promp", "policy.log_std=1e40", "policy.log_std = 1e+40: should be less than or equal"),
+        ("promp", "policy.hidden=[1000000000]", "policy.hidden.0 = 1000000000: should be less"),
+        ("promp", "adaptation.episodes=1000000000000", "adaptation.episodes = 1000000000000: "),
+        ("promp", "tasks=1000000000000000", "tasks = 1000000000000000: should be less than"),
     ],
 )
 def test_settings_that_cannot_work_together_are_refused(

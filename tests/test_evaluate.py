@@ -221,6 +221,7 @@ def test_what_cannot_be_evaluated_is_refused(
     assert "cannot compare: " in refused(capsys, "a", "--against", "b")
     assert "--steps 0: must be 1 or more" in refused(capsys, "a", "--steps", "0")
     assert "--episodes 0: must be 1 or more" in refused(capsys, "a", "--episodes", "0")
+    assert "--episodes 10001: must be 10000 or less" in refused(capsys, "a", "--episodes", "10001")
     assert "--seed -1: must be 0 or more" in refused(capsys, "a", "--seed", "-1")
     message = refused(capsys, "a", "--checkpoint", "9")
     assert "9: it does not exist; there are checkpoints of iterations 1" in message

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from warprl.agents.inner import AdaptationConfig, adapt
 from warprl.agents.policy import GaussianPolicy, PolicyConfig
 from warprl.envs import make_family
-from warprl.launch import machine, render
+from warprl.launch import machine, render, stored
 from warprl.launch.cli import main
 from warprl.launch.errors import RunFailedError
 
@@ -262,3 +262,10 @@ def test_what_cannot_be_filmed_is_refused(
     assert message in output.err
     assert (output.out, output.err.count("\n")) == ("", 1)
     assert not (tmp_path / "run" / "videos").exists()
+
+
+def test_a_diverged_adaptation_is_not_filmed_as_if_it_had_worked(tmp_path: Path) -> None:
+    fabricate(tmp_path / "run", "point-navigation-v1", "adaptation.lr=1e38")
+    run = stored.open_run(tmp_path / "run", None)
+    with pytest.raises(RunFailedError, match="cannot render: the adaptation to task 3 diverged"):
+        render.record(run, run.family.held_out_tasks()[3], 3, 1)
