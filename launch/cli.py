@@ -148,6 +148,43 @@ def resume(
 
 
 @app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The grid, as YAML.")],
+    json: Json = False,
+) -> int:
+    """Train a grid of families x agents x seeds with Ray Tune; the same command again goes on.
+
+    Each cell is a run FAMILY-AGENT-sSEED on one core. What is finished is skipped, and what was
+    interrupted is resumed exactly. A file, of which the last three keys may be left out:
+
+    \b
+    families:
+      - half-cheetah-dir-v1
+      - half-cheetah-vel-v1
+    agents:
+      - warpgrad
+      - promp
+    seeds:
+      - 1
+      - 2
+    env_steps: 4_000_000     # for all alike; or iterations: 200
+    settings:                # for all alike, as with --set
+      - tasks=20
+    concurrent: 2            # runs at a time; default: one a core
+    folder: runs/comparison  # default: where all runs are
+    """
+
+    def work() -> Outcome:
+        from pathlib import Path
+
+        from warprl.launch import sweep
+
+        return sweep.sweep(Path(file), _console(json))
+
+    return _finish(work, json)
+
+
+@app.command()
 def evaluate(
     run: Run,
     steps: Annotated[

@@ -82,15 +82,7 @@ def resolve(
 
 def load(path: Path) -> RunConfig:
     """Read a stored configuration. Raises UserError if it is broken or of another version."""
-    try:
-        # Through JSON, which has no dates, no keys but text and no cycles.
-        data = json.loads(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8"))))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is not valid YAML of plain values") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path} is not a run's configuration")
+    data = read_yaml(path, "a run's configuration")
     version = data.get("schema_version")
     if version != 1:
         raise UserError(
@@ -101,6 +93,20 @@ def load(path: Path) -> RunConfig:
     require_family(config.family)
     _known("agent", config.agent, PRESETS)
     return config
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """A YAML file of named plain values. Raises UserError if it cannot be read or is no such."""
+    try:
+        # Through JSON, which has no dates, no keys but text and no cycles.
+        data = json.loads(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is not valid YAML of plain values") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is not {what}")
+    return data
 
 
 def dump(config: RunConfig) -> str:
@@ -201,7 +207,7 @@ def _validate(data: dict[str, Any], where: str) -> RunConfig:
     try:
         config = RunConfig.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        raise UserError(where + _explain(error)) from error
+        raise UserError(where + explain(error, _all_keys())) from error
     try:
         require_consistent(config.policy, config.adaptation, config.learner)
     except UserError as error:
@@ -214,12 +220,15 @@ def _validate(data: dict[str, Any], where: str) -> RunConfig:
     return config
 
 
-def _explain(error: ValidationError) -> str:
-    """The first of pydantic's findings: which field, which value, what would be right."""
+def explain(error: ValidationError, keys: Sequence[str]) -> str:
+    """The first of pydantic's findings: which field, which value, what would be right.
+
+    ``keys`` are those that there are.
+    """
     first = error.errors()[0]
     path = ".".join(map(str, first["loc"]))
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {path!r}: {_nearest_key(path, _all_keys())}"
+        return f"unknown key {path!r}: {_nearest_key(path, keys)}"
     if first["type"] in ("missing", "missing_argument"):
         return f"key {path!r} is missing"
     message = first["msg"].removeprefix("Input ").replace("valid ", "")

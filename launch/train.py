@@ -6,11 +6,11 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
@@ -29,11 +29,28 @@ if TYPE_CHECKING:
     from warprl.launch.algorithm import WarpGrad
 
 
+class Stop(Protocol):
+    """Says whether a run is to end after the iteration that it is in."""
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that asked for it, if one did."""
+        ...
+
+
+Stopping = Callable[[Console], AbstractContextManager[Stop]]
+
+
 def start(
-    config: RunConfig, name: str | None, console: Console, imported: Imported | None = None
+    config: RunConfig,
+    name: str | None,
+    console: Console,
+    imported: Imported | None = None,
+    stopping: Stopping | None = None,
 ) -> Outcome:
     """Train a new run, from random parameters or from an imported theta_0.
 
+    It stops early as ``stopping`` says, by default at a signal.
     Raises UserError, before anything starts, if its folder cannot be made.
     """
     folder = runs.create(name, config.family, config.agent, config.seed)
@@ -42,12 +59,15 @@ def start(
             if imported is not None:
                 stored.save_imported(folder, imported)
             (folder / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
-        return _run(folder, config, None, config.iterations, console)
+        return _run(folder, config, None, config.iterations, console, stopping)
 
 
-def resume(folder: Path, iterations: int | None, console: Console) -> Outcome:
+def resume(
+    folder: Path, iterations: int | None, console: Console, stopping: Stopping | None = None
+) -> Outcome:
     """Continue a run to its planned end, or for ``iterations`` more; equal to never having stopped.
 
+    It stops early as ``stopping`` says, by default at a signal.
     Raises UserError, before anything starts, if the run cannot be continued.
     """
     if iterations is not None and iterations < 1:
@@ -70,8 +90,8 @@ def resume(folder: Path, iterations: int | None, console: Console) -> Outcome:
             said = f"restored parameters, optimiser and counters of iteration {done}"
         else:
             said = "there is no checkpoint yet, so it starts again from the beginning"
-        _say(console, f"resuming {folder}: {said}")
-        return _run(folder, config, saved, total, console)
+        say(console, f"resuming {folder}: {said}")
+        return _run(folder, config, saved, total, console, stopping)
 
 
 def warn_about_cores(config: RunConfig) -> None:
@@ -82,15 +102,20 @@ def warn_about_cores(config: RunConfig) -> None:
 
 
 def _run(
-    folder: Path, config: RunConfig, saved: Checkpoint | None, total: int, console: Console
+    folder: Path,
+    config: RunConfig,
+    saved: Checkpoint | None,
+    total: int,
+    console: Console,
+    stopping: Stopping | None,
 ) -> Outcome:
     # Imported here: bad input is answered before Ray is even loaded.
     from warprl.launch.algorithm import build, connect
 
     warn_about_cores(config)
     workers = f"{config.workers} worker{'s' * (config.workers != 1)}"
-    _say(console, f"training {config.family} with {config.agent} and {workers} in {folder}")
-    with _muted():
+    say(console, f"training {config.family} with {config.agent} and {workers} in {folder}")
+    with muted():
         connect(config.workers)
     algorithm = build(config)
     try:
@@ -101,7 +126,7 @@ def _run(
             algorithm.start_from(theta)
         with _writing(folder):
             log = RunLog(folder, console, saved.iteration if saved else 0, total)
-        with log, _stoppable(console) as stop:
+        with log, (stopping or stoppable)(console) as stop:
             metrics = _loop(algorithm, folder, config, total, log, stop)
     finally:
         algorithm.stop()  # type: ignore[no-untyped-call]
@@ -109,7 +134,7 @@ def _run(
 
 
 def _loop(
-    algorithm: WarpGrad, folder: Path, config: RunConfig, total: int, log: RunLog, stop: _Stop
+    algorithm: WarpGrad, folder: Path, config: RunConfig, total: int, log: RunLog, stop: Stop
 ) -> dict[str, Any]:
     """Iterate to ``total`` or until asked to stop; returns the metrics of the last iteration."""
     from warprl.launch.algorithm import iteration_metrics
@@ -127,7 +152,7 @@ def _loop(
             return metrics
 
 
-def _outcome(folder: Path, config: RunConfig, metrics: dict[str, Any], stop: _Stop) -> Outcome:
+def _outcome(folder: Path, config: RunConfig, metrics: dict[str, Any], stop: Stop) -> Outcome:
     data = {
         "run": str(folder),
         "iteration": metrics["iteration"],
@@ -144,11 +169,12 @@ def _outcome(folder: Path, config: RunConfig, metrics: dict[str, Any], stop: _St
     return Outcome(data, text, 128 + stop.signal if stop.signal else 0)
 
 
-def _say(console: Console, line: str) -> None:
+def say(console: Console, line: str) -> None:
+    """Print one plain line, whatever is in it."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-class _Stop:
+class _Signals:
     """Remembers the first SIGINT or SIGTERM; the second one ends the process at once."""
 
     def __init__(self, console: Console) -> None:
@@ -164,9 +190,9 @@ class _Stop:
 
 
 @contextmanager
-def _stoppable(console: Console) -> Iterator[_Stop]:
+def stoppable(console: Console) -> Iterator[Stop]:
     """Catch signals. To be entered after Ray has started, which installs handlers of its own."""
-    stop = _Stop(console)
+    stop = _Signals(console)
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, stop) for number in numbers]
     try:
@@ -177,7 +203,7 @@ def _stoppable(console: Console) -> Iterator[_Stop]:
 
 
 @contextmanager
-def _muted() -> Iterator[None]:
+def muted() -> Iterator[None]:
     """Drop what native code says on stderr while Ray starts, unless it ends in an exception."""
     sys.stderr.flush()
     kept = os.dup(2)

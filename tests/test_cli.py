@@ -59,7 +59,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
         "print(*{m.partition('.')[0] for m in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    verbs = "train resume evaluate compare render export envs agents config doctor"
+    verbs = "train resume sweep evaluate compare render export envs agents config doctor"
     for verb in verbs.split():
         assert f" {verb} " in done.stdout
     assert f"warprl {__version__}" in done.stdout
@@ -86,6 +86,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
         (("evaluate", "gone"), "no run 'gone'"),
         (("compare", "gone"), "no run 'gone'"),
         (("render", "gone"), "no run 'gone'"),
+        (("sweep", "gone.yaml"), "cannot read gone.yaml: No such file"),
         (("envs", "ant"), "unknown family 'ant': "),
         (("config", "ant"), "unknown family 'ant': "),
     ],

@@ -1,0 +1,168 @@
+"""The runs of a sweep as trials of Ray Tune, which hands out the cores and outlasts failures.
+
+A trial trains in a thread of its own process, where no signal arrives: the driver catches it and
+leaves a file, for which every run looks after each iteration.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
+from rich.console import Console
+
+from warprl import checkpoint as checkpoints
+from warprl.launch import train as training
+from warprl.launch.algorithm import connect
+from warprl.launch.errors import UserError, one_line
+from warprl.launch.machine import available_cores
+from warprl.launch.sweep import Cell, Result
+from warprl.launch.train import Stop, say
+
+# Interruptions, files and output are ours; a user's family may be found in the working directory.
+ENVIRONMENT = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # that of old is silent where it is told to be
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+def train(
+    cells: Sequence[Cell], folder: Path, concurrent: int | None, console: Console
+) -> tuple[dict[str, Result], int | None]:
+    """Bring cells to their end, ``concurrent`` at a time; returns results by name, and the signal.
+
+    The signal is the one that stopped it, if one did.
+    """
+    concurrent = concurrent or available_cores()
+    os.environ.update(ENVIRONMENT)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is named by _Progress
+    with training.muted():
+        connect(concurrent)
+    with (
+        tempfile.TemporaryDirectory(prefix=".sweep-", dir=folder) as scratch,
+        training.stoppable(console) as stop,
+    ):
+        mark = Path(scratch) / "stop"
+        progress = _Progress(cells, mark, stop, console)
+
+        def trial(config: dict[str, Any]) -> dict[str, Any]:
+            try:
+                return {"iteration": _train_cell(cells[config["cell"]], mark)}
+            except Exception as error:  # whatever it is, it ends this cell alone
+                return {"error": _reason(error)}
+
+        tune.Tuner(
+            tune.with_resources(trial, {"cpu": 1}),
+            param_space={"cell": tune.grid_search(list(range(len(cells))))},
+            tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
+            run_config=tune.RunConfig(
+                storage_path=str(Path(scratch) / "tune"), verbose=0, callbacks=[progress]
+            ),
+        ).fit()
+    return progress.results, stop.signal
+
+
+class _Mark:
+    """The stop of a trial: asked for by the presence of a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def signal(self) -> int | None:
+        return signal.SIGTERM if self._path.exists() else None
+
+
+def _train_cell(cell: Cell, mark: Path) -> int | None:
+    """Start or continue one run; returns the iteration it has come to, None if it did not begin."""
+    if mark.exists():
+        return None
+    console = Console(quiet=True)
+
+    def stopping(_: Console) -> AbstractContextManager[Stop]:
+        return nullcontext(_Mark(mark))
+
+    if cell.done is None:
+        name = str(cell.folder)
+        outcome = training.start(cell.config, name, console, stopping=stopping)
+    else:
+        remaining = cell.config.iterations - cell.done
+        outcome = training.resume(cell.folder, remaining, console, stopping)
+    iteration: int = outcome.data["iteration"]
+    return iteration
+
+
+class _Progress(TrialProgressCallback):
+    """Says what starts, ends and fails, keeps the results and passes the stop on.
+
+    Tune adds none of its own, which prints whatever the verbosity, beside one of this class.
+    """
+
+    def __init__(self, cells: Sequence[Cell], mark: Path, stop: Stop, console: Console) -> None:
+        super().__init__()
+        self._cells, self._mark, self._stop, self._console = cells, mark, stop, console
+        self.results = {cell.name: Result("waiting", cell.done or 0) for cell in cells}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune stores its callbacks with its records, which end with the sweep
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        if self._stop.signal is not None:
+            self._mark.touch()
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        cell = self._cell(trial)
+        if self._stop.signal is None:
+            begins = f"resuming at {cell.done}" if cell.done else "starting"
+            say(self._console, f"{cell.name}: {begins}, to iteration {cell.config.iterations}")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        pass
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        result = trial.last_result
+        if "error" in result:
+            return self._fail(trial, result["error"])
+        cell, reached = self._cell(trial), result["iteration"]
+        if reached is not None:
+            state = "finished" if reached >= cell.config.iterations else "stopped"
+            self.results[cell.name] = Result(state, reached)
+            say(self._console, f"{cell.name}: {state} at iteration {reached}")
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        self._fail(trial, "its process was lost, as when memory runs out")
+
+    def _fail(self, trial: Trial, reason: str) -> None:
+        cell = self._cell(trial)
+        saved = max(checkpoints.iterations(cell.folder / "checkpoints"), default=0)
+        self.results[cell.name] = Result("failed", saved, reason)
+        say(self._console, f"{cell.name}: failed: {reason}")
+
+    def _cell(self, trial: Trial) -> Cell:
+        position: int = trial.config["cell"]
+        return self._cells[position]
+
+
+def _reason(error: Exception) -> str:
+    """Why a run failed, on one line."""
+    said = one_line(error)
+    return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"

@@ -1,0 +1,227 @@
+"""A grid of runs is trained once, goes on where it was left, and names what fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers_runs import start_ray
+
+from warprl import checkpoint
+from warprl.launch import config, sweep
+from warprl.launch.cli import main
+
+FAMILIES = ["point-navigation-v1", "point-sparse-v1"]
+AGENTS = ["promp", "maml"]
+SETTINGS = ["tasks=2", "adaptation.episodes=2", "policy.hidden=[8]"]
+GRID = {"families": FAMILIES, "agents": AGENTS, "seeds": [3], "settings": SETTINGS, "iterations": 1}
+NAMES = [f"{family}-{agent}-s3" for family in FAMILIES for agent in AGENTS]
+
+
+@pytest.fixture(autouse=True)
+def _own_runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WARPRL_RUNS", str(tmp_path / "runs"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of the grid after one iteration."""
+    where = tmp_path_factory.mktemp("grid")
+    start_ray()
+    assert main(["sweep", write(where, folder=str(where / "runs"))]) == 0
+    return where / "runs"
+
+
+@pytest.fixture
+def begun(trained: Path, tmp_path: Path) -> Path:
+    """A copy of them where this test's runs are."""
+    shutil.copytree(trained, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def write(where: Path, **changes: Any) -> str:
+    """The file of the grid with some keys changed; None takes a key out."""
+    grid = {key: value for key, value in (GRID | changes).items() if value is not None}
+    (where / "grid.yaml").write_text(yaml.safe_dump(grid))
+    return str(where / "grid.yaml")
+
+
+def states(capsys: pytest.CaptureFixture[str], file: str) -> dict[str, str]:
+    """What became of each run."""
+    assert main(["sweep", file, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["runs"]
+    return {Path(row["run"]).name: row["state"] for row in found}
+
+
+def saved(folder: Path) -> dict[str, list[int]]:
+    return {name: checkpoint.iterations(folder / name / "checkpoints") for name in NAMES}
+
+
+def returns(run: Path) -> list[list[float]]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [[line["env_steps"], line["return_step_0"], line["return_step_1"]] for line in lines]
+
+
+def learned(run: Path) -> dict[str, list[float]]:
+    tensors = checkpoint.load(run / "checkpoints").tensors
+    return {name: tensor.tolist() for name, tensor in tensors.items()}
+
+
+def test_every_cell_is_an_ordinary_run_and_nothing_else_is_left(trained: Path) -> None:
+    assert sorted(path.name for path in trained.iterdir()) == sorted(NAMES)
+    assert saved(trained) == dict.fromkeys(NAMES, [1])
+    for name in NAMES:
+        found = config.load(trained / name / "config.yaml")
+        assert (f"{found.family}-{found.agent}-s{found.seed}", found.workers) == (name, 0)
+        assert found.tasks == 2
+        assert {path.name for path in (trained / name).iterdir()} == {
+            "config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "lock"
+        }  # fmt: skip
+
+
+def test_a_finished_grid_is_skipped_and_a_longer_one_goes_on_exactly(
+    capsys: pytest.CaptureFixture[str], begun: Path, tmp_path: Path
+) -> None:
+    assert states(capsys, write(tmp_path)) == dict.fromkeys(NAMES, "skipped")
+    assert saved(begun) == dict.fromkeys(NAMES, [1])
+    assert main(["sweep", write(tmp_path, iterations=2)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in NAMES:
+        assert f"{name}: resuming at 1, to iteration 2" in lines
+        assert f"{name}: finished at iteration 2" in lines
+    assert lines[-2:] == ["4 runs: 4 finished", str(begun)]
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    arguments = ("--agent", "maml", "--workers", "0", "--iterations", "2", "--seed", "3")
+    assert main(["train", FAMILIES[0], *arguments, *settings, "--run", "whole"]) == 0
+    assert returns(begun / NAMES[1]) == returns(begun / "whole")
+    assert learned(begun / NAMES[1]) == learned(begun / "whole")
+
+
+def test_a_cell_that_fails_is_named_and_the_others_go_on(
+    capsys: pytest.CaptureFixture[str], begun: Path, tmp_path: Path
+) -> None:
+    (begun / NAMES[0] / "metrics.jsonl").write_text("not a line of ours\n")
+    shutil.rmtree(begun / NAMES[1])
+    file = write(tmp_path, families=FAMILIES[:1], iterations=2)
+    assert main(["sweep", file]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    reason = f"{begun / NAMES[0] / 'metrics.jsonl'}, line 1, is damaged: take that line out"
+    assert f"{NAMES[0]}: failed: {reason}" in lines
+    assert f"{NAMES[1]}: starting, to iteration 2" in lines
+    assert lines[-3:] == [
+        "2 runs: 1 failed, 1 finished", f"failed: {NAMES[0]}: {reason}", str(begun)
+    ]  # fmt: skip
+    (begun / NAMES[0] / "metrics.jsonl").unlink()
+    assert states(capsys, file) == {NAMES[0]: "finished", NAMES[1]: "skipped"}
+
+
+def test_environment_steps_are_equal_up_to_whole_iterations(tmp_path: Path) -> None:
+    """An iteration is 2 tasks x 2 episodes x 20 steps x 2 rollouts, or 4 of warpgrad."""
+    agents, families = ["promp", "warpgrad"], FAMILIES[1:]
+    for steps, iterations in ((481, [4, 2]), (640, [4, 2]), (641, [5, 3])):
+        changes = {"agents": agents, "families": families, "iterations": None, "env_steps": steps}
+        file = Path(write(tmp_path, **changes))
+        cells = sweep.plan(sweep.read(file), tmp_path / "runs", file)
+        assert [cell.config.iterations for cell in cells] == iterations
+
+
+def test_a_run_with_other_settings_is_refused_by_name_before_any_work(
+    capsys: pytest.CaptureFixture[str], begun: Path, tmp_path: Path
+) -> None:
+    file = write(tmp_path, iterations=2, settings=[*SETTINGS, "learner.lr=0.5"])
+    shutil.rmtree(begun / NAMES[0])
+    capsys.readouterr()
+    assert main(["sweep", file]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"warprl: {begun / NAMES[1]} was trained with learner.lr = ")
+    assert "and is now to have 0.5: move it away" in output.err
+    assert output.out == ""
+    assert not (begun / NAMES[0]).exists()
+
+
+def test_a_folder_that_is_no_run_is_left_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "runs" / NAMES[2]).mkdir(parents=True)
+    (tmp_path / "runs" / NAMES[2] / "diary").touch()
+    assert main(["sweep", write(tmp_path)]) == 2
+    assert f"{NAMES[2]} is not a run: it holds no config.yaml" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [NAMES[2]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"agent": ["maml"]}, "unknown key 'agent': did you mean 'agents'?"),
+        ({"families": None}, "key 'families' is missing"),
+        ({"seeds": []}, "seeds = []: "),
+        ({"seeds": [True]}, "seeds.0 = true: should be a integer"),
+        ({"seeds": [-1]}, "seed = -1: should be greater than or equal to 0"),
+        ({"iterations": 0}, "iterations = 0: should be greater than 0"),
+        ({"iterations": None}, "give either iterations or env_steps"),
+        ({"env_steps": 1000}, "give either iterations or env_steps"),
+        ({"concurrent": 0}, "concurrent = 0: should be greater than 0"),
+        ({"agents": ["maml", "mamml"]}, "unknown agent 'mamml': did you mean 'maml'?"),
+        ({"families": ["point-navigation"]}, "unknown family 'point-navigation': did you mean"),
+        ({"settings": ["learner.lrr=1"]}, "unknown key 'learner.lrr': did you mean 'learner.lr'?"),
+        ({"settings": ["tasks"]}, "settings: 'tasks' is not KEY=VALUE"),
+        ({"settings": ["seed=4"]}, "settings: 'seed' cannot be set: see 'seeds'"),
+        ({"agents": ["maml", "maml"]}, f"{NAMES[1]} is in the grid 2 times"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    file = write(tmp_path, **changes)
+    assert main(["sweep", file]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"warprl: {file}: {message}")
+    assert output.err.count("\n") == 1
+    assert output.out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_bad_file_is_refused_without_loading_ray(tmp_path: Path) -> None:
+    code = (
+        "import sys; from warprl.launch.cli import main;"
+        "status = main(['sweep', sys.argv[1]]); sys.exit(99 if 'ray' in sys.modules else status)"
+    )
+    command = [sys.executable, "-c", code, write(tmp_path, agents=["mamml"])]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+
+
+def test_an_interrupt_lets_every_run_save_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """The real command, interrupted as a terminal does it: with all that it has started."""
+    file = write(tmp_path, families=FAMILIES[:1], iterations=100_000, concurrent=1)
+    command = [sys.executable, "-m", "warprl.launch.cli", "sweep", file]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"{NAMES[0]}: starting, to iteration 100000\n"
+            metrics = tmp_path / "runs" / NAMES[0] / "metrics.jsonl"
+            while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
+                time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGINT)
+            rest, _ = process.communicate(timeout=100)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    reached = max(checkpoint.iterations(metrics.parent / "checkpoints"))
+    assert rest.splitlines()[:3] == [
+        f"{NAMES[0]}: stopped at iteration {reached}",
+        "2 runs: 1 stopped, 1 waiting",
+        "stopped by SIGINT: the same command goes on",
+    ]
+    assert len(returns(metrics.parent)) == reached
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [NAMES[0]]
