@@ -40,7 +40,6 @@ from scipy import stats
 
 from warprl import checkpoint
 from warprl.agents import presets
-from warprl.envs import make_family
 from warprl.launch import config as configuration
 from warprl.launch.config import RunConfig
 from warprl.launch.errors import UserError
@@ -101,14 +100,7 @@ class Cell(NamedTuple):
         config = configuration.resolve(
             self.family, self.preset, {"workers": 0, "seed": self.seed}, self.settings
         )
-        return config.model_copy(update={"iterations": -(-steps // steps_per_iteration(config))})
-
-
-def steps_per_iteration(config: RunConfig) -> int:
-    """Environment steps of one meta-iteration: tasks x episodes x horizon x (K + 1)."""
-    rollouts = config.adaptation.steps + 1
-    horizon = make_family(config.family).horizon
-    return config.tasks * config.adaptation.episodes * horizon * rollouts
+        return configuration.with_env_steps(config, steps)
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -138,9 +130,7 @@ def command(cell: Cell, folder: Path, steps: int) -> list[str] | None:
 
 def require_same(found: RunConfig, wanted: RunConfig, folder: Path) -> None:
     """Raise UserError if two configurations differ in more than how long and on what they run."""
-    free = {"iterations", "workers", "checkpoint_every", "keep"}
-    left, right = (c.model_dump(mode="json", exclude=free) for c in (found, wanted))
-    different = [key for key in right if left[key] != right[key]]
+    different = configuration.differences(found, wanted)
     if different:
         raise UserError(
             f"{folder} was trained with another {' and '.join(different)}: "

@@ -24,10 +24,8 @@ from warprl.launch.outcome import Outcome, to_json
 from warprl.launch.statistics import estimate_over_seeds
 from warprl.seeding import generator
 
-# Keys of a configuration that do not make a run another kind of run. Of the iterations, those done
-# count and not those planned.
-NO_SETTINGS = ("schema_version", "family", "seed", "workers", "checkpoint_every", "keep")
-PLANNED = "iterations"
+# Keys of a configuration that do not make a run another kind of run.
+NO_SETTINGS = (*configuration.CARRIED_OUT, "family", "seed")
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,10 @@ class Member:
     def settings(self) -> dict[str, Any]:
         """What may be different between groups and is the same within one."""
         keys = configuration.flat(self.run.config)
-        kept = {key: v for key, v in keys.items() if key not in (*NO_SETTINGS, PLANNED)}
+        kept = {key: value for key, value in keys.items() if key not in NO_SETTINGS}
         begun = stored.imported_from(self.run.folder)
-        return kept | {"init-from": begun, PLANNED: self.run.iteration}
+        # Of the iterations, those done count and not those planned.
+        return kept | {"init-from": begun, "iterations": self.run.iteration}
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from warprl.learner import LearnerConfig
 
 MAX_SEED = 2**32 - 1
 MAX_TASKS = 10_000
+# Keys that say how long a run goes on and how it is carried out, and never what it computes.
+CARRIED_OUT = ("schema_version", "iterations", "workers", "checkpoint_every", "keep")
 
 
 class RunConfig(BaseModel):
@@ -143,6 +145,23 @@ def require_consistent(
 def flat(config: RunConfig) -> dict[str, Any]:
     """Every key as ``--set`` takes it, such as ``learner.lr``, with its value."""
     return dict(_leaves(config.model_dump(mode="json")))
+
+
+def differences(found: RunConfig, wanted: RunConfig) -> list[str]:
+    """The keys in which two configurations compute something else."""
+    left, right = flat(found), flat(wanted)
+    return [key for key in left if key not in CARRIED_OUT and left[key] != right[key]]
+
+
+def steps_per_iteration(config: RunConfig) -> int:
+    """Environment steps of one meta-iteration: tasks x episodes x horizon x (K + 1)."""
+    rollouts = config.adaptation.steps + 1
+    return config.tasks * config.adaptation.episodes * make_family(config.family).horizon * rollouts
+
+
+def with_env_steps(config: RunConfig, steps: int) -> RunConfig:
+    """The same with as many whole iterations as take at least this many environment steps."""
+    return config.model_copy(update={"iterations": -(-steps // steps_per_iteration(config))})
 
 
 def require_family(name: str) -> None:

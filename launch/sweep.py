@@ -31,7 +31,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
 from warprl import checkpoint as checkpoints
-from warprl.envs import make_family
 from warprl.launch import config as configuration
 from warprl.launch import runs, stored
 from warprl.launch.config import RunConfig
@@ -40,8 +39,6 @@ from warprl.launch.outcome import Outcome
 from warprl.launch.train import say
 
 OWN_KEYS = {"seed": "seeds", "iterations": "iterations", "workers": "concurrent"}
-# Keys of a configuration that may differ between a cell and its run: how long, and how carried out.
-FREE = ("schema_version", "iterations", "workers", "checkpoint_every", "keep")
 
 
 class Grid(BaseModel):
@@ -156,14 +153,7 @@ def _resolve(grid: Grid, family: str, agent: str, seed: int) -> RunConfig:
     config = configuration.resolve(family, agent, options, grid.settings)
     if grid.env_steps is None:
         return config
-    iterations = -(-grid.env_steps // steps_per_iteration(config))
-    return config.model_copy(update={"iterations": iterations})
-
-
-def steps_per_iteration(config: RunConfig) -> int:
-    """Environment steps of one meta-iteration: tasks x episodes x horizon x (K + 1)."""
-    rollouts = config.adaptation.steps + 1
-    return config.tasks * config.adaptation.episodes * make_family(config.family).horizon * rollouts
+    return configuration.with_env_steps(config, grid.env_steps)
 
 
 def _done(folder: Path, wanted: RunConfig) -> int | None:
@@ -176,13 +166,12 @@ def _done(folder: Path, wanted: RunConfig) -> int | None:
     if not os.path.isfile(folder / "config.yaml"):
         raise UserError(f"{folder} is not a run: it holds no config.yaml; move it away")
     found = configuration.load(folder / "config.yaml")
-    before, now = configuration.flat(found), configuration.flat(wanted)
-    for key in before:
-        if key not in FREE and before[key] != now[key]:
-            raise UserError(
-                f"{folder} was trained with {key} = {before[key]} and is now to have {now[key]}: "
-                "move it away or choose another folder"
-            )
+    for key in configuration.differences(found, wanted):
+        before, now = (configuration.flat(config)[key] for config in (found, wanted))
+        raise UserError(
+            f"{folder} was trained with {key} = {before} and is now to have {now}: "
+            "move it away or choose another folder"
+        )
     if (folder / stored.IMPORTED).is_dir():
         raise UserError(f"{folder} began with an imported policy: move it away")
     if not checkpoints.iterations(folder / "checkpoints"):

@@ -22,7 +22,7 @@ from warprl.launch.errors import UserError
 from warprl.types import Params
 
 CELL = Cell("point-navigation-v1", "promp", 1)
-STEPS = learning.steps_per_iteration(CELL.config(1))
+STEPS = configuration.steps_per_iteration(CELL.config(1))
 
 
 def sample(quantity: str, repeat: int, wall_s: float, cpu_s: float) -> Sample:
@@ -138,8 +138,8 @@ def test_presets_are_compared_at_equal_environment_steps() -> None:
     for family, about in learning.FAMILIES.items():
         for preset in learning.PRESETS:
             config = Cell(family, preset, 1).config(about.steps)
-            taken = config.iterations * learning.steps_per_iteration(config)
-            assert about.steps <= taken < about.steps + learning.steps_per_iteration(config)
+            taken = config.iterations * configuration.steps_per_iteration(config)
+            assert about.steps <= taken < about.steps + configuration.steps_per_iteration(config)
 
 
 def test_a_run_is_started_then_resumed_then_left_alone_then_prolonged(tmp_path: Path) -> None:
