@@ -28,7 +28,6 @@ import gymnasium
 import numpy as np
 import torch
 from common import RESULTS, provenance, write_csv, write_json
-from learning import steps_per_iteration
 from numpy.typing import NDArray
 from rich.console import Console
 from stable_baselines3 import PPO
@@ -36,8 +35,9 @@ from stable_baselines3 import PPO
 from warprl.agents import sb3
 from warprl.envs.vector import gymnasium_id
 from warprl.launch import runs, stored
+from warprl.launch.config import steps_per_iteration
 from warprl.launch.errors import UserError
-from warprl.launch.evaluate import ADAPTATIONS, STEPS, Protocol, Subject, measure
+from warprl.launch.evaluate import Protocol, Subject, measure, protocol_of
 from warprl.launch.outcome import parameters, table
 from warprl.launch.statistics import estimate
 from warprl.launch.stored import StoredRun
@@ -127,31 +127,16 @@ class Reference:
         return int(drawn[0]), int(drawn[1])
 
 
-def protocol_of(run: StoredRun, steps: int | None, seed: int | None) -> Protocol:
-    """What ``warprl evaluate`` does by default."""
-    config, tasks = run.config, run.family.held_out_tasks()
-    return Protocol(
-        run.family,
-        tasks,
-        -(-ADAPTATIONS // len(tasks)),
-        max(config.adaptation.steps, STEPS) if steps is None else steps,
-        config.adaptation.episodes,
-        config.seed if seed is None else seed,
-    )
-
-
 def summarise(returns: Returns, protocol: Protocol) -> dict[str, Any]:
     """Every point of the curve and the gain from first to last, with 95 % bootstrap intervals.
 
     Adaptations whose return is not finite are left out and counted.
     """
-    position = np.array([task for task, _ in protocol.rows])
-    stratum = position if protocol.repeats > 1 else np.zeros_like(position)
     usable = np.isfinite(returns).all(axis=1)
 
     def over_tasks(values: Returns) -> dict[str, Any]:
         rng = generator(protocol.seed, "bootstrap")
-        return asdict(estimate(values[usable], stratum[usable], rng))
+        return asdict(estimate(values[usable], protocol.strata[usable], rng))
 
     return {
         "curve": [over_tasks(column) for column in returns.T],
@@ -188,12 +173,10 @@ def compare(name: str, options: argparse.Namespace, console: Console) -> dict[st
 
     Raises UserError for a run that cannot be read and for a number out of range.
     """
-    for option, least in (("steps", 1), ("seed", 0), ("pretrain_steps", 1)):
-        value = getattr(options, option)
-        if value is not None and value < least:
-            raise UserError(f"--{option.replace('_', '-')} {value}: must be {least} or more")
+    if options.pretrain_steps is not None and options.pretrain_steps < 1:
+        raise UserError(f"--pretrain-steps {options.pretrain_steps}: must be 1 or more")
     run = stored.open_run(runs.find(name), None)
-    config, protocol = run.config, protocol_of(run, options.steps, options.seed)
+    config, protocol = run.config, protocol_of(run, options.steps, None, options.seed)
     trained_on = run.iteration * steps_per_iteration(config)
     reference = Reference(run, protocol, options.pretrain_steps or trained_on)
     subject = Subject("trained", run.policy, run.theta, run.phi, config.adaptation)

@@ -132,12 +132,7 @@ def evaluate(
                 f"cannot compare: {folder} is of family {config.family} "
                 f"and {other.folder} of {other.config.family}"
             )
-    protocol = make_protocol(
-        config.family,
-        max(config.adaptation.steps, STEPS) if steps is None else steps,
-        config.adaptation.episodes if episodes is None else episodes,
-        config.seed if seed is None else seed,
-    )
+    protocol = protocol_of(run, steps, episodes, seed)
     runs.require_writable(folder, "evaluation")
     subjects = [_trained(run)]
     if untrained:
@@ -193,6 +188,19 @@ def measure(subject: Subject, protocol: Protocol, console: Console) -> Curve:
         np.concatenate(returns),
         np.concatenate(finite),
         {name: np.concatenate(found) for name, found in steps.items()},
+    )
+
+
+def protocol_of(
+    run: stored.StoredRun, steps: int | None, episodes: int | None, seed: int | None
+) -> Protocol:
+    """The protocol of a run's own evaluation; what is None is as in its training."""
+    config = run.config
+    return make_protocol(
+        config.family,
+        max(config.adaptation.steps, STEPS) if steps is None else steps,
+        config.adaptation.episodes if episodes is None else episodes,
+        config.seed if seed is None else seed,
     )
 
 

@@ -468,7 +468,7 @@ def test_the_benchmark_measures_all_references_like_evaluate_and_again_alike(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sb3_reference, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(sb3_reference, "ADAPTATIONS", 2)
+    monkeypatch.setattr("warprl.launch.evaluate.ADAPTATIONS", 2)
     fabricate(tmp_path / "a", CHEETAH)
     documents = []
     for _ in range(2):
