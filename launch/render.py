@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -98,8 +98,7 @@ def render(
 
     Raises MissingGraphicsError, before any work is done, where nothing can be drawn, and UserError
     for a family that cannot be drawn and a task, number of steps or checkpoint that does not exist.
-    Call it in a process that has not
-    imported mujoco yet: the GL backend is chosen at that import.
+    Call it in a process that has not imported mujoco yet: the GL backend is chosen at that import.
     """
     os.environ["MUJOCO_GL"] = machine.require_backend()
     from warprl.launch import stored
@@ -145,16 +144,8 @@ def record(
     run: StoredRun, task: Task, number: int, steps: int
 ) -> tuple[list[Episode], list[float]]:
     """The first episode and the mean return after each of 0..``steps`` inner steps."""
-    import torch
-
-    from warprl.agents.inner import adapt
-
-    torch.set_num_threads(1)
-    config = replace(run.config.adaptation, steps=steps)
-    recorder = Recorder(run.family.make_batch(config.episodes))
-    trajectory, _ = adapt(
-        recorder, run.policy, run.theta, run.phi, [task], [number], config, run.config.seed, 0
-    )
+    recorder = Recorder(run.family.make_batch(run.config.adaptation.episodes))
+    trajectory = run.adapt(recorder, task, number, steps, run.config.seed)
     if not trajectory.finite.all():
         raise RunFailedError(f"cannot render: the adaptation to task {number} diverged")
     return recorder.episodes, trajectory.returns[0].tolist()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import gymnasium
-import torch
 
 from warprl import params as P
 from warprl.agents import sb3
-from warprl.agents.inner import adapt
 from warprl.envs import make_family
 from warprl.envs.vector import gymnasium_id
 from warprl.launch import stored
@@ -35,8 +33,8 @@ def export(
     """Adapt a run's policy to the task of these ``key=value`` and write it for SB3's PPO.
 
     Raises UserError for a family of the user's own, which has no Gymnasium id, for an impossible
-    task or number of steps and for a file that exists, and
-    RunFailedError if the adaptation diverges or the disk refuses.
+    task or number of steps and for a file that exists, and RunFailedError if the adaptation
+    diverges or the disk refuses.
     """
     path = _require_new(Path(out))
     run = stored.open_run(folder, checkpoint)
@@ -79,12 +77,8 @@ def adapted(run: StoredRun, task: Task, steps: int, seed: int) -> tuple[Params, 
 
     Raises RunFailedError if the adaptation diverges.
     """
-    torch.set_num_threads(1)
-    config = replace(run.config.adaptation, steps=steps)
-    trajectory, _ = adapt(
-        run.family.make_batch(config.episodes), run.policy, run.theta, run.phi,
-        [task], [0], config, seed, 0,
-    )  # fmt: skip
+    env = run.family.make_batch(run.config.adaptation.episodes)
+    trajectory = run.adapt(env, task, 0, steps, seed)
     returns: list[float] = trajectory.returns[0].tolist()
     if not trajectory.finite[0]:
         raise RunFailedError(f"the adaptation to {parameters(asdict(task))} diverges: not exported")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from pydantic import TypeAdapter
 
 from warprl import checkpoint as checkpoints
+from warprl.agents.inner import adapt
 from warprl.agents.policy import GaussianPolicy, PolicyConfig
 from warprl.checkpoint import Checkpoint, CheckpointError
 from warprl.envs import TaskFamily, make_family
@@ -18,7 +20,7 @@ from warprl.launch.config import RunConfig
 from warprl.launch.errors import UserError
 from warprl.params import prefix, subtree
 from warprl.seeding import generator
-from warprl.types import Params
+from warprl.types import BatchEnv, Params, Task, Trajectory
 
 IMPORTED = "init"  # in a run folder, if the run began with parameters from elsewhere
 
@@ -42,6 +44,14 @@ class StoredRun:
     def policy(self) -> GaussianPolicy:
         """The network that the parameters belong to."""
         return make_policy(self.config)
+
+    def adapt(self, env: BatchEnv, task: Task, index: int, steps: int, seed: int) -> Trajectory:
+        """The adaptation to one task in ``steps`` inner steps; ``index`` keys its randomness."""
+        torch.set_num_threads(1)
+        config = replace(self.config.adaptation, steps=steps)
+        return adapt(
+            env, self.policy, self.theta, self.phi, [task], [index], config, seed, 0
+        )[0]  # fmt: skip
 
 
 def open_run(folder: Path, iteration: int | None) -> StoredRun:
@@ -134,13 +144,8 @@ def imported_from(folder: Path) -> str | None:
 
     Raises UserError if what was imported is damaged.
     """
-    if not (folder / IMPORTED).is_dir():
-        return None
-    try:
-        document = checkpoints.load(folder / IMPORTED, 0).document
-    except (CheckpointError, OSError) as error:
-        raise UserError(f"the imported initialisation cannot be used: {error}") from error
-    return str(document["sha256"])[:12]
+    saved = _imported(folder)
+    return None if saved is None else str(saved.document["sha256"])[:12]
 
 
 def initial(folder: Path, config: RunConfig) -> tuple[Params, Params]:
@@ -149,11 +154,17 @@ def initial(folder: Path, config: RunConfig) -> tuple[Params, Params]:
     Raises UserError if what was imported is damaged or does not fit the configuration.
     """
     theta, phi = fresh(config)
-    if not (folder / IMPORTED).is_dir():
+    saved = _imported(folder)
+    if saved is None:
         return theta, phi
-    try:
-        saved = checkpoints.load(folder / IMPORTED, 0)
-    except (CheckpointError, OSError) as error:
-        raise UserError(f"the imported initialisation cannot be used: {error}") from error
     _require_fit(saved, theta, config)
     return saved.tensors, phi
+
+
+def _imported(folder: Path) -> Checkpoint | None:
+    if not (folder / IMPORTED).is_dir():
+        return None
+    try:
+        return checkpoints.load(folder / IMPORTED, 0)
+    except (CheckpointError, OSError) as error:
+        raise UserError(f"the imported initialisation cannot be used: {error}") from error
