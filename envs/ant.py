@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warprl.envs.family import Definition
-from warprl.envs.locomotion import LocomotionFamily, Motion, control_cost
+from warprl.envs.locomotion import LocomotionFamily, Motion, control_cost, speed_along
 from warprl.envs.markers import add_direction, add_goal, add_heading, add_milestones, look_down
 from warprl.envs.physics import Physics
 from warprl.envs.tasks import (
@@ -97,8 +97,7 @@ class AntDir2D(RunningAnt):
 
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
         """``g . v + 1 - 0.5 * sum(u^2)``, g the unit vector at the task's angle."""
-        angle = target[:, 0]
-        forward = np.cos(angle) * motion.velocity[:, 0] + np.sin(angle) * motion.velocity[:, 1]
+        forward = speed_along(target[:, 0], motion.velocity)
         return forward + self.survival - control_cost(motion.control, self.control_weight)
 
     def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:

@@ -9,12 +9,15 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from warprl.envs.physics import Physics
+from warprl.envs.locomotion import LocomotionFamily, Motion, control_cost
+from warprl.envs.markers import add_bars
+from warprl.envs.physics import Physics, load_model
 from warprl.envs.tasks import TaskDistribution, is_finite_number
 from warprl.types import Task
 
 _BASES = {"body_mass": 1.5, "body_inertia": 1.5, "geom_friction": 1.5, "dof_damping": 1.3}
 _LIMIT = 3.0
+_CONTROL_COST = 1e-3
 
 
 @dataclass(frozen=True)
@@ -120,3 +123,22 @@ def multiply_model(
         physics.model_field(name)[where] = field * factors.reshape(-1, *field.shape)
         start += field.size
     physics.apply_model_fields(ids)
+
+
+class RandParams(LocomotionFamily):
+    """Move forward with another body: what the robots of such families share."""
+
+    def change_model(
+        self, physics: Physics, target: NDArray[np.float64], ids: NDArray[np.intp] | None
+    ) -> None:
+        """Multiply the fields of the model by the tasks' numbers."""
+        multiply_model(physics, load_model(self.model_file), target, ids)
+
+    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``v_x + 1 - 0.001 * sum(u^2)``, the same in every task."""
+        return motion.velocity[:, 0] + 1.0 - control_cost(motion.control, _CONTROL_COST)
+
+    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
+        """A bar a body, as high as its mass is multiplied."""
+        assert isinstance(task, Dynamics)
+        add_bars(spec, task.body_mass[1:])

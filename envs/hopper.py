@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from warprl.envs.dynamics import Dynamics, RandomDynamics, multiply_model
+from warprl.envs.dynamics import RandomDynamics, RandParams
 from warprl.envs.family import Definition
-from warprl.envs.locomotion import LocomotionFamily, Motion, control_cost
-from warprl.envs.markers import add_bars
-from warprl.envs.physics import Physics, load_model
-from warprl.types import Task
-
-_CONTROL_COST = 1e-3
+from warprl.envs.physics import Physics
 
 
-class HopperRandParams(LocomotionFamily):
+class HopperRandParams(RandParams):
     """Masses, inertias, frictions and damping are the task; the rewarded point is the root's x."""
 
     name = "hopper-rand-params-v1"
@@ -34,12 +28,6 @@ class HopperRandParams(LocomotionFamily):
     reset_noise = 5e-3
     gaussian_velocities = False
 
-    def change_model(
-        self, physics: Physics, target: NDArray[np.float64], ids: NDArray[np.intp] | None
-    ) -> None:
-        """Multiply the fields of the model by the tasks' numbers."""
-        multiply_model(physics, load_model(self.model_file), target, ids)
-
     def track(self, physics: Physics) -> NDArray[np.float64]:
         """x of the root joint, ``[N, 1]``."""
         return physics.qpos[:, :1]
@@ -50,15 +38,6 @@ class HopperRandParams(LocomotionFamily):
         state = np.concatenate((physics.qpos[:, 2:], physics.qvel), axis=1)
         bounded = (np.abs(state) < 100.0).all(axis=1)
         return ~(bounded & (z > 0.7) & (np.abs(angle) < 0.2))
-
-    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``v_x + 1 - 0.001 * sum(u^2)``, the same in every task."""
-        return motion.velocity[:, 0] + 1.0 - control_cost(motion.control, _CONTROL_COST)
-
-    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """A bar a body, as high as its mass is multiplied."""
-        assert isinstance(task, Dynamics)
-        add_bars(spec, task.body_mass[1:])
 
     def definition(self) -> Definition:
         """The definition card."""

@@ -8,7 +8,7 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from warprl.envs.family import Definition
-from warprl.envs.locomotion import LocomotionFamily, Motion
+from warprl.envs.locomotion import LocomotionFamily, Motion, speed_along
 from warprl.envs.markers import add_direction, add_heading, look_down
 from warprl.envs.physics import Physics, load_model
 from warprl.envs.tasks import Direction, Directions, Heading, Headings
@@ -119,9 +119,7 @@ class HumanoidDir2D(Humanoid):
 
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
         """``1.25 * <g, v> + 5 - 0.1 * sum(u^2)``."""
-        angle = target[:, 0]
-        v_x, v_y = motion.velocity.T
-        return self.score(motion, np.cos(angle) * v_x + np.sin(angle) * v_y)
+        return self.score(motion, speed_along(target[:, 0], motion.velocity))
 
     def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
         """Arrow heads on the floor, seen from above."""

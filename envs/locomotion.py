@@ -32,6 +32,12 @@ def control_cost(control: NDArray[np.float32], weight: float) -> NDArray[np.floa
     return cost
 
 
+def speed_along(angle: NDArray[np.float64], velocity: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``<g, v>`` ``[N]`` of velocities ``[N, 2]`` and unit vectors g at these angles ``[N]``."""
+    speed: NDArray[np.float64] = np.cos(angle) * velocity[:, 0] + np.sin(angle) * velocity[:, 1]
+    return speed
+
+
 class LocomotionFamily(ModelFamily):
     """Tasks for one of Gymnasium's v5 robots, with its initial noise.
 

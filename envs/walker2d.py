@@ -6,11 +6,11 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from warprl.envs.dynamics import Dynamics, RandomDynamics, multiply_model
+from warprl.envs.dynamics import RandomDynamics, RandParams
 from warprl.envs.family import Definition
 from warprl.envs.locomotion import LocomotionFamily, Motion, control_cost
-from warprl.envs.markers import add_bars, add_direction, add_milestones
-from warprl.envs.physics import Physics, load_model
+from warprl.envs.markers import add_direction, add_milestones
+from warprl.envs.physics import Physics
 from warprl.envs.tasks import Direction, Directions, UniformVelocity, Velocity
 from warprl.types import Task
 
@@ -102,27 +102,12 @@ class Walker2dVel(Walker2d):
         )
 
 
-class Walker2dRandParams(Walker2d):
+class Walker2dRandParams(RandParams, Walker2d):
     """Walk forward with another body: masses, inertias, frictions and damping are the task."""
 
     name = "walker2d-rand-params-v1"
     frame_skip = 4
     distribution = RandomDynamics(bodies=8, geoms=8, dofs=9)
-
-    def change_model(
-        self, physics: Physics, target: NDArray[np.float64], ids: NDArray[np.intp] | None
-    ) -> None:
-        """Multiply the fields of the model by the tasks' numbers."""
-        multiply_model(physics, load_model(self.model_file), target, ids)
-
-    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``v_x + 1 - 0.001 * sum(u^2)``, the same in every task."""
-        return motion.velocity[:, 0] + 1.0 - control_cost(motion.control, _CONTROL_COST)
-
-    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """A bar a body, as high as its mass is multiplied."""
-        assert isinstance(task, Dynamics)
-        add_bars(spec, task.body_mass[1:])
 
     def definition(self) -> Definition:
         """The definition card."""
