@@ -40,6 +40,20 @@ def _whole(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is not a whole number") from None
 
 
+Family = Annotated[
+    str,
+    typer.Argument(
+        metavar="FAMILY",
+        help=FAMILY_HELP,
+    ),
+]
+Agent = Annotated[str, typer.Option(metavar="PRESET", help="Named agent, see 'warprl agents'.")]
+EpisodeSeed = Annotated[
+    int | None,
+    typer.Option(
+        parser=_whole, metavar="N", help="Seed of the episodes.", show_default="the run's"
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")
 ]
@@ -70,10 +84,8 @@ def _root(
 
 @app.command()
 def train(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help=FAMILY_HELP)],
-    agent: Annotated[
-        str, typer.Option(metavar="PRESET", help="Named agent, see 'warprl agents'.")
-    ] = "warpgrad",
+    family: Family,
+    agent: Agent = "warpgrad",
     iterations: Annotated[
         int | None,
         typer.Option(parser=_whole, metavar="N", help="Meta-iterations.", show_default="200"),
@@ -212,12 +224,7 @@ def evaluate(
         bool, typer.Option("--untrained", help="Compare with the policy before training.")
     ] = False,
     checkpoint: Checkpoint = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            parser=_whole, metavar="N", help="Seed of the episodes.", show_default="the run's"
-        ),
-    ] = None,
+    seed: EpisodeSeed = None,
     json: Json = False,
 ) -> int:
     """Measure how a run adapts to held-out tasks: returns after 0..N inner steps."""
@@ -316,12 +323,7 @@ def export(
         ),
     ] = None,
     checkpoint: Checkpoint = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            parser=_whole, metavar="N", help="Seed of the episodes.", show_default="the run's"
-        ),
-    ] = None,
+    seed: EpisodeSeed = None,
     json: Json = False,
 ) -> int:
     """Adapt to one task and save the policy for Stable-Baselines3's PPO.load."""
@@ -361,10 +363,8 @@ def agents(json: Json = False) -> int:
 
 @app.command()
 def config(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help=FAMILY_HELP)],
-    agent: Annotated[
-        str, typer.Option(metavar="PRESET", help="Named agent, see 'warprl agents'.")
-    ] = "warpgrad",
+    family: Family,
+    agent: Agent = "warpgrad",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as for train."),
