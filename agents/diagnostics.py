@@ -8,7 +8,6 @@ from torch import Tensor
 from warprl import params as P
 from warprl.agents.losses import InnerLoss, masked_mean
 from warprl.agents.policy import GaussianPolicy
-from warprl.params import subtree
 from warprl.types import Batch, Params, Trajectory
 from warprl.warp import WarpKind, apply_warp
 
@@ -89,7 +88,7 @@ def warp_condition(policy: GaussianPolicy, theta: Params, phi: Params, batch: Ba
     with torch.no_grad():
         activations = policy.activations(theta, phi, obs)
     found = [
-        condition_number(warp_jacobian(kind, subtree(f"warp_{layer}", phi), x))
+        condition_number(warp_jacobian(kind, P.subtree(f"warp_{layer}", phi), x))
         for layer, x in enumerate(activations)
     ]
     return torch.cat(found, 1).median(1).values

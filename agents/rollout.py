@@ -67,10 +67,9 @@ def collect(
             # What happens after an episode's end depends on how long its neighbours take.
             fault |= ended & env.faults()
             alive &= ~terminated
-            latest = np.where(alive[:, None], latest, 0.0)
             if not alive.any():
                 break
-        elif not alive.all():
+        if not alive.all():
             latest = np.where(alive[:, None], latest, 0.0)
     fault |= alive & env.faults()
     with torch.no_grad():

@@ -97,7 +97,7 @@ def warp_objective(
             ahead = inner_step(task_loss, state.theta, phi, state.support, lr)
         case _:
             assert_never(kind)
-    ahead = {n: x + (theta_0[n] - state.start[n]) for n, x in ahead.items()}
+    ahead = _moved_along(ahead, state.start, theta_0)
     if kind == "approximate":
         ahead = P.leaves(ahead)
     return LookAhead(ahead, meta_loss(ahead, phi, state.query, kl_coefficient))
@@ -181,7 +181,7 @@ def init_loss(
         case "fomaml":
             before = P.select(trajectory.theta, slice(None), last - 1)
             ahead = inner_step(task_loss, before, phi, _data(trajectory, last - 1), lr)
-            theta = {n: x + (start[n] - trajectory.theta[n][:, 0]) for n, x in ahead.items()}
+            theta = _moved_along(ahead, P.select(trajectory.theta, slice(None), 0), start)
         case "maml":
             for k in range(last):
                 batch = _data(trajectory, k)
@@ -189,6 +189,14 @@ def init_loss(
         case _:
             assert_never(kind)
     return meta_loss(theta, phi, _data(trajectory, last), kl_coefficient)
+
+
+def _moved_along(point: Params, begun: Params, start: Params) -> Params:
+    """A point reached from ``begun``, moved as far as the initialisation has since, to ``start``.
+
+    This is the first-order kinds' approximation ``d theta_k / d theta_0 = 1``.
+    """
+    return {name: tensor + (start[name] - begun[name]) for name, tensor in point.items()}
 
 
 def _gradient(loss: Tensor, inputs: Params) -> Params:
@@ -207,8 +215,8 @@ def _path_length_gradient(
     total = P.zeros_like(P.select(trajectory.theta, slice(None), 0))
     for k in range(points - 1):
         batch = _data(trajectory, k)
-        moved = {n: x[:, k] + (start[n] - x[:, 0]) for n, x in trajectory.theta.items()}
-        here = P.leaves(moved)
+        visited, begun = (P.select(trajectory.theta, slice(None), step) for step in (k, 0))
+        here = P.leaves(_moved_along(visited, begun, start))
         there = P.select(trajectory.theta, slice(None), k + 1)
         loss = task_loss(here, phi, batch)
         gradient = _gradient(loss, here)
