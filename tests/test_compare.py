@@ -6,6 +6,7 @@ import csv
 import json
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from helpers_launch import fabricate
 
+from warprl.envs import make_family
 from warprl.launch import config as configuration
 from warprl.launch import stored
 from warprl.launch.cli import main
@@ -257,6 +259,20 @@ def test_an_evaluation_of_another_protocol_is_not_used(
     compare(capsys, "a1")
     (run,) = answer(capsys, "compare", "a1", *QUICK, *option)["groups"][0]["runs"]
     assert not run["reused"]
+
+
+def test_an_evaluation_from_before_the_family_s_card_changed_is_not_used(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds(tmp_path, "a", 1)
+    compare(capsys, "a1")
+    card = make_family(POINT).definition()
+    monkeypatch.setattr(
+        type(make_family(POINT)), "definition", lambda self: replace(card, reward="another")
+    )
+    summary = compare(capsys, "a1")
+    assert not summary["groups"][0]["runs"][0]["reused"]
+    assert summary["family"] == POINT
 
 
 # --- what is written ----------------------------------------------------------------------------

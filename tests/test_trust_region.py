@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import naive
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from warprl import params as P
 from warprl.agents.losses import InnerLoss, OuterLoss
 from warprl.learner import Learner, LearnerConfig, LearnerState, Report
-from warprl.objective import InitKind
+from warprl.objective import InitKind, ObjectiveKind
 from warprl.trust_region import conjugate_gradient, natural_direction
 from warprl.types import Batch, MetaLoss, MetaLossValue, Params
 
@@ -121,6 +122,39 @@ def test_initialisation_takes_the_natural_gradient_step_of_the_kl_limit(init: In
     assert after[0] < before[0]
     assert 0.6 * LIMIT < after[1].item() <= LIMIT
     assert report.metrics["kl"] == pytest.approx(after[1].item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("objective", get_args(ObjectiveKind))
+def test_warps_take_the_natural_gradient_step_of_the_kl_limit(objective: ObjectiveKind) -> None:
+    p = on_policy(make_problem("gate", 1))
+    state, report = update(p, replace(TRPO, init="fixed", objective=objective))
+    assert report.metrics["meta_steps"] == 1
+    assert same_bits(P.detach(state.theta), p.theta_0)
+    brackets = naive.look_aheads(p.setting(), p.theta_0, p.phi, p.paths)
+
+    def loss_and_kl_of(phi: Params) -> tuple[Tensor, Tensor]:
+        plain = p.setting(clip=None)._replace(kl_coefficient=0.0)
+        losses = [
+            naive.exact(s, p.theta_0, phi, p.paths)
+            if objective == "exact"
+            else naive.approximate(s, phi, p.paths, brackets)
+            for s in (plain, plain._replace(kl_coefficient=1.0))
+        ]
+        return losses[0], losses[1] - losses[0]
+
+    at = P.flatten(p.phi)
+    hessian = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
+        lambda v: loss_and_kl_of(P.unflatten(v, p.phi))[1], at
+    )
+    gradient = naive.gradient(lambda phi: loss_and_kl_of(phi)[0], p.phi)
+    direction, square = natural_direction(lambda v: hessian @ v, P.flatten(gradient))
+    step = np.sqrt(2.0 * LIMIT / square) * direction
+    found = at - P.flatten(state.phi)
+    # Equation 12 does not see how far the look-ahead itself moves: the line search shortens more.
+    share = float(found.dot(step) / step.dot(step))
+    shortened = {"exact": 0, "approximate": 10}[objective]
+    assert share == pytest.approx(0.8**shortened, rel=1e-4)
+    assert torch.linalg.vector_norm(found - share * step) < 1e-4 * torch.linalg.vector_norm(found)
 
 
 def test_warps_and_initialisation_share_the_limit() -> None:
