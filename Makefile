@@ -62,8 +62,9 @@ build: $(READY) ## the wheel and the source distribution, in dist/
 benchmark-throughput: $(READY) ## steps per second against the raw physics (minutes; wants an idle machine)
 	$(BIN)/python benchmarks/throughput.py
 
-benchmark-learning: $(READY) ## learning curves of the presets (hours)
+benchmark-learning: $(READY) ## train the experiments and report the learning curves (a day)
 	$(BIN)/python benchmarks/learning.py
+	$(BIN)/python benchmarks/learning.py --report
 
 benchmark-comparison: $(READY) ## held-out adaptation of those runs, and docs/results.md (minutes)
 	$(BIN)/python benchmarks/comparison.py
