@@ -19,7 +19,7 @@ from rich.console import Console
 from warprl import __version__
 from warprl.agents.diagnostics import diagnose
 from warprl.agents.inner import MAX_EPISODES, AdaptationConfig, adapt
-from warprl.agents.policy import GaussianPolicy
+from warprl.agents.policy import Policy
 from warprl.envs import TaskFamily, make_family
 from warprl.launch import report, runs, stored
 from warprl.launch.errors import RunFailedError, UserError
@@ -40,7 +40,7 @@ class Subject:
     """A policy under evaluation: how it starts, and how it adapts."""
 
     label: str
-    policy: GaussianPolicy
+    policy: Policy
     theta: Params
     phi: Params
     adaptation: AdaptationConfig

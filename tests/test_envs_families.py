@@ -12,11 +12,12 @@ from importlib.resources import files
 import mujoco
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Discrete
 
 from warprl.envs import UnknownFamily, family_names, make_family
 from warprl.envs.ant import AntDir, AntDir2D, AntVel, RunningAnt
 from warprl.envs.dynamics import Dynamics
-from warprl.envs.family import ModelFamily, RenderableBatch
+from warprl.envs.family import ModelFamily, RenderableBatch, TaskFamily
 from warprl.envs.held_out import NUM_HELD_OUT, load_manifest
 from warprl.envs.locomotion import LocomotionBatch
 from warprl.envs.physics import load_model
@@ -39,6 +40,12 @@ def started(name: str, task: Task, num_envs: int = 1) -> RenderableBatch:
     batch = make_family(name).make_batch(num_envs)
     batch.reset([task], [np.random.default_rng(7)])
     return batch
+
+
+def width(family: TaskFamily) -> int:
+    """How many numbers an action has."""
+    space = family.action_space
+    return int(space.n) if isinstance(space, Discrete) else space.shape[0]
 
 
 # Actions and the commands u = clip(a / 10, -1, 1) that come of them.
@@ -321,7 +328,7 @@ def test_the_rest_never_terminates() -> None:
         batch = started(name, family.held_out_tasks()[0], num_envs=4)
         actions = np.random.default_rng(0)
         for _ in range(100):
-            shape = (4, *family.action_space.shape)
+            shape = (4, width(family))
             assert not batch.step(actions.uniform(-30, 30, shape).astype(np.float32))[2].any()
 
 
@@ -332,7 +339,7 @@ def test_every_simulation_is_rewarded_for_its_own_task(name: str) -> None:
     tasks[0] = family.held_out_tasks()[0]
     batch = family.make_batch(6)
     batch.reset(tasks, [np.random.default_rng(i) for i in range(3)])
-    action = np.full((6, *family.action_space.shape), 0.3, np.float32)
+    action = np.full((6, width(family)), 0.3, np.float32)
     together = batch.step(action)[1]
     for t, task in enumerate(tasks):
         alone = family.make_batch(2)
@@ -345,9 +352,11 @@ def test_spaces_hold_what_a_batch_gives_and_takes(name: str) -> None:
     family = make_family(name)
     batch = started(name, family.held_out_tasks()[0], num_envs=2)
     limit = family.action_scale * {"point": 0.1, "humanoid": 0.4}.get(name.split("-")[0], 1.0)
-    assert np.array_equal(family.action_space.high, np.full_like(family.action_space.high, limit))
-    assert np.array_equal(family.action_space.low, -family.action_space.high)
-    observation, _, _ = batch.step(np.stack([family.action_space.high, family.action_space.low]))
+    space = family.action_space
+    assert isinstance(space, Box)
+    assert np.array_equal(space.high, np.full_like(space.high, limit))
+    assert np.array_equal(space.low, -space.high)
+    observation, _, _ = batch.step(np.stack([space.high, space.low]))
     assert observation.shape == (2, *family.observation_space.shape)
     assert all(family.observation_space.contains(row) for row in observation)
 
