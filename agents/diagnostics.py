@@ -7,14 +7,14 @@ from torch import Tensor
 
 from warprl import params as P
 from warprl.agents.losses import InnerLoss, masked_mean
-from warprl.agents.policy import GaussianPolicy
+from warprl.agents.policy import Policy
 from warprl.types import Batch, Params, Trajectory
 from warprl.warp import WarpKind, apply_warp
 
 SAMPLE = 8  # activations a task and layer at which the Jacobian of a warp is taken
 
 
-def diagnose(policy: GaussianPolicy, phi: Params, trajectory: Trajectory) -> dict[str, Tensor]:
+def diagnose(policy: Policy, phi: Params, trajectory: Trajectory) -> dict[str, Tensor]:
     """Diagnostics of every inner step of adaptation trajectories, ``[T, K]`` each.
 
     Column k is about the step from theta_k to theta_{k+1} on D_k: ``kl`` (:func:`step_kl`) and, of
@@ -32,30 +32,17 @@ def diagnose(policy: GaussianPolicy, phi: Params, trajectory: Trajectory) -> dic
     return {name: torch.stack(steps, 1) for name, steps in found.items()}
 
 
-def step_kl(
-    policy: GaussianPolicy, theta: Params, ahead: Params, phi: Params, batch: Batch
-) -> Tensor:
+def step_kl(policy: Policy, theta: Params, ahead: Params, phi: Params, batch: Batch) -> Tensor:
     """``KL(pi_theta || pi_ahead)`` in closed form, mean over the valid states of the data, ``[S]``.
 
     theta and ahead ``[S, ...]`` are the parameters before and after a step.
     """
     with torch.no_grad():
-        before = policy.distribution(theta, phi, batch.obs)
-        after = policy.distribution(ahead, phi, batch.obs)
-        return masked_mean(gaussian_kl(*before, *after), batch.valid)
+        before, after = (policy.outputs(at, phi, batch.obs) for at in (theta, ahead))
+        return masked_mean(policy.distribution.kl(before, theta, after, ahead), batch.valid)
 
 
-def gaussian_kl(mean_p: Tensor, log_std_p: Tensor, mean_q: Tensor, log_std_q: Tensor) -> Tensor:
-    """KL(p || q) of diagonal Gaussians, summed over the last axis: ``[..., A]`` to ``[...]``.
-
-    ``log(s_q / s_p) + (s_p^2 + (m_p - m_q)^2) / (2 s_q^2) - 1/2`` in each dimension.
-    """
-    apart = (mean_p - mean_q) * torch.exp(-log_std_q)
-    widths = log_std_p - log_std_q
-    return 0.5 * (torch.expm1(2.0 * widths) - 2.0 * widths + apart.square()).sum(-1)
-
-
-def warp_cosine(policy: GaussianPolicy, theta: Params, phi: Params, batch: Batch) -> Tensor:
+def warp_cosine(policy: Policy, theta: Params, phi: Params, batch: Batch) -> Tensor:
     """Cosine between the task gradients with the warps and without, ``[S]``.
 
     Both are ``grad_theta L_task(theta; phi, D)`` over all of theta ``[S, ...]``, once with phi and
@@ -76,7 +63,7 @@ def warp_cosine(policy: GaussianPolicy, theta: Params, phi: Params, batch: Batch
     return cosine
 
 
-def warp_condition(policy: GaussianPolicy, theta: Params, phi: Params, batch: Batch) -> Tensor:
+def warp_condition(policy: Policy, theta: Params, phi: Params, batch: Batch) -> Tensor:
     """Condition number of the warps' Jacobians where the task's rollout passes, ``[S]``.
 
     The median (the lower one of two) over all layers and, in each, the activations at up to SAMPLE

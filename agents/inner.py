@@ -14,7 +14,7 @@ from torch import Tensor
 from warprl import params as P
 from warprl.agents.baseline import fit_predict
 from warprl.agents.losses import InnerLoss
-from warprl.agents.policy import GaussianPolicy, Layers
+from warprl.agents.policy import Layers, Policy
 from warprl.agents.returns import discounted_returns, gae, normalise
 from warprl.agents.rollout import Timing, collect
 from warprl.objective import inner_step
@@ -40,14 +40,14 @@ class AdaptationConfig:
     gamma: Annotated[float, Interval(gt=0, le=1)] = 0.99
     lam: Annotated[float, Interval(ge=0, le=1)] = 0.95
 
-    def step_sizes(self, policy: GaussianPolicy) -> dict[str, float]:
+    def step_sizes(self, policy: Policy) -> dict[str, float]:
         """alpha of each parameter that adapts."""
         return dict.fromkeys(policy.layers(self.layers), self.lr)
 
 
 def adapt(
     env: BatchEnv,
-    policy: GaussianPolicy,
+    policy: Policy,
     theta_0: Params,
     phi: Params,
     tasks: Sequence[Task],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from warprl.agents.policy import GaussianPolicy
+from warprl.agents.policy import Policy
 from warprl.types import Batch, MetaLossValue, Params
 
 
@@ -42,7 +42,7 @@ def kl_estimate(log_ratio: Tensor, batch: Batch) -> Tensor:
     return masked_mean(torch.expm1(log_ratio) - log_ratio, batch.valid)
 
 
-def log_ratio(policy: GaussianPolicy, theta: Params, phi: Params, batch: Batch) -> Tensor:
+def log_ratio(policy: Policy, theta: Params, phi: Params, batch: Batch) -> Tensor:
     """``log pi(a|s) - log pi_behaviour(a|s)``, ``[S, N]``."""
     return policy.log_prob(theta, phi, batch.obs, batch.act) - batch.logp
 
@@ -51,7 +51,7 @@ def log_ratio(policy: GaussianPolicy, theta: Params, phi: Params, batch: Batch) 
 class InnerLoss:
     """``L_task``: the surrogate the inner steps descend."""
 
-    policy: GaussianPolicy
+    policy: Policy
 
     def __call__(self, theta: Params, phi: Params, batch: Batch) -> Tensor:
         """Losses ``[S]``."""
@@ -62,7 +62,7 @@ class InnerLoss:
 class OuterLoss:
     """``L_meta``: the surrogate, clipped unless ``clip`` is None, plus a penalty on the KL."""
 
-    policy: GaussianPolicy
+    policy: Policy
     clip: float | None
 
     def __call__(

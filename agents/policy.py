@@ -1,9 +1,9 @@
-"""Gaussian policies called with explicit, stacked parameters.
+"""Policies called with explicit, stacked parameters.
 
 The network interleaves task layers h (parameters theta, adapted) with warp layers w (parameters
 phi, shared and frozen in adaptation): ``h_L . w_{L-1} . tanh . h_{L-1} ... w_1 . tanh . h_1``.
-One warp stands behind each hidden activation; the output layer and the log standard deviation are
-the task's alone. Without warp layers phi is empty.
+One warp stands behind each hidden activation; the output layer and the parameters of the
+distribution over actions are the task's alone. Without warp layers phi is empty.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from warprl.activation import tanh
+from warprl.agents.distributions import ActionDistribution, distribution_for
 from warprl.params import prefix, subtree, tree_map
-from warprl.types import Params
+from warprl.types import ActionSpace, Params
 from warprl.warp import WarpKind, apply_warp, fold_linear, init_warp
 
 Layers = Literal["all", "head", "body"]
 
 MAX_WIDTH = 4096
-LOG_2PI = math.log(2.0 * math.pi)
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
     """Shape of the policy. ``log_std`` is the initial one, in units of the policy's action.
 
-    ``rates`` gives every adapted number a step-size factor of its own, learned as the warps are.
+    Discrete actions have none. ``rates`` gives every adapted number a step-size factor of its own,
+    learned as the warps are.
     """
 
     hidden: Annotated[tuple[Annotated[int, Gt(0), Le(MAX_WIDTH)], ...], Len(1)] = (64, 64)
@@ -43,23 +44,28 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
-class GaussianPolicy:
-    """A feed-forward policy with a diagonal Gaussian over actions; it holds no parameters.
+class Policy:
+    """A feed-forward network with a distribution over actions on top; it holds no parameters.
 
-    theta: ``weight_l [.., in, out]``, ``bias_l [.., out]`` of task layer l; ``log_std [.., A]``.
+    theta: ``weight_l [.., in, out]``, ``bias_l [.., out]`` of task layer l, and the distribution's.
     phi: ``warp_l.*`` for each hidden layer l (see :mod:`warprl.warp`), and ``rate.*`` shaped like
     theta (see :func:`warprl.objective.inner_step`).
     """
 
     obs_dim: int
-    act_dim: int
+    distribution: ActionDistribution
     config: PolicyConfig
 
     @classmethod
-    def for_spaces(cls, observation: Box, action: Box, config: PolicyConfig) -> GaussianPolicy:
+    def for_spaces(cls, observation: Box, action: ActionSpace, config: PolicyConfig) -> Policy:
         """The policy for flat observation and action spaces."""
-        (obs_dim,), (act_dim,) = observation.shape, action.shape
-        return cls(obs_dim, act_dim, config)
+        (obs_dim,) = observation.shape
+        return cls(obs_dim, distribution_for(action), config)
+
+    @property
+    def act_dim(self) -> int:
+        """A: how many numbers an action has."""
+        return self.distribution.size
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -77,7 +83,7 @@ class GaussianPolicy:
             weight = rng.uniform(-bound, bound, (fan_in, fan_out)).astype(np.float32)
             theta[f"weight_{layer}"] = torch.from_numpy(weight)
             theta[f"bias_{layer}"] = torch.zeros(fan_out)
-        theta["log_std"] = torch.full((self.act_dim,), self.config.log_std)
+        theta |= self.distribution.init(self.config.log_std)
         phi: Params = {}
         if self.config.warp is not None:
             for layer, width in enumerate(self.config.hidden):
@@ -87,14 +93,17 @@ class GaussianPolicy:
         return theta, phi
 
     def layers(self, part: Layers) -> list[str]:
-        """The names in theta of a part of the network; log_std belongs to the output layer."""
+        """The names in theta of a part of the network; the distribution's are the head's."""
         last = len(self.config.hidden)
-        head = [f"weight_{last}", f"bias_{last}", "log_std"]
+        head = [f"weight_{last}", f"bias_{last}", *self.distribution.names]
         body = [f"{kind}_{layer}" for layer in range(last) for kind in ("weight", "bias")]
         return {"all": body + head, "head": head, "body": body}[part]
 
-    def mean(self, theta: Params, phi: Params, obs: Tensor) -> Tensor:
-        """Mean action ``[T, N, A]`` of stacked theta ``[T, ...]`` at observations ``[T, N, O]``."""
+    def outputs(self, theta: Params, phi: Params, obs: Tensor) -> Tensor:
+        """Outputs ``[T, N, A]`` of stacked theta ``[T, ...]`` at observations ``[T, N, O]``.
+
+        They are mean actions of a Gaussian, or logits.
+        """
         theta, phi = self.fold(theta, phi)
         x = obs
         last = len(self.config.hidden)
@@ -132,19 +141,9 @@ class GaussianPolicy:
             )
         return theta, {}
 
-    def distribution(self, theta: Params, phi: Params, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean ``[T, N, A]`` and log standard deviation ``[T, 1, A]``."""
-        return self.mean(theta, phi, obs), theta["log_std"].unsqueeze(1)
-
     def log_prob(self, theta: Params, phi: Params, obs: Tensor, act: Tensor) -> Tensor:
-        """Log-density ``[T, N]`` of actions ``[T, N, A]``."""
-        mean, log_std = self.distribution(theta, phi, obs)
-        return gaussian_log_prob((act - mean) * torch.exp(-log_std), log_std)
-
-
-def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
-    """Log-density ``[...]`` of ``mean + exp(log_std) * noise``; noise and log_std ``[..., A]``."""
-    return -0.5 * (noise.square() + 2.0 * log_std + LOG_2PI).sum(-1)
+        """Log-probability ``[T, N]`` of actions ``[T, N, A]``."""
+        return self.distribution.log_prob(self.outputs(theta, phi, obs), theta, act)
 
 
 def _task_layer(theta: Params, layer: int, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from warprl.agents.policy import GaussianPolicy, gaussian_log_prob
+from warprl.agents.policy import Policy
 from warprl.types import BatchEnv, Params, Rollout, Task
 
 
@@ -24,7 +24,7 @@ class Timing:
 
 def collect(
     env: BatchEnv,
-    policy: GaussianPolicy,
+    policy: Policy,
     theta: Params,
     phi: Params,
     tasks: Sequence[Task],
@@ -40,13 +40,12 @@ def collect(
     began = time.perf_counter()
     t, e, h = len(tasks), env.num_envs // len(tasks), env.horizon
     a, o = policy.act_dim, policy.obs_dim
-    noise = _noise(action_rngs, h, e, a)
+    noise = _noise(policy, action_rngs, h, e)
     obs = torch.zeros(t, e, h, o)
-    act = torch.zeros(t, e, h, a)
+    outputs, act = torch.zeros(2, t, e, h, a)
     reward = np.zeros((t * e, h), dtype=np.float32)
     valid = np.zeros((t * e, h), dtype=np.float32)
     alive, fault = np.ones(t * e, dtype=bool), np.zeros(t * e, dtype=bool)
-    std = theta["log_std"].exp().unsqueeze(1)
     folded = policy.fold(theta, phi)
     physics = -time.perf_counter()
     latest = env.reset(tasks, reset_rngs)
@@ -54,8 +53,10 @@ def collect(
     for step in range(h):
         with torch.no_grad():
             seen = torch.from_numpy(latest.astype(np.float32)).view(t, e, o)
-            action = torch.addcmul(policy.mean(*folded, seen), std, noise[step])
+            output = policy.outputs(*folded, seen)
+            action = policy.distribution.sample(output, theta, noise[step])
             obs[:, :, step] = seen
+            outputs[:, :, step] = output
             act[:, :, step] = action
         valid[:, step] = alive
         physics -= time.perf_counter()
@@ -73,14 +74,15 @@ def collect(
             latest = np.where(alive[:, None], latest, 0.0)
     fault |= alive & env.faults()
     with torch.no_grad():
-        log_std = theta["log_std"].view(t, 1, 1, a)
-        logp = gaussian_log_prob(noise.permute(1, 2, 0, 3), log_std)
+        logp = policy.distribution.log_prob_of_sample(
+            outputs.flatten(1, 2), theta, noise.permute(1, 2, 0, 3).flatten(1, 2)
+        )
     timing.physics += physics
     timing.policy += time.perf_counter() - began - physics
     return Rollout(
         obs=obs,
         act=act,
-        logp=logp,
+        logp=logp.view(t, e, h),
         reward=torch.from_numpy(reward).view(t, e, h),
         valid=torch.from_numpy(valid).view(t, e, h),
         terminated=torch.from_numpy(~alive).view(t, e),
@@ -88,9 +90,6 @@ def collect(
     )
 
 
-def _noise(rngs: Sequence[np.random.Generator], h: int, e: int, a: int) -> torch.Tensor:
-    """Standard normal noise ``[H, T, E, A]``, one generator a task."""
-    noise = np.empty((h, len(rngs), e, a), dtype=np.float32)
-    for task, rng in enumerate(rngs):
-        noise[:, task] = rng.standard_normal((h, e, a), dtype=np.float32)
-    return torch.from_numpy(noise)
+def _noise(policy: Policy, rngs: Sequence[np.random.Generator], h: int, e: int) -> torch.Tensor:
+    """The noise of all actions ``[H, T, E, A]``, one generator a task."""
+    return torch.from_numpy(np.stack([policy.distribution.noise(rng, h, e) for rng in rngs], 1))

@@ -15,10 +15,13 @@ from zipfile import is_zipfile
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
-from stable_baselines3.common.distributions import DiagGaussianDistribution
+from stable_baselines3.common.distributions import (
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+)
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -27,25 +30,32 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
 from warprl import params as P
+from warprl.agents.distributions import Categorical, Gaussian, distribution_for
 from warprl.agents.inner import AdaptationConfig
-from warprl.agents.policy import GaussianPolicy, PolicyConfig
+from warprl.agents.policy import Policy, PolicyConfig
 from warprl.seeding import generator
-from warprl.types import Params
+from warprl.types import ActionSpace, Params
 from warprl.warp import WarpKind
 
 Env = gymnasium.Env[Any, Any]
 MakeEnv = Callable[[], Env]
 
+_SAME: dict[type, tuple[type, str]] = {  # what SB3 calls our distributions
+    Gaussian: (DiagGaussianDistribution, "Gaussian"),
+    Categorical: (CategoricalDistribution, "discrete"),
+}
+
 
 class Actor(nn.Module):
     """Our policy as a torch module: theta can be trained, phi is frozen as in adaptation."""
 
-    def __init__(self, policy: GaussianPolicy) -> None:
+    def __init__(self, policy: Policy) -> None:
         """Start with some parameters; the exported ones are copied over them."""
         super().__init__()
         self._policy = policy
         theta, phi = policy.init(generator(0, "init"))
-        del theta["log_std"]  # SB3 keeps it beside the network
+        for name in policy.distribution.names:  # SB3 keeps them beside the network
+            del theta[name]
         self.theta = nn.ParameterDict(theta)
         self.phi = nn.ParameterDict(
             {_key(name): nn.Parameter(tensor, False) for name, tensor in phi.items()}
@@ -53,10 +63,10 @@ class Actor(nn.Module):
         self._names = tuple(phi)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Mean actions ``[N, A]`` at observations ``[N, O]``."""
+        """Mean actions, or logits, ``[N, A]`` at observations ``[N, O]``."""
         theta = P.broadcast(dict(self.theta.items()), 1)
         phi = {name: self.phi[_key(name)] for name in self._names}
-        return self._policy.mean(theta, phi, obs.unsqueeze(0)).squeeze(0)
+        return self._policy.outputs(theta, phi, obs.unsqueeze(0)).squeeze(0)
 
     def copy(self, theta: Params, phi: Params) -> None:
         """Take over unstacked parameters."""
@@ -73,9 +83,9 @@ def _key(name: str) -> str:
 
 
 class WarpedPolicy(ActorCriticPolicy):
-    """An SB3 policy whose mean action is our network's, bit for bit, with warp layers of any kind.
+    """An SB3 policy whose mean action, or logits, are our network's, bit for bit.
 
-    The critic is SB3's.
+    Its warp layers are of any kind; the critic is SB3's.
     """
 
     def __init__(self, *args: Any, hidden: Sequence[int], warp: WarpKind | None, **kwargs: Any):
@@ -86,8 +96,9 @@ class WarpedPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
         super()._build(lr_schedule)
-        (act_dim,) = self.action_space.shape or ()
-        self.action_net = Actor(GaussianPolicy(self.features_dim, act_dim, self._config))
+        assert isinstance(self.action_space, Box | Discrete)
+        distribution = distribution_for(self.action_space)
+        self.action_net = Actor(Policy(self.features_dim, distribution, self._config))
         settings: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
         self.optimizer = self.optimizer_class(self.parameters(), **settings)
 
@@ -96,7 +107,7 @@ class WarpedPolicy(ActorCriticPolicy):
         return super()._get_constructor_parameters() | own
 
 
-def to_ppo(policy: GaussianPolicy, theta: Params, phi: Params, env: Env) -> PPO:
+def to_ppo(policy: Policy, theta: Params, phi: Params, env: Env) -> PPO:
     """A PPO model for ``env`` whose actor is the policy under unstacked (theta, phi).
 
     Its critic is fresh and always the same: a meta-learned policy has none.
@@ -109,7 +120,8 @@ def to_ppo(policy: GaussianPolicy, theta: Params, phi: Params, env: Env) -> PPO:
     assert isinstance(actor, WarpedPolicy) and isinstance(actor.action_net, Actor)
     actor.action_net.copy(theta, phi)
     with torch.no_grad():
-        actor.log_std.copy_(theta["log_std"])
+        for name in policy.distribution.names:
+            getattr(actor, name).copy_(theta[name])
     return model
 
 
@@ -136,7 +148,7 @@ def load_ppo(content: bytes) -> PPO:
         raise ValueError(f"not a PPO model of Stable-Baselines3: {reason}") from error
 
 
-def from_ppo(model: PPO, policy: GaussianPolicy, action_space: Box) -> Params:
+def from_ppo(model: PPO, policy: Policy, action_space: ActionSpace) -> Params:
     """Unstacked theta whose actions are those of an SB3 MlpPolicy.
 
     Where the model was trained with other action bounds, its actions are mapped linearly from those
@@ -145,7 +157,7 @@ def from_ppo(model: PPO, policy: GaussianPolicy, action_space: Box) -> Params:
     another architecture.
     """
     actor = model.policy
-    _require_gaussian_mlp(actor)
+    _require_mlp(actor, policy)
     linears = _linears(actor)
     found = (linears[0].in_features, *(linear.out_features for linear in linears))
     if found != policy.widths:
@@ -157,9 +169,12 @@ def from_ppo(model: PPO, policy: GaussianPolicy, action_space: Box) -> Params:
     for layer, linear in enumerate(linears):
         theta[f"weight_{layer}"] = linear.weight.detach().T.contiguous()
         theta[f"bias_{layer}"] = linear.bias.detach().clone()
-    theta["log_std"] = actor.log_std.detach().clone()
+    for name in policy.distribution.names:
+        theta[name] = getattr(actor, name).detach().clone()
     if not P.all_finite(theta):
         raise ValueError("its weights are not all finite")
+    if isinstance(action_space, Discrete):
+        return theta
     return _rescaled(theta, len(linears) - 1, model.action_space, action_space)
 
 
@@ -254,15 +269,16 @@ def _linears(actor: ActorCriticPolicy) -> list[nn.Linear]:
     return [*hidden, actor.action_net]
 
 
-def _require_gaussian_mlp(actor: nn.Module) -> None:
-    """Raise ValueError unless the policy is hidden layers with tanh and a Gaussian on top."""
+def _require_mlp(actor: nn.Module, policy: Policy) -> None:
+    """Raise ValueError unless it is hidden layers with tanh and the policy's distribution."""
+    wanted, kind = _SAME[type(policy.distribution)]
     if (
         type(actor) is not ActorCriticPolicy  # a subclass may do anything
         or type(actor.pi_features_extractor) is not FlattenExtractor
-        or type(actor.action_dist) is not DiagGaussianDistribution
+        or type(actor.action_dist) is not wanted
     ):
         raise ValueError(
-            "an MlpPolicy with Gaussian actions is needed, and this is of type "
+            f"an MlpPolicy with {kind} actions is needed, and this is of type "
             f"{type(actor).__name__} with {type(getattr(actor, 'action_dist', None)).__name__}"
         )
     names = [type(layer).__name__ for layer in actor.mlp_extractor.policy_net]

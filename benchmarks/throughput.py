@@ -45,7 +45,7 @@ from rich.console import Console
 from rich.table import Table
 
 from warprl import params as P
-from warprl.agents.policy import GaussianPolicy
+from warprl.agents.policy import Policy
 from warprl.agents.presets import PRESETS
 from warprl.agents.rollout import Timing, collect
 from warprl.envs import make_family
@@ -351,10 +351,10 @@ def reference_episodes(
     return [torch.stack(kept) for kept in storage]
 
 
-def make_policy(family: LocomotionFamily) -> GaussianPolicy:
+def make_policy(family: LocomotionFamily) -> Policy:
     """The ``warpgrad`` preset's policy for a family."""
     config = PRESETS["warpgrad"].policy
-    return GaussianPolicy.for_spaces(family.observation_space, family.action_space, config)
+    return Policy.for_spaces(family.observation_space, family.action_space, config)
 
 
 # --- the whole meta-iteration, through Ray --------------------------------------------------------

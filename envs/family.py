@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from warprl.envs.held_out import NUM_HELD_OUT, load_manifest
 from warprl.envs.screen import ModelScreen, Screen
 from warprl.envs.tasks import TaskDistribution
-from warprl.types import BatchEnv, Task
+from warprl.types import ActionSpace, BatchEnv, Task
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class TaskFamily(ABC):
     action_scale: float
     distribution: TaskDistribution
     observation_space: Box
-    action_space: Box
+    action_space: ActionSpace
 
     @property
     def task_type(self) -> type[Task]:

@@ -55,6 +55,7 @@ class GymFamily(TaskFamily, Generic[TaskT]):
     """
 
     action_scale = 1.0
+    action_space: Box
 
     def __init__(
         self,

@@ -48,6 +48,7 @@ class LocomotionFamily(ModelFamily):
 
     model_file: str
     frame_skip: int
+    action_space: Box
     skipped_positions: int  # leading entries of qpos that the observation leaves out
     observation_text: str
     termination_text: str
@@ -155,6 +156,8 @@ class LocomotionFamily(ModelFamily):
 
 class LocomotionBatch(RenderableBatch):
     """N simulations of a :class:`LocomotionFamily`; see :class:`warprl.types.BatchEnv`."""
+
+    action_space: Box
 
     def __init__(self, family: LocomotionFamily, num_envs: int) -> None:
         """Raises ValueError if ``num_envs`` is not positive."""

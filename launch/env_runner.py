@@ -22,7 +22,7 @@ from ray.rllib.env.env_runner import EnvRunner
 
 from warprl import params as P
 from warprl.agents.inner import AdaptationConfig, adapt
-from warprl.agents.policy import GaussianPolicy
+from warprl.agents.policy import Policy
 from warprl.agents.rollout import Timing
 from warprl.envs import make_family
 from warprl.launch.machine import keep_freed_memory
@@ -75,7 +75,7 @@ class AdaptationRunner(EnvRunner):
         torch.set_num_threads(1)
         keep_freed_memory()
         self._family = make_family(config.family)
-        self._policy = GaussianPolicy.for_spaces(
+        self._policy = Policy.for_spaces(
             self._family.observation_space, self._family.action_space, config.policy
         )
         self._adaptation: AdaptationConfig = config.adaptation

@@ -10,7 +10,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 
 from warprl.agents.inner import AdaptationConfig
 from warprl.agents.losses import InnerLoss, OuterLoss
-from warprl.agents.policy import GaussianPolicy
+from warprl.agents.policy import Policy
 from warprl.envs import make_family
 from warprl.launch.machine import available_cores, keep_freed_memory
 from warprl.learner import Learner, LearnerConfig, Report
@@ -46,9 +46,7 @@ class WarpGradLearner(TorchLearner):
         keep_freed_memory()
         config: Any = self.config  # a WarpGradConfig
         family = make_family(config.family)
-        policy = GaussianPolicy.for_spaces(
-            family.observation_space, family.action_space, config.policy
-        )
+        policy = Policy.for_spaces(family.observation_space, family.action_space, config.policy)
         self._seed: int = config.seed
         self._meta = make_learner(policy, config.learner, config.adaptation)
         self._state = self._meta.init(*policy.init(generator(self._seed, "init")))
@@ -76,9 +74,7 @@ class WarpGradLearner(TorchLearner):
         raise NotImplementedError("the meta-objective is computed by warprl.learner")
 
 
-def make_learner(
-    policy: GaussianPolicy, config: LearnerConfig, adaptation: AdaptationConfig
-) -> Learner:
+def make_learner(policy: Policy, config: LearnerConfig, adaptation: AdaptationConfig) -> Learner:
     """The meta-learner of a policy, on all cores: the result does not depend on their number."""
     clip = config.clip if config.loss == "ppo" else None
     losses = InnerLoss(policy), OuterLoss(policy, clip)

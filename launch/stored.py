@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from warprl import checkpoint as checkpoints
 from warprl.agents.inner import adapt
-from warprl.agents.policy import GaussianPolicy, PolicyConfig
+from warprl.agents.policy import Policy, PolicyConfig
 from warprl.checkpoint import Checkpoint, CheckpointError
 from warprl.envs import TaskFamily, make_family
 from warprl.launch import config as configuration
@@ -41,7 +41,7 @@ class StoredRun:
         return make_family(self.config.family)
 
     @property
-    def policy(self) -> GaussianPolicy:
+    def policy(self) -> Policy:
         """The network that the parameters belong to."""
         return make_policy(self.config)
 
@@ -116,10 +116,10 @@ def _require_fit(saved: Checkpoint, expected: Params, config: RunConfig) -> None
             )
 
 
-def make_policy(config: RunConfig) -> GaussianPolicy:
+def make_policy(config: RunConfig) -> Policy:
     """The policy of a run, without parameters."""
     family = make_family(config.family)
-    return GaussianPolicy.for_spaces(family.observation_space, family.action_space, config.policy)
+    return Policy.for_spaces(family.observation_space, family.action_space, config.policy)
 
 
 def fresh(config: RunConfig) -> tuple[Params, Params]:

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warprl.agents.policy import GaussianPolicy, Layers, PolicyConfig
+from warprl.agents.distributions import ActionDistribution, Categorical, Gaussian
+from warprl.agents.policy import Layers, Policy, PolicyConfig
 from warprl.types import Batch, Params, Trajectory, TrajectoryState
 from warprl.warp import WarpKind
 
 CLIP = 0.2
 KL_COEFFICIENT = 0.3
 LR = 0.1
-OBS, ACT, HIDDEN, TRANSITIONS = 2, 2, (3, 2), 6
+OBS, HIDDEN, TRANSITIONS = 2, (3, 2), 6
+GAUSSIAN, CATEGORICAL = Gaussian(2), Categorical(3)
 
 
 def finite_difference(scalar: Callable[[Params], Tensor], at: Params, step: float = 1e-5) -> Params:
@@ -73,7 +75,7 @@ def perturbed(params: Params, rng: np.random.Generator, scale: float) -> Params:
 class Problem:
     """Adaptation trajectories of a few tasks, both stacked and padded and as plain lists."""
 
-    policy: GaussianPolicy
+    policy: Policy
     theta_0: Params
     phi: Params
     trajectory: Trajectory
@@ -110,6 +112,7 @@ def make_problem(
     seed: int = 3,
     rates: bool = False,
     layers: Layers = "all",
+    distribution: ActionDistribution = GAUSSIAN,
 ) -> Problem:
     """Float64 trajectories with unequal masks, ratios on both sides of the clip, phi off identity.
 
@@ -117,7 +120,7 @@ def make_problem(
     every epoch but the first of a meta-update.
     """
     rng = np.random.default_rng([seed, steps])
-    policy = GaussianPolicy(OBS, ACT, PolicyConfig(HIDDEN, warp, rates, log_std=-0.3))
+    policy = Policy(OBS, distribution, PolicyConfig(HIDDEN, warp, rates, log_std=-0.3))
     theta, phi = policy.init(rng)
     start, old_phi = perturbed(theta, rng, 0.2), perturbed(phi, rng, 0.2)
     theta_0, phi = perturbed(start, rng, 0.05), perturbed(old_phi, rng, 0.1)
@@ -159,14 +162,7 @@ def _draw(
 ) -> tuple[list[naive.Transition], Batch]:
     """Transitions of which three to all are real; the padding would be noticed."""
     obs = torch.as_tensor(rng.standard_normal((TRANSITIONS, OBS)))
-    std = torch.exp(theta["log_std"].detach())
-    act = torch.stack(
-        [
-            naive.mean_action(setting.warp, theta, phi, x).detach()
-            + std * torch.as_tensor(rng.standard_normal(ACT))
-            for x in obs
-        ]
-    )
+    act = torch.stack([_act(theta, naive.outputs(setting.warp, theta, phi, x), rng) for x in obs])
     valid = torch.zeros(TRANSITIONS, dtype=torch.float64)
     valid[torch.as_tensor(rng.permutation(TRANSITIONS)[: rng.integers(3, TRANSITIONS + 1)])] = 1.0
     advantage = torch.where(valid > 0, torch.as_tensor(rng.standard_normal(TRANSITIONS)), 50.0)
@@ -180,3 +176,14 @@ def _draw(
         if valid[i] > 0
     ]
     return transitions, Batch(obs, act, logp, advantage, valid)
+
+
+def _act(theta: Params, outputs: Tensor, rng: np.random.Generator) -> Tensor:
+    """An action of the policy with these outputs."""
+    outputs = outputs.detach()
+    if "log_std" in theta:
+        return outputs + theta["log_std"].detach().exp() * torch.as_tensor(
+            rng.standard_normal(len(outputs))
+        )
+    choice = rng.choice(len(outputs), p=outputs.softmax(-1).numpy())
+    return torch.eye(len(outputs), dtype=torch.float64)[choice]

@@ -67,7 +67,8 @@ def warp(kind: str, phi: Parameters, layer: int, x: Tensor) -> Tensor:
     raise ValueError(kind)
 
 
-def mean_action(kind: str | None, theta: Parameters, phi: Parameters, obs: Tensor) -> Tensor:
+def outputs(kind: str | None, theta: Parameters, phi: Parameters, obs: Tensor) -> Tensor:
+    """The mean action, or the logits where theta has no log_std."""
     layers = sum(name.startswith("weight_") for name in theta)
     x = obs
     for layer in range(layers - 1):
@@ -80,9 +81,12 @@ def mean_action(kind: str | None, theta: Parameters, phi: Parameters, obs: Tenso
 def log_prob(
     kind: str | None, theta: Parameters, phi: Parameters, obs: Tensor, act: Tensor
 ) -> Tensor:
-    mean = mean_action(kind, theta, phi, obs)
+    out = outputs(kind, theta, phi, obs)
+    if "log_std" not in theta:
+        chosen = act.tolist().index(1.0)
+        return out[chosen] - torch.log(torch.exp(out).sum())
     total = -0.5 * len(act) * math.log(2.0 * math.pi)
-    for value, centre, log_std in zip(act, mean, theta["log_std"], strict=True):
+    for value, centre, log_std in zip(act, out, theta["log_std"], strict=True):
         total = total - log_std - 0.5 * ((value - centre) * torch.exp(-log_std)) ** 2
     return torch.as_tensor(total)
 

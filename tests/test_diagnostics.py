@@ -16,13 +16,13 @@ from warprl.agents.diagnostics import (
     SAMPLE,
     condition_number,
     diagnose,
-    gaussian_kl,
     step_kl,
     warp_condition,
     warp_cosine,
     warp_jacobian,
 )
-from warprl.agents.policy import GaussianPolicy, PolicyConfig
+from warprl.agents.distributions import Gaussian
+from warprl.agents.policy import Policy, PolicyConfig
 from warprl.params import select
 from warprl.types import Batch, Params
 from warprl.warp import WARP_KINDS, WarpKind, init_warp
@@ -42,20 +42,6 @@ def row(batch: Batch, t: int, k: int) -> Batch:
 # --- KL of a step -------------------------------------------------------------------------------
 
 
-def test_kl_by_hand() -> None:
-    # N(1, 1) against N(0, 2^2): log 2 + (1 + 1) / 8 - 1/2; and two equal Gaussians.
-    found = gaussian_kl(doubles(1, 5), doubles(0, 3), doubles(0, 5), doubles(math.log(2), 3))
-    assert found.item() == pytest.approx(math.log(2) - 0.25, rel=1e-14)
-
-
-def test_kl_is_that_of_torch_distributions() -> None:
-    rng = np.random.default_rng(0)
-    mean_p, log_p, mean_q, log_q = (torch.as_tensor(rng.standard_normal((4, 7, 3))) for _ in "1234")
-    p, q = Normal(mean_p, log_p.exp()), Normal(mean_q, log_q.exp())
-    expected = kl_divergence(p, q).sum(-1)
-    torch.testing.assert_close(gaussian_kl(mean_p, log_p, mean_q, log_q), expected)
-
-
 @each_kind
 def test_the_kl_of_a_step_is_the_mean_over_its_real_transitions(kind: WarpKind) -> None:
     problem = make_problem(kind, STEPS)
@@ -70,7 +56,7 @@ def test_the_kl_of_a_step_is_the_mean_over_its_real_transitions(kind: WarpKind) 
             ends = []
             for j in (k, k + 1):
                 at = problem.paths[t].theta[j]
-                mean = naive.mean_action(kind, at, problem.phi, step.obs)
+                mean = naive.outputs(kind, at, problem.phi, step.obs)
                 ends.append(Normal(mean, at["log_std"].exp()))
             total += float(kl_divergence(*ends).sum())
         assert found.item() == pytest.approx(total / len(problem.paths[t].data[k]), rel=1e-10)
@@ -86,7 +72,7 @@ def test_cosine_by_hand() -> None:
     With weight_1 = 1 and noise 1 (so that log_std has no gradient) the gradient is proportional to
     (bias_1: 1, bias_0: 3) with the warp and (1, 1) without.
     """
-    policy = GaussianPolicy(1, 1, PolicyConfig(hidden=(1,), warp="linear"))
+    policy = Policy(1, Gaussian(1), PolicyConfig(hidden=(1,), warp="linear"))
     theta = {
         "weight_0": doubles(7).reshape(1, 1, 1),
         "bias_0": doubles(0).reshape(1, 1),
@@ -177,10 +163,10 @@ def test_condition_numbers_are_those_of_numpy() -> None:
     np.testing.assert_allclose(found.numpy(), np.linalg.cond(matrices), rtol=1e-10)
 
 
-def two_layers(kind: WarpKind, number: int) -> tuple[GaussianPolicy, Params, Batch]:
+def two_layers(kind: WarpKind, number: int) -> tuple[Policy, Params, Batch]:
     """A policy of widths 2 and 2, its stacked theta, and that many transitions of one task."""
     rng = np.random.default_rng(2)
-    policy = GaussianPolicy(2, 1, PolicyConfig(hidden=(2, 2), warp=kind))
+    policy = Policy(2, Gaussian(1), PolicyConfig(hidden=(2, 2), warp=kind))
     theta, _ = policy.init(rng)
     stacked = {name: value.double().unsqueeze(0) for name, value in theta.items()}
     obs = torch.as_tensor(rng.standard_normal((1, number, 2)))

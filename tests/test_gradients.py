@@ -9,6 +9,7 @@ import naive
 import pytest
 import torch
 from helpers import (
+    CATEGORICAL,
     CLIP,
     KL_COEFFICIENT,
     LR,
@@ -38,6 +39,11 @@ each_length = pytest.mark.parametrize("steps", STEPS)
 @cache
 def problem(warp: WarpKind | None, steps: int) -> Problem:
     return make_problem(warp, steps)
+
+
+@cache
+def choosing_problem(warp: WarpKind | None) -> Problem:
+    return make_problem(warp, 2, seed=4, distribution=CATEGORICAL)
 
 
 def package_meta_gradient(p: Problem, kind: ObjectiveKind, clip: float | None = CLIP) -> Params:
@@ -86,11 +92,14 @@ def points_of_the_meta_loss(p: Problem) -> list[tuple[Params, list[naive.Transit
 def test_problems_clip_some_ratios_and_not_others_and_keep_off_the_kink(
     warp: WarpKind | None, steps: int
 ) -> None:
-    p = problem(warp, steps)
+    require_both_sides_of_the_clip(problem(warp, steps))
+
+
+def require_both_sides_of_the_clip(p: Problem) -> None:
     clipped = []
     for theta, data in points_of_the_meta_loss(p):
         for step in data:
-            logp = naive.log_prob(warp, theta, p.phi, step.obs, step.act)
+            logp = naive.log_prob(p.policy.config.warp, theta, p.phi, step.obs, step.act)
             ratio = torch.exp(logp - step.logp).item()
             assert min(abs(ratio - 1 - CLIP), abs(ratio - 1 + CLIP)) > 5e-4
             clipped.append(ratio > 1 + CLIP if step.advantage > 0 else ratio < 1 - CLIP)
@@ -331,3 +340,60 @@ def test_initialisation_of_layers_that_stay_is_learned_too(
     assert relative_error(found, naive.gradient(objective, p.theta_0)) < TOLERANCE
     assert relative_error(found, finite_difference(objective, p.theta_0)) < TOLERANCE
     assert all(bool(slope.any()) for slope in found.values())
+
+
+# --- a choice among actions -----------------------------------------------------------------------
+
+
+@each_warp_and_none
+def test_problems_of_choosing_policies_clip_some_ratios_too(warp: WarpKind | None) -> None:
+    require_both_sides_of_the_clip(choosing_problem(warp))
+
+
+@each_warp_and_none
+def test_the_inner_step_of_a_choosing_policy_descends_its_task_loss(warp: WarpKind | None) -> None:
+    p = choosing_problem(warp)
+    states = p.states()
+    moved = inner_step(InnerLoss(p.policy), states.theta, p.phi, states.support, LR)
+    for s, (t, k) in enumerate(zip(states.task.tolist(), states.step.tolist(), strict=True)):
+        found = {name: (states.theta[name][s] - moved[name][s]) / LR for name in moved}
+
+        def loss(theta: Params, data: list[naive.Transition] = p.paths[t].data[k]) -> torch.Tensor:
+            return naive.task_loss(p.setting(), theta, p.phi, data)
+
+        assert relative_error(found, naive.gradient(loss, p.paths[t].theta[k])) < TOLERANCE
+        assert relative_error(found, finite_difference(loss, p.paths[t].theta[k])) < TOLERANCE
+
+
+@each_warp
+@pytest.mark.parametrize("kind", get_args(ObjectiveKind))
+def test_the_meta_gradient_of_a_choosing_policy_is_the_derivative_of_its_equation(
+    warp: WarpKind, kind: ObjectiveKind
+) -> None:
+    p = choosing_problem(warp)
+    brackets = naive.look_aheads(p.setting(), p.theta_0, p.phi, p.paths)
+
+    def objective(phi: Params) -> torch.Tensor:
+        if kind == "exact":
+            return naive.exact(p.setting(), p.theta_0, phi, p.paths)
+        return naive.approximate(p.setting(), phi, p.paths, brackets)
+
+    found = package_meta_gradient(p, kind)
+    assert relative_error(found, naive.gradient(objective, p.phi)) < TOLERANCE
+    assert relative_error(found, finite_difference(objective, p.phi)) < TOLERANCE
+
+
+@each_warp_and_none
+@pytest.mark.parametrize("kind", ["leap", "fomaml", "maml"])
+def test_the_initialisation_of_a_choosing_policy_descends_its_objective(
+    kind: InitKind, warp: WarpKind | None
+) -> None:
+    p = choosing_problem(warp)
+
+    def objective(theta_0: Params) -> torch.Tensor:
+        terms = [naive.init_objective(kind, p.setting(), theta_0, p.phi, q) for q in p.paths]
+        return torch.stack(terms).mean()
+
+    found = package_init_gradient(p, kind)
+    assert relative_error(found, naive.gradient(objective, p.theta_0)) < TOLERANCE
+    assert relative_error(found, finite_difference(objective, p.theta_0)) < TOLERANCE

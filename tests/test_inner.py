@@ -13,13 +13,16 @@ from gymnasium.spaces import Box
 from helpers import relative_error, same_bits
 from numpy.typing import NDArray
 
+from warprl.agents.distributions import ActionDistribution, Categorical, Gaussian
 from warprl.agents.inner import AdaptationConfig, adapt, to_batch
-from warprl.agents.policy import GaussianPolicy, PolicyConfig
+from warprl.agents.policy import Policy, PolicyConfig
 from warprl.agents.rollout import Timing, collect
 from warprl.seeding import Purpose, generator
-from warprl.types import Params, Rollout, Task, Trajectory
+from warprl.types import ActionSpace, Params, Rollout, Task, Trajectory
 
 HORIZON, EPISODES = 5, 4
+GAUSSIAN, CATEGORICAL = Gaussian(1), Categorical(2)
+each_distribution = pytest.mark.parametrize("distribution", [GAUSSIAN, CATEGORICAL])
 PURPOSES: tuple[Purpose, Purpose] = ("reset", "action")
 
 
@@ -35,11 +38,14 @@ class Aim(Task):
 
 
 class AimEnv:
-    """A walk that adds the action to the position; the reward is minus the squared miss."""
+    """A walk that adds the action to the position; the reward is minus the squared miss.
+
+    A one-hot action of width 2 adds to either coordinate; taken or not, its first is what counts.
+    """
 
     horizon = HORIZON
     observation_space = Box(-np.inf, np.inf, (2,), np.float64)
-    action_space = Box(-1.0, 1.0, (1,), np.float32)
+    action_space: ActionSpace = Box(-1.0, 1.0, (1,), np.float32)
 
     def __init__(self, num_envs: int) -> None:
         self.num_envs = num_envs
@@ -79,8 +85,10 @@ class AimEnv:
         )
 
 
-def policy_and_params() -> tuple[GaussianPolicy, Params, Params]:
-    policy = GaussianPolicy(2, 1, PolicyConfig(hidden=(6, 5), warp="residual", log_std=-0.5))
+def policy_and_params(
+    distribution: ActionDistribution = GAUSSIAN,
+) -> tuple[Policy, Params, Params]:
+    policy = Policy(2, distribution, PolicyConfig(hidden=(6, 5), warp="residual", log_std=-0.5))
     theta, phi = policy.init(np.random.default_rng(0))
     rng = torch.Generator().manual_seed(0)
     return (
@@ -90,8 +98,10 @@ def policy_and_params() -> tuple[GaussianPolicy, Params, Params]:
     )
 
 
-def roll(tasks: Sequence[Task], seed: int = 0) -> tuple[GaussianPolicy, Params, Params, Rollout]:
-    policy, theta_0, phi = policy_and_params()
+def roll(
+    tasks: Sequence[Task], seed: int = 0, distribution: ActionDistribution = GAUSSIAN
+) -> tuple[Policy, Params, Params, Rollout]:
+    policy, theta_0, phi = policy_and_params(distribution)
     rng = torch.Generator().manual_seed(1)
     theta = {
         name: x + 0.3 * torch.randn(len(tasks), *x.shape, generator=rng)
@@ -109,8 +119,9 @@ def run(
     indices: Sequence[int] | None = None,
     config: AdaptationConfig | None = None,
     iteration: int = 1,
+    distribution: ActionDistribution = GAUSSIAN,
 ) -> Trajectory:
-    policy, theta_0, phi = policy_and_params()
+    policy, theta_0, phi = policy_and_params(distribution)
     config = config or AdaptationConfig(steps=2, lr=0.05, episodes=EPISODES, lam=0.9)
     env = AimEnv(len(tasks) * config.episodes)
     places = indices if indices is not None else range(len(tasks))
@@ -142,13 +153,26 @@ MIXED = (Aim(0.5), Aim(-0.5, lifetime=2), Aim(1.0, lifetime=4))
 # --- rollouts -----------------------------------------------------------------------------------
 
 
-def test_stored_log_probabilities_are_those_of_the_stored_actions() -> None:
-    policy, theta, phi, rollout = roll(MIXED)
+@each_distribution
+def test_stored_log_probabilities_are_those_of_the_stored_actions(
+    distribution: ActionDistribution,
+) -> None:
+    policy, theta, phi, rollout = roll(MIXED, distribution=distribution)
     found = policy.log_prob(theta, phi, rollout.obs.flatten(1, 2), rollout.act.flatten(1, 2))
     valid = rollout.valid.flatten(1, 2) > 0
     torch.testing.assert_close(
         found[valid], rollout.logp.flatten(1, 2)[valid], rtol=1e-4, atol=1e-4
     )
+
+
+def test_choices_are_stored_one_hot_and_taken_as_they_are_stored() -> None:
+    _, _, _, rollout = roll(MIXED, distribution=CATEGORICAL)
+    valid = rollout.valid > 0
+    act = rollout.act[valid]
+    assert ((act == 0.0) | (act == 1.0)).all() and (act.sum(-1) == 1.0).all()
+    assert 0.0 < act[:, 0].mean() < 1.0
+    goals = torch.tensor([task.goal for task in MIXED]).reshape(3, 1, 1).expand_as(valid)[valid]
+    torch.testing.assert_close(rollout.reward[valid], -((act[:, 0] - goals) ** 2))
 
 
 def test_episodes_end_at_their_termination_and_the_horizon_terminates_nothing() -> None:
@@ -237,16 +261,21 @@ def test_returns_are_the_mean_undiscounted_ones() -> None:
     torch.testing.assert_close(found.returns[0], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_adaptation_raises_the_return() -> None:
-    config = AdaptationConfig(steps=3, lr=0.1, episodes=40)
-    found = run([Aim(1.0), Aim(-1.0)], config=config)
+@each_distribution
+def test_adaptation_raises_the_return(distribution: ActionDistribution) -> None:
+    config = AdaptationConfig(steps=3, lr=0.1 if distribution == GAUSSIAN else 1.0, episodes=40)
+    found = run([Aim(1.0), Aim(-1.0)], config=config, distribution=distribution)
     assert (found.returns[:, -1] > found.returns[:, 0] + 1.0).all()
 
 
+@each_distribution
 @pytest.mark.parametrize("shard", [[0], [1, 2], [2, 0]])
-def test_a_task_has_the_same_bits_in_whichever_shard_it_is_computed(shard: list[int]) -> None:
-    whole = run(MIXED)
-    assert same_trajectory(run([MIXED[t] for t in shard], shard), rows(whole, shard))
+def test_a_task_has_the_same_bits_in_whichever_shard_it_is_computed(
+    shard: list[int], distribution: ActionDistribution
+) -> None:
+    whole = run(MIXED, distribution=distribution)
+    part = run([MIXED[t] for t in shard], shard, distribution=distribution)
+    assert same_trajectory(part, rows(whole, shard))
 
 
 @pytest.mark.parametrize("flaw", ["broken", "fault"])

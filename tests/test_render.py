@@ -19,8 +19,9 @@ import pytest
 from helpers_launch import fabricate
 from numpy.typing import NDArray
 
+from warprl.agents.distributions import Gaussian
 from warprl.agents.inner import AdaptationConfig, adapt
-from warprl.agents.policy import GaussianPolicy, PolicyConfig
+from warprl.agents.policy import Policy, PolicyConfig
 from warprl.envs import make_family
 from warprl.launch import machine, render, stored
 from warprl.launch.cli import main
@@ -53,7 +54,7 @@ def decode(path: Path, shape: tuple[int, int, int]) -> tuple[int, NDArray[np.uin
 
 
 def test_a_recorded_adaptation_is_the_unrecorded_one_and_shows_its_first_episodes() -> None:
-    policy = GaussianPolicy(17, 6, PolicyConfig(hidden=(8,)))
+    policy = Policy(17, Gaussian(6), PolicyConfig(hidden=(8,)))
     theta, phi = policy.init(np.random.default_rng(0))
     tasks = FAMILY.held_out_tasks()[:1]
     config = AdaptationConfig(steps=2, episodes=1)
@@ -190,6 +191,7 @@ def command(run: Path, *arguments: str, **environment: str) -> subprocess.Comple
         ("half-cheetah-vel-maml2017-v1", (), (400, 640, 3), 201, 100),
         ("point-navigation-v1", ("--steps", "4"), (768, 1280, 3), None, 10),
         ("point-sparse-v1", (), (400, 640, 3), 21, 10),
+        ("maze-11-v1", (), (400, 640, 3), 201, 10),
     ],
 )
 def test_a_run_is_filmed_before_and_after_adaptation(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import sb3_reference
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from gymnasium.utils.seeding import np_random
 from helpers import perturbed
 from helpers_launch import SMALL, fabricate
@@ -28,16 +28,17 @@ from torch import Tensor, nn
 from warprl import checkpoint
 from warprl.agents import sb3
 from warprl.agents.inner import AdaptationConfig, adapt
-from warprl.agents.policy import GaussianPolicy, PolicyConfig
+from warprl.agents.policy import Policy, PolicyConfig
 from warprl.agents.rollout import Timing, collect
 from warprl.envs import make_family
 from warprl.envs.vector import gymnasium_id
 from warprl.launch import config, stored
 from warprl.launch.cli import main
-from warprl.types import Params
+from warprl.types import ActionSpace, Params
 from warprl.warp import WARP_KINDS, WarpKind
 
 POINT, CHEETAH, ANT = "point-navigation-v1", "half-cheetah-dir-v1", "ant-dir-v1"
+MAZE = "maze-11-v1"
 each_warp_and_none = pytest.mark.parametrize("warp", [*WARP_KINDS, None])
 
 
@@ -53,10 +54,10 @@ def make_env(family: str, task: int = 0) -> gymnasium.Env[Any, Any]:
     return env
 
 
-def some_policy(family: str, warp: WarpKind | None) -> tuple[GaussianPolicy, Params, Params]:
+def some_policy(family: str, warp: WarpKind | None) -> tuple[Policy, Params, Params]:
     """A policy with large actions, so that trajectories are chaotic, and phi off the identity."""
     spaces = make_family(family)
-    policy = GaussianPolicy.for_spaces(
+    policy = Policy.for_spaces(
         spaces.observation_space,
         spaces.action_space,
         PolicyConfig((16, 8), warp, rates=True, log_std=0.5),
@@ -74,7 +75,7 @@ def alone(theta: Params) -> Params:
     return {name: value.unsqueeze(0) for name, value in theta.items()}
 
 
-def observations(policy: GaussianPolicy, n: int = 30) -> NDArray[np.float64]:
+def observations(policy: Policy, n: int = 30) -> NDArray[np.float64]:
     return np.random.default_rng(1).standard_normal((n, policy.obs_dim))
 
 
@@ -87,7 +88,7 @@ def test_an_exported_policy_acts_bit_for_bit_as_ours(warp: WarpKind | None) -> N
     policy, theta, phi = some_policy(CHEETAH, warp)
     env = make_env(CHEETAH)
     obs = observations(policy)
-    expected = policy.mean(alone(theta), phi, as_tensor(obs))[0].numpy()
+    expected = policy.outputs(alone(theta), phi, as_tensor(obs))[0].numpy()
     assert isinstance(env.action_space, Box)
     bounds = env.action_space.low, env.action_space.high
     assert np.abs(expected).max() > 10.0, "some actions are past the bounds, where SB3 clips them"
@@ -104,8 +105,7 @@ def test_an_exported_policy_explores_as_ours(warp: WarpKind | None) -> None:
     actions, _, log_prob = actor(obs)
     torch.manual_seed(3)
     noise = torch.normal(torch.zeros(1, 30, 2), torch.ones(1, 30, 2))
-    mean, log_std = policy.distribution(alone(theta), phi, obs.unsqueeze(0))
-    ours = mean + log_std.exp() * noise
+    ours = policy.outputs(alone(theta), phi, obs[None]) + theta["log_std"].exp() * noise
     torch.testing.assert_close(actions, ours[0])
     torch.testing.assert_close(log_prob, policy.log_prob(alone(theta), phi, obs[None], ours)[0])
 
@@ -194,7 +194,7 @@ def test_the_export_verb_saves_the_policy_after_so_many_inner_steps(
     )  # fmt: skip
     theta = {name: value[:, steps] for name, value in trajectory.theta.items()}
     obs = observations(run.policy)
-    expected = run.policy.mean(theta, run.phi, as_tensor(obs))[0].numpy()
+    expected = run.policy.outputs(theta, run.phi, as_tensor(obs))[0].numpy()
     found, _ = PPO.load(file, device="cpu").predict(obs, deterministic=True)
     np.testing.assert_array_equal(found, np.clip(expected, -1.0, 1.0))
     assert data["returns"] == trajectory.returns[0].tolist()
@@ -247,10 +247,10 @@ def small_ppo(
     return PPO("MlpPolicy", env, policy_kwargs=settings, seed=2, device="cpu")
 
 
-class Stub(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
+class Stub(gymnasium.Env[NDArray[np.float64], Any]):
     """Spaces only."""
 
-    def __init__(self, action_space: Box, obs_dim: int = 2) -> None:
+    def __init__(self, action_space: ActionSpace, obs_dim: int = 2) -> None:
         self.observation_space = Box(-np.inf, np.inf, (obs_dim,), np.float64)
         self.action_space = action_space
 
@@ -266,7 +266,7 @@ def test_an_imported_policy_acts_as_the_sb3_policy(warp: WarpKind | None) -> Non
     obs = observations(policy)
     expected, _ = model.predict(obs, deterministic=True)
     assert np.ptp(expected) > 0.1
-    found = policy.mean(alone(theta), phi, as_tensor(obs))[0].numpy()
+    found = policy.outputs(alone(theta), phi, as_tensor(obs))[0].numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
     assert theta["log_std"].tolist() == pytest.approx([-0.7] * 6)
 
@@ -279,7 +279,7 @@ def test_actions_are_mapped_from_the_bounds_that_the_model_was_trained_with() ->
     theta = sb3.from_ppo(model, policy, wanted)
     obs = as_tensor(observations(policy))
     given = model.policy.get_distribution(obs[0]).mode().detach().numpy()
-    found = policy.mean(alone(theta), {}, obs)[0].numpy()
+    found = policy.outputs(alone(theta), {}, obs)[0].numpy()
     expected = -1.0 + 2.0 * (given - low) / (high - low)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     std = np.exp(-0.7) * 2.0 / (high - low)
@@ -333,6 +333,58 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         model.policy.log_std.fill_(torch.nan)
     with pytest.raises(ValueError, match="its weights are not all finite"):
         sb3.from_ppo(model, policy, make_family(POINT).action_space)
+
+
+# --- a choice among actions -----------------------------------------------------------------------
+
+
+def choosing(warp: WarpKind | None) -> tuple[Policy, Params, Params, Stub]:
+    """A policy that chooses among four actions, and an environment with its spaces."""
+    env, rng = Stub(Discrete(4)), np.random.default_rng(0)
+    policy = Policy.for_spaces(Box(-np.inf, np.inf, (2,)), Discrete(4), PolicyConfig((16, 8), warp))
+    theta, phi = (
+        {name: value.float() for name, value in perturbed(params, rng, 0.5).items()}
+        for params in policy.init(rng)
+    )
+    return policy, theta, phi, env
+
+
+@each_warp_and_none
+def test_an_exported_policy_chooses_as_ours(warp: WarpKind | None) -> None:
+    policy, theta, phi, env = choosing(warp)
+    model = sb3.load_ppo(sb3.save_ppo(sb3.to_ppo(policy, theta, phi, env)))
+    obs = observations(policy)
+    logits = policy.outputs(alone(theta), phi, as_tensor(obs))
+    expected = logits[0].argmax(-1).numpy()
+    assert len(set(expected.tolist())) > 1
+    np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], expected)
+    actions, _, log_prob = model.policy(as_tensor(obs)[0])
+    ours = policy.log_prob(alone(theta), phi, as_tensor(obs), torch.eye(4)[actions][None])
+    torch.testing.assert_close(log_prob, ours[0])
+
+
+def test_an_imported_policy_chooses_as_the_sb3_policy() -> None:
+    policy, fresh, phi, env = choosing("gate")
+    model = small_ppo(env)
+    theta = sb3.from_ppo(model, policy, Discrete(4))
+    assert list(theta) == list(fresh)
+    obs = observations(policy)
+    logits = policy.outputs(alone(theta), policy.init(np.random.default_rng(0))[1], as_tensor(obs))
+    theirs = model.policy.get_distribution(as_tensor(obs)[0])
+    expected = [theirs.log_prob(torch.full((len(obs),), choice)) for choice in range(4)]
+    torch.testing.assert_close(logits[0].log_softmax(-1), torch.stack(expected, -1))
+
+
+def test_a_policy_with_other_actions_is_refused_in_one_line() -> None:
+    choose, _, _, env = choosing(None)
+    with pytest.raises(
+        ValueError, match="with discrete actions is needed, and this is of type Act"
+    ):
+        sb3.from_ppo(small_ppo(make_env(POINT)), choose, Discrete(4))
+    with pytest.raises(
+        ValueError, match="with Gaussian actions is needed, and this is of type Act"
+    ):
+        sb3.from_ppo(small_ppo(env), some_policy(POINT, None)[0], Box(-1.0, 1.0, (2,)))
 
 
 TINY = ("--workers", "0", *(part for setting in SMALL for part in ("--set", setting)))
@@ -415,7 +467,9 @@ def reference(family: str, seed: int = 0) -> PPO:
     return sb3.new_ppo(lambda: make_env(family), NETWORK, ADAPTATION, horizon, seed)
 
 
-@pytest.mark.parametrize(("family", "names"), [(CHEETAH, ["direction"]), (POINT, ["x", "y"])])
+@pytest.mark.parametrize(
+    ("family", "names"), [(CHEETAH, ["direction"]), (POINT, ["x", "y"]), (MAZE, ["row", "col"])]
+)
 def test_the_oracle_sees_the_task(family: str, names: list[str]) -> None:
     plain: gymnasium.Env[Any, Any] = gymnasium.make(gymnasium_id(family))
     env = sb3.TaskObservation(plain, names)

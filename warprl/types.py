@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # envs and the command line use this module, and need not wait for torch
@@ -45,7 +45,7 @@ class Rollout(NamedTuple):
     """
 
     obs: Tensor  # [T, E, H, O]
-    act: Tensor  # [T, E, H, A], before scaling and clipping to the actuators
+    act: Tensor  # [T, E, H, A], before scaling and clipping; one-hot if actions are discrete
     logp: Tensor  # [T, E, H], log-probability under the behaviour policy
     reward: Tensor  # [T, E, H], zero where invalid
     valid: Tensor  # [T, E, H], 1.0 for real transitions and 0.0 for padding
@@ -116,6 +116,10 @@ class MetaLoss(Protocol):
         ...
 
 
+ActionSpace: TypeAlias = Box | Discrete[Any]
+"""Of a Box, an action is its vector ``[A]``; a discrete one is one-hot, A the number of choices."""
+
+
 class BatchEnv(Protocol):
     """``num_envs`` simulations stepped together, without automatic resets.
 
@@ -126,7 +130,7 @@ class BatchEnv(Protocol):
     num_envs: int
     horizon: int
     observation_space: Box
-    action_space: Box
+    action_space: ActionSpace
 
     def reset(
         self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]

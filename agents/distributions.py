@@ -1,0 +1,152 @@
+"""Distributions over actions: how noise becomes an action, and how likely an action was.
+
+A policy's network says where a distribution stands; a continuous action is a vector, a discrete one
+a one-hot vector as wide as the number of choices, so that both have the same shapes everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from gymnasium.spaces import Discrete
+from numpy.typing import NDArray
+from torch import Tensor
+
+from warprl.types import ActionSpace, Params
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+class ActionDistribution(Protocol):
+    """What a policy needs of a distribution; it is pure and holds no parameters.
+
+    Outputs of the network, noise and actions are ``[T, N, A]``, log-probabilities ``[T, N]``.
+    Parameters of its own, beside the network's, are in the stacked theta ``[T, ...]``.
+    """
+
+    @property
+    def size(self) -> int:
+        """A: how many numbers an action has, and so the network's outputs."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its own parameters in theta."""
+        ...
+
+    def init(self, log_std: float) -> Params:
+        """Its own parameters at first, unstacked; ``log_std`` is for those that have one."""
+        ...
+
+    def noise(self, rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+        """What makes an action random, ``[*shape, A]``; drawn before any output is known."""
+        ...
+
+    def sample(self, outputs: Tensor, theta: Params, noise: Tensor) -> Tensor:
+        """Actions, exactly distributed."""
+        ...
+
+    def log_prob_of_sample(self, outputs: Tensor, theta: Params, noise: Tensor) -> Tensor:
+        """Log-probability of the actions that :meth:`sample` makes of this noise."""
+        ...
+
+    def log_prob(self, outputs: Tensor, theta: Params, act: Tensor) -> Tensor:
+        """Log-probability, or log-density, of actions."""
+        ...
+
+    def kl(self, outputs: Tensor, theta: Params, other: Tensor, other_theta: Params) -> Tensor:
+        """``KL(this || other)`` in closed form, ``[T, N]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Diagonal Gaussians about the outputs; theta has ``log_std [T, A]``."""
+
+    size: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The log standard deviation."""
+        return ("log_std",)
+
+    def init(self, log_std: float) -> Params:
+        """The same deviation in every dimension."""
+        return {"log_std": torch.full((self.size,), log_std)}
+
+    def noise(self, rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+        """Standard normal."""
+        return rng.standard_normal((*shape, self.size), dtype=np.float32)
+
+    def sample(self, outputs: Tensor, theta: Params, noise: Tensor) -> Tensor:
+        """``outputs + exp(log_std) * noise``."""
+        return torch.addcmul(outputs, _log_std(theta).exp(), noise)
+
+    def log_prob_of_sample(self, outputs: Tensor, theta: Params, noise: Tensor) -> Tensor:
+        """The density of the noise, scaled: it does not depend on the outputs."""
+        return -0.5 * (noise.square() + 2.0 * _log_std(theta) + LOG_2PI).sum(-1)
+
+    def log_prob(self, outputs: Tensor, theta: Params, act: Tensor) -> Tensor:
+        """The density of the noise that would have made the actions."""
+        noise = (act - outputs) * torch.exp(-_log_std(theta))
+        return self.log_prob_of_sample(outputs, theta, noise)
+
+    def kl(self, outputs: Tensor, theta: Params, other: Tensor, other_theta: Params) -> Tensor:
+        """Sum of ``log(s_q / s_p) + (s_p^2 + (m_p - m_q)^2) / (2 s_q^2) - 1/2`` over dimensions."""
+        apart = (outputs - other) * torch.exp(-_log_std(other_theta))
+        widths = _log_std(theta) - _log_std(other_theta)
+        return 0.5 * (torch.expm1(2.0 * widths) - 2.0 * widths + apart.square()).sum(-1)
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """One of ``size`` choices; the outputs are logits and an action is one-hot."""
+
+    size: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def init(self, log_std: float) -> Params:
+        """Nothing: the logits say it all."""
+        return {}
+
+    def noise(self, rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+        """Standard Gumbel."""
+        return rng.gumbel(size=(*shape, self.size)).astype(np.float32)
+
+    def sample(self, outputs: Tensor, theta: Params, noise: Tensor) -> Tensor:
+        """``one_hot(argmax(logits + noise))``, which is ``softmax(logits)`` (Gumbel, 1954)."""
+        choice = (outputs + noise).argmax(-1, keepdim=True)
+        return torch.zeros_like(outputs).scatter_(-1, choice, 1.0)
+
+    def log_prob_of_sample(self, outputs: Tensor, theta: Params, noise: Tensor) -> Tensor:
+        """That of the choice that the noise makes."""
+        return self.log_prob(outputs, theta, self.sample(outputs, theta, noise))
+
+    def log_prob(self, outputs: Tensor, theta: Params, act: Tensor) -> Tensor:
+        """``log_softmax(logits)`` at the choice."""
+        return (outputs.log_softmax(-1) * act).sum(-1)
+
+    def kl(self, outputs: Tensor, theta: Params, other: Tensor, other_theta: Params) -> Tensor:
+        """``sum_i p_i (log p_i - log q_i)``."""
+        logp = outputs.log_softmax(-1)
+        return (logp.exp() * (logp - other.log_softmax(-1))).sum(-1)
+
+
+def distribution_for(space: ActionSpace) -> ActionDistribution:
+    """The distribution over a flat Box or over choices 0, 1, ..., n - 1."""
+    if isinstance(space, Discrete):
+        return Categorical(int(space.n))
+    (size,) = space.shape
+    return Gaussian(size)
+
+
+def _log_std(theta: Params) -> Tensor:
+    return theta["log_std"].unsqueeze(1)
