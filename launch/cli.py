@@ -311,7 +311,11 @@ def export(
     out: Annotated[str, typer.Option(metavar="FILE.zip", help="A new file.")],
     task: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="A number of the task; one option for each."),
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A number of the task, or a list [1,2,...]; one option for each. "
+            "Or alone N: the position among the held-out tasks.",
+        ),
     ] = None,
     steps: Annotated[
         int | None,

@@ -38,6 +38,7 @@ from warprl.types import Params
 from warprl.warp import WARP_KINDS, WarpKind
 
 POINT, CHEETAH, ANT = "point-navigation-v1", "half-cheetah-dir-v1", "ant-dir-v1"
+HOPPER = "hopper-rand-params-v1"
 each_warp_and_none = pytest.mark.parametrize("warp", [*WARP_KINDS, None])
 
 
@@ -203,6 +204,28 @@ def test_the_export_verb_saves_the_policy_after_so_many_inner_steps(
     assert made.reset(seed=0)[1]["task"] == data["task"]
 
 
+def test_a_task_of_many_numbers_is_named_by_its_position_or_by_lists(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", HOPPER)
+    values = asdict(make_family(HOPPER).held_out_tasks()[3])
+    lists = [part for k, v in values.items() for part in ("--task", f"{k}={json.dumps(v)}")]
+    ways = (["--task", "3"], lists)
+    found = [
+        export(capsys, "a", *task, "--steps", "0", "--out", str(tmp_path / f"{number}.zip"))
+        for number, task in enumerate(ways)
+    ]
+    assert found[0]["task"] == found[1]["task"] == json.loads(json.dumps(values))
+    assert found[0]["returns"] == found[1]["returns"]
+    made: gymnasium.Env[Any, Any] = gymnasium.make(found[0]["environment"], task=found[0]["task"])
+    assert made.reset(seed=0)[1]["task"] == values
+    assert (
+        main(["export", "a", "--task", "3", "--steps", "0", "--out", str(tmp_path / "c.zip")]) == 0
+    )
+    text = capsys.readouterr().out
+    assert f"task=asdict(make_family({HOPPER!r}).held_out_tasks()[3]))" in text
+
+
 def test_what_cannot_be_exported_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -219,6 +242,13 @@ def test_what_cannot_be_exported_is_refused(
         (("export", "a", "--out", new, "--task", "direction"), "--task direction: expected KEY="),
         (("export", "a", "--out", new, "--task", "direction=up"), "expected KEY=NUMBER"),
         (("export", "a", "--out", new, "--task", "direction=3"), "must be -1 or 1, got 3"),
+        (("export", "a", "--out", new, "--task", "direction=[1"), "KEY=[NUMBER,...], or alone the"),
+        (("export", "a", "--out", new, "--task", "direction=[1]"), "a finite number, got [1]"),
+        (
+            ("export", "a", "--out", new, "--task", "2"),
+            "--task 2: half-cheetah-dir-v1 has held-out",
+        ),
+        (("export", "a", "--out", new, "--task", "0", "--task", "1"), "--task 0: expected KEY="),
         (("export", "gone", "--out", new), "no run 'gone'"),
     ]:
         assert message in refused(capsys, *arguments)
