@@ -126,6 +126,8 @@ def train(
         options = {"iterations": iterations, "workers": workers, "seed": seed}
         resolved = config.resolve(family, agent, options, settings or ())
         if init_from is None:
+            if trust:
+                raise UserError("--trust: nothing to trust: give the file with --init-from")
             return train.start(resolved, run, _console(json))
         from warprl.launch import sb3
 

@@ -103,6 +103,8 @@ def parse_task(run: StoredRun, settings: Sequence[str]) -> Task:
     values: dict[str, Any] = {}
     for setting in settings:
         key, separator, text = setting.partition("=")
+        if key in values:
+            raise UserError(f"--task {setting}: {key} is given twice")
         try:
             values[key] = _number_or_list(text)
         except (ValueError, RecursionError):  # too many brackets are no JSON either

@@ -80,6 +80,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
         (("train", FAMILY, "--agent", "mamml"), "unknown agent 'mamml': did you mean 'maml'?"),
         (("train", "point-navigation"), "unknown family 'point-navigation': did you mean"),
         (("train", FAMILY, "--set", "learner.lrr=1"), "unknown key 'learner.lrr': did you mean"),
+        (("train", FAMILY, "--trust"), "--trust: nothing to trust: give the file with --init-from"),
         (("train", FAMILY, "--run", "my run"), "run name 'my run': use up to 100 letters"),
         (("train", FAMILY, "--run", "/proc/run"), "cannot make the run folder /proc/run: "),
         (("resume", "gone"), "no run 'gone': there are no runs in "),
