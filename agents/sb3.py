@@ -35,6 +35,7 @@ from warprl.warp import WarpKind
 
 Env = gymnasium.Env[Any, Any]
 MakeEnv = Callable[[], Env]
+Layer = tuple[Tensor, Tensor]  # weight [in, out] and bias [out]
 
 
 class Actor(nn.Module):
@@ -57,6 +58,23 @@ class Actor(nn.Module):
         theta = P.broadcast(dict(self.theta.items()), 1)
         phi = {name: self.phi[_key(name)] for name in self._names}
         return self._policy.mean(theta, phi, obs.unsqueeze(0)).squeeze(0)
+
+    def layers(self) -> list[Layer]:
+        """The layers of the plain network that acts alike, from observation to action.
+
+        Raises ValueError, in one line, if its warps are of a kind that no such network has.
+        """
+        config = self._policy.config
+        if config.warp not in (None, "linear"):
+            raise ValueError(
+                f"its warp layers are of kind {config.warp}, and an initialisation is task layers "
+                "alone, into which only linear ones can be merged"
+            )
+        stacked = P.broadcast(P.detach(dict(self.theta.items())), 1)
+        phi = {name: self.phi[_key(name)] for name in self._names}
+        theta, _ = self._policy.fold(stacked, phi)
+        last = len(config.hidden)
+        return [(theta[f"weight_{n}"][0], theta[f"bias_{n}"][0]) for n in range(last + 1)]
 
     def copy(self, theta: Params, phi: Params) -> None:
         """Take over unstacked parameters."""
@@ -90,6 +108,11 @@ class WarpedPolicy(ActorCriticPolicy):
         self.action_net = Actor(GaussianPolicy(self.features_dim, act_dim, self._config))
         settings: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
         self.optimizer = self.optimizer_class(self.parameters(), **settings)
+
+    def layers(self) -> list[Layer]:
+        """See :meth:`Actor.layers`."""
+        assert isinstance(self.action_net, Actor)
+        return self.action_net.layers()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         own = {"hidden": self._config.hidden, "warp": self._config.warp}
@@ -137,30 +160,30 @@ def load_ppo(content: bytes) -> PPO:
 
 
 def from_ppo(model: PPO, policy: GaussianPolicy, action_space: Box) -> Params:
-    """Unstacked theta whose actions are those of an SB3 MlpPolicy.
+    """Unstacked theta whose actions are those of an SB3 MlpPolicy, or of :func:`to_ppo`'s.
 
+    Warps come along only where they can be merged into the task layers, for theta is those alone.
     Where the model was trained with other action bounds, its actions are mapped linearly from those
     bounds to those of ``action_space``. The file does not tell what ``VecNormalize`` did to the
     observations: a model trained behind it acts on others here. Raises ValueError, in one line, for
     another architecture.
     """
     actor = model.policy
-    _require_gaussian_mlp(actor)
-    linears = _linears(actor)
-    found = (linears[0].in_features, *(linear.out_features for linear in linears))
+    layers = actor.layers() if type(actor) is WarpedPolicy else _mlp_layers(actor)
+    found = (len(layers[0][0]), *(len(bias) for _, bias in layers))
     if found != policy.widths:
         raise ValueError(
             f"its layers are {_arrows(found)}, from observation to action, "
             f"and {_arrows(policy.widths)} are needed"
         )
     theta: Params = {}
-    for layer, linear in enumerate(linears):
-        theta[f"weight_{layer}"] = linear.weight.detach().T.contiguous()
-        theta[f"bias_{layer}"] = linear.bias.detach().clone()
+    for number, (weight, bias) in enumerate(layers):
+        theta[f"weight_{number}"] = weight.detach().clone()
+        theta[f"bias_{number}"] = bias.detach().clone()
     theta["log_std"] = actor.log_std.detach().clone()
     if not P.all_finite(theta):
         raise ValueError("its weights are not all finite")
-    return _rescaled(theta, len(linears) - 1, model.action_space, action_space)
+    return _rescaled(theta, len(layers) - 1, model.action_space, action_space)
 
 
 class TaskObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -247,11 +270,12 @@ def _network(config: PolicyConfig) -> dict[str, Any]:
     return {"net_arch": {"pi": hidden, "vf": hidden}, "activation_fn": nn.Tanh}
 
 
-def _linears(actor: ActorCriticPolicy) -> list[nn.Linear]:
-    """The task layers, from observation to action."""
+def _mlp_layers(actor: nn.Module) -> list[Layer]:
+    """The layers of an MlpPolicy, from observation to action. Raises ValueError if it is none."""
+    _require_gaussian_mlp(actor)
+    assert isinstance(actor, ActorCriticPolicy) and isinstance(actor.action_net, nn.Linear)
     hidden = [layer for layer in actor.mlp_extractor.policy_net if isinstance(layer, nn.Linear)]
-    assert isinstance(actor.action_net, nn.Linear)
-    return [*hidden, actor.action_net]
+    return [(layer.weight.T.contiguous(), layer.bias) for layer in (*hidden, actor.action_net)]
 
 
 def _require_gaussian_mlp(actor: nn.Module) -> None:
