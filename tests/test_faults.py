@@ -15,7 +15,8 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from warprl.agents.inner import AdaptationConfig
 from warprl.launch import env_runner
-from warprl.launch.algorithm import WarpGrad, WarpGradConfig
+from warprl.launch.algorithm import WarpGrad, WarpGradConfig, build
+from warprl.launch.config import resolve
 from warprl.launch.env_runner import collect_shards
 from warprl.launch.errors import RunFailedError
 from warprl.types import Task
@@ -67,6 +68,14 @@ def test_a_worker_that_dies_or_hangs_while_sampling_is_replaced_and_changes_noth
     assert disturbed["return_step_2"] == expected.metrics[0]["return_step_2"]
     assert rest.metrics == expected.metrics[1:]
     assert rest.tensors == expected.tensors
+
+
+def test_the_limit_for_workers_that_hang_is_that_of_the_configuration() -> None:
+    start_ray()
+    settings = ["worker_timeout_s=90", "tasks=2", "policy.hidden=[8]"]
+    algorithm = build(resolve("point-navigation-v1", "promp", {"workers": 0}, settings))
+    algorithm.stop()  # type: ignore[no-untyped-call]
+    assert algorithm.config.sample_timeout_s == 90.0
 
 
 def test_an_exception_in_a_worker_surfaces_with_its_traceback(
