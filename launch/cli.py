@@ -126,6 +126,8 @@ def train(
         options = {"iterations": iterations, "workers": workers, "seed": seed}
         resolved = config.resolve(family, agent, options, settings or ())
         if init_from is None:
+            if trust:
+                raise UserError("--trust: nothing to trust: give the file with --init-from")
             return train.start(resolved, run, _console(json))
         from warprl.launch import sb3
 
@@ -311,7 +313,11 @@ def export(
     out: Annotated[str, typer.Option(metavar="FILE.zip", help="A new file.")],
     task: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="A number of the task; one option for each."),
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A number of the task, or a list [1,2,...]; one option for each. "
+            "Or alone N: the position among the held-out tasks.",
+        ),
     ] = None,
     steps: Annotated[
         int | None,

@@ -27,15 +27,20 @@ from warprl.learner import LearnerConfig
 
 MAX_SEED = 2**32 - 1
 MAX_TASKS = 10_000
+MAX_TIMEOUT_S = 1e6
+WORKER_TIMEOUT_S = 3600.0  # far above any iteration that is worth waiting for
 # Keys that say how long a run goes on and how it is carried out, and never what it computes.
-CARRIED_OUT = ("schema_version", "iterations", "workers", "checkpoint_every", "keep")
+CARRIED_OUT = (
+    "schema_version", "iterations", "workers", "worker_timeout_s", "checkpoint_every", "keep"
+)  # fmt: skip
 
 
 class RunConfig(BaseModel):
     """Everything that determines a run, and how it is carried out.
 
     ``workers`` and ``checkpoint_every`` change how fast and how safe a run is, never its results.
-    ``workers`` = 0 samples inside the driver.
+    ``workers`` = 0 samples inside the driver. A worker that takes longer than ``worker_timeout_s``
+    seconds over an iteration is taken for hung, and replaced like one that died.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -46,6 +51,7 @@ class RunConfig(BaseModel):
     seed: Annotated[int, Ge(0), Le(MAX_SEED)] = 0
     iterations: Annotated[int, Gt(0)] = 200
     workers: Annotated[int, Ge(0)] = 0
+    worker_timeout_s: Annotated[float, Gt(0), Le(MAX_TIMEOUT_S)] = WORKER_TIMEOUT_S
     tasks: Annotated[int, Gt(0), Le(MAX_TASKS), Field(description="tasks of a meta-batch")] = 20
     policy: PolicyConfig
     adaptation: AdaptationConfig
