@@ -6,6 +6,7 @@ resolve to one complete configuration, which is written to ``config.yaml`` and r
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -21,6 +22,7 @@ from warprl.agents.inner import AdaptationConfig
 from warprl.agents.policy import PolicyConfig
 from warprl.agents.presets import PRESETS
 from warprl.envs import UnknownFamily, family_names, make_family
+from warprl.envs.physics import NoNativeBatchError
 from warprl.launch.errors import UserError, nearest
 from warprl.launch.machine import available_cores
 from warprl.learner import LearnerConfig
@@ -63,6 +65,7 @@ def resolve(
     and for a value of wrong type or range.
     """
     require_family(family)
+    _require_physics(family)
     _known("agent", agent, PRESETS)
     preset = PRESETS[agent]
     base = RunConfig(
@@ -93,6 +96,7 @@ def load(path: Path) -> RunConfig:
         )
     config = _validate(data, f"{path}: ")
     require_family(config.family)
+    _require_physics(config.family)
     _known("agent", config.agent, PRESETS)
     return config
 
@@ -178,6 +182,16 @@ def require_family(name: str) -> None:
         make_family(name)
     except UnknownFamily as error:
         raise UserError(str(error)) from error
+
+
+def _require_physics(family: str) -> None:
+    """Raise UserError if the installed mujoco is too old to step this family."""
+    if importlib.util.find_spec("mujoco.batch") is not None:
+        return
+    try:
+        make_family(family).make_batch(1)
+    except NoNativeBatchError as error:
+        raise UserError(f"{family}: {error}") from error
 
 
 def _known(kind: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> None:
