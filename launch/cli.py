@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -223,15 +223,32 @@ def evaluate(
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Compare with the policy before training.")
     ] = False,
+    protocol: Annotated[
+        Literal["curve", "metaworld"],
+        typer.Option(help="Adaptation curve, or Meta-World's evaluator with its defaults."),
+    ] = "curve",
     checkpoint: Checkpoint = None,
     seed: EpisodeSeed = None,
     json: Json = False,
 ) -> int:
-    """Measure how a run adapts to held-out tasks: returns after 0..N inner steps."""
+    """Measure how a run adapts to held-out tasks: returns after 0..N inner steps.
+
+    With --protocol metaworld: success rates by Meta-World's own evaluator, for runs on its families
+    (docs/metaworld.md).
+    """
 
     def work() -> Outcome:
         from warprl.launch import evaluate, runs
 
+        if protocol == "metaworld":
+            from warprl.launch import meta_world
+
+            if against is not None or untrained:
+                raise UserError("--protocol metaworld evaluates one run: no --against, --untrained")
+            return meta_world.evaluate(
+                runs.find(run), steps=steps, episodes=episodes, checkpoint=checkpoint, seed=seed,
+                console=_console(json),
+            )  # fmt: skip
         folder, other = runs.find(run), None if against is None else runs.find(against)
         return evaluate.evaluate(
             folder, steps=steps, episodes=episodes, against=other, untrained=untrained,

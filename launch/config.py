@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from warprl.agents.inner import AdaptationConfig
 from warprl.agents.policy import PolicyConfig
 from warprl.agents.presets import PRESETS
-from warprl.envs import UnknownFamily, family_names, make_family
+from warprl.envs import UnknownFamily, family_names, is_meta_world, make_family
 from warprl.envs.physics import NoNativeBatchError
 from warprl.launch.errors import UserError, nearest
 from warprl.launch.machine import available_cores
@@ -174,7 +174,7 @@ def require_family(name: str) -> None:
     The module of a user's own family may lie in the working directory, where Ray's workers look
     first, and so does this process from now on.
     """
-    if ":" not in name:
+    if ":" not in name and not is_meta_world(name):
         return _known("family", name, family_names())
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

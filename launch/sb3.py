@@ -12,7 +12,7 @@ import gymnasium
 
 from warprl import params as P
 from warprl.agents import sb3
-from warprl.envs import make_family
+from warprl.envs import family_names, make_family
 from warprl.envs.vector import gymnasium_id
 from warprl.launch import stored
 from warprl.launch.config import RunConfig
@@ -38,7 +38,7 @@ def export(
     """
     path = _require_new(Path(out))
     run = stored.open_run(folder, checkpoint)
-    if ":" in run.config.family:
+    if run.config.family not in family_names():
         raise UserError(
             f"cannot export: {run.config.family} has no id in Gymnasium's registry, which the "
             "exported policy's environment needs; warprl's own families have one"
