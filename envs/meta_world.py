@@ -208,8 +208,8 @@ class Table(gymnasium.Env[Observation, NDArray[np.float32]]):
         return observation, float(reward), terminated, truncated, info
 
     def render(self) -> Any:
-        """The table from a corner."""
-        return self._env.render()
+        """The table from a corner; Meta-World's cameras hang upside down."""
+        return np.rot90(self._env.render(), 2)
 
     @property
     def data(self) -> mujoco.MjData:
@@ -253,7 +253,7 @@ def _idle(name: str, render_mode: str | None) -> list[Any]:
 
 
 def _make(name: str, render_mode: str | None) -> Any:
-    return ALL_V3_ENVIRONMENTS[name](render_mode=render_mode, camera_name="corner")
+    return ALL_V3_ENVIRONMENTS[name](render_mode=render_mode, camera_name="corner2")
 
 
 @functools.cache

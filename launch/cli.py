@@ -20,7 +20,10 @@ from warprl.launch.outcome import Outcome, to_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-FAMILY_HELP = "A name that 'warprl envs' lists, or package.module:FAMILY for your own."
+FAMILY_HELP = (
+    "A name that 'warprl envs' lists, package.module:FAMILY for your own, or Meta-World's "
+    "ml1-<task>, ml10 and ml45 (docs/metaworld.md)."
+)
 # typer brings its own copy of click and names the base of its usage errors only as a base.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -430,7 +433,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _families() -> Outcome:
     from warprl.envs import family_names, make_family
 
-    return _listing({name: make_family(name).definition().tasks for name in family_names()})
+    listing = _listing({name: make_family(name).definition().tasks for name in family_names()})
+    more = "and Meta-World's, an extra: ml1-<task>, ml10, ml45 (docs/metaworld.md)"
+    return Outcome(listing.data, f"{listing.text}\n{more}")
 
 
 def _listing(summaries: dict[str, str]) -> Outcome:
