@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import pickle
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -34,6 +35,8 @@ _ENV_ID = "warprl/MetaWorldTable-v0"
 GOALS = 50  # of each environment, in training and in testing
 _NAMES = list(ALL_V3_ENVIRONMENTS)  # their positions are Meta-World's own task ids
 _PARTS = {"ml10": ML10_V3, "ml45": ML45_V3}
+# The newest that no table uses: an environment takes 0.2 s to make, and holds 23 MB.
+_IDLE: deque[tuple[str, Any]] = deque(maxlen=64)
 
 Observation = NDArray[np.float64]
 
@@ -186,10 +189,9 @@ class Table(gymnasium.Env[Observation, NDArray[np.float32]]):
         """Take the task's environment, if this is another one, and give it the goal."""
         name = _NAMES[task.env]
         if name != self._name:
-            if self._env is not None:
-                _idle(self._name, self.render_mode).append(self._env)
-            idle = _idle(name, self.render_mode)
-            self._env = idle.pop() if idle else _make(name, self.render_mode)
+            self.close()
+            idle = None if self.render_mode else _reuse(name)
+            self._env = idle or _make(name, self.render_mode)
             self._name = name
         self._env.set_task(to_meta_world(task))
 
@@ -210,6 +212,14 @@ class Table(gymnasium.Env[Observation, NDArray[np.float32]]):
     def render(self) -> Any:
         """The table from a corner; Meta-World's cameras hang upside down."""
         return np.rot90(self._env.render(), 2)
+
+    def close(self) -> None:
+        """Leave the environment to other tables; one that draws is closed."""
+        if self._env is not None and self.render_mode is None:
+            _IDLE.append((self._name, self._env))
+        elif self._env is not None:
+            self._env.close()
+        self._env, self._name = None, ""
 
     @property
     def data(self) -> mujoco.MjData:
@@ -246,10 +256,13 @@ def _build(name: str) -> tuple[list[Variation], list[Variation]]:
     )
 
 
-@functools.cache
-def _idle(name: str, render_mode: str | None) -> list[Any]:
-    """Environments that no table uses now: each takes 0.2 s to make and holds 23 MB."""
-    return []
+def _reuse(name: str) -> Any:
+    """An environment of this name that no table uses now, if there is one."""
+    for position, (other, env) in enumerate(_IDLE):
+        if other == name:
+            del _IDLE[position]
+            return env
+    return None
 
 
 def _make(name: str, render_mode: str | None) -> Any:
@@ -260,7 +273,6 @@ def _make(name: str, render_mode: str | None) -> Any:
 def _spaces() -> tuple[Box, Box]:
     """Observation and action space, which all of Meta-World's environments share."""
     env = _make(_NAMES[0], None)
-    _idle(_NAMES[0], None).append(env)
     return env.observation_space, env.action_space
 
 
