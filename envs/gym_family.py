@@ -445,6 +445,7 @@ def _split(
 ) -> Split:
     """The tasks of a family. Raises ValueError for those that cannot be."""
     if isinstance(tasks, Split):
+        assert held_out is None, "a split holds out its own"
         return tasks
     return Drawn(tasks, held_out) if callable(tasks) else Listed(tasks, held_out)
 

@@ -71,9 +71,10 @@ class Variations(Split):
     def text(self) -> str:
         """Which environments, how often, and how many goals."""
         train, _ = self.classes
+        often = ", every environment as often as any other" if len(train) > 1 else ""
         return (
-            f"Meta-World's training tasks: {GOALS} hidden goals of {_listed(train)}, every "
-            f"environment as often as any other; seed {SEED}"
+            f"Meta-World's training tasks: {GOALS} hidden goals of {_listed(train)}{often}; "
+            f"seed {SEED}"
         )
 
     @property
@@ -128,8 +129,8 @@ class MetaWorld(GymFamily[Variation]):
 
         Raises ValueError, with the nearest names, for a task that Meta-World does not have.
         """
-        benchmark = name.removeprefix("ml1-")
-        if benchmark not in _PARTS and benchmark not in _NAMES:
+        benchmark = name if name in _PARTS else name.removeprefix("ml1-")
+        if name not in _PARTS and benchmark not in _NAMES:
             near = [f"ml1-{task}" for task in difflib.get_close_matches(benchmark, _NAMES, n=2)]
             hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_NAMES)}"
             raise ValueError(f"Meta-World has no task {benchmark!r}; {hint}")

@@ -32,9 +32,9 @@ def export(
 ) -> Outcome:
     """Adapt a run's policy to the task of these ``key=value`` and write it for SB3's PPO.
 
-    Raises UserError for a family of the user's own, which has no Gymnasium id, for an impossible
-    task or number of steps and for a file that exists, and RunFailedError if the adaptation
-    diverges or the disk refuses.
+    Raises UserError for a family without a Gymnasium id (the user's own, Meta-World's), for an
+    impossible task or number of steps and for a file that exists, and RunFailedError if the
+    adaptation diverges or the disk refuses.
     """
     path = _require_new(Path(out))
     run = stored.open_run(folder, checkpoint)

@@ -160,5 +160,6 @@ def test_a_task_that_meta_world_does_not_have_is_one_line(
     assert capsys.readouterr().err.startswith(
         "warprl: Meta-World has no task 'reech-v3'; did you mean ml1-reach-v3"
     )
-    with pytest.raises(UnknownFamily):
-        make_family("ml1-zzz")
+    for name in ("ml1-zzz", "ml1-ml10"):
+        with pytest.raises(UnknownFamily, match="^Meta-World has no task"):
+            make_family(name)
