@@ -6,6 +6,7 @@ resolve to one complete configuration, which is written to ``config.yaml`` and r
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -20,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from warprl.agents.inner import AdaptationConfig
 from warprl.agents.policy import PolicyConfig
 from warprl.agents.presets import PRESETS
-from warprl.envs import UnknownFamily, family_names, make_family
+from warprl.envs import UnknownFamily, family_names, is_meta_world, make_family
+from warprl.envs.physics import NoNativeBatchError
 from warprl.launch.errors import UserError, nearest
 from warprl.launch.machine import available_cores
 from warprl.learner import LearnerConfig
@@ -69,6 +71,7 @@ def resolve(
     and for a value of wrong type or range.
     """
     require_family(family)
+    _require_physics(family)
     _known("agent", agent, PRESETS)
     preset = PRESETS[agent]
     base = RunConfig(
@@ -99,6 +102,7 @@ def load(path: Path) -> RunConfig:
         )
     config = _validate(data, f"{path}: ")
     require_family(config.family)
+    _require_physics(config.family)
     _known("agent", config.agent, PRESETS)
     return config
 
@@ -176,7 +180,7 @@ def require_family(name: str) -> None:
     The module of a user's own family may lie in the working directory, where Ray's workers look
     first, and so does this process from now on.
     """
-    if ":" not in name:
+    if ":" not in name and not is_meta_world(name):
         return _known("family", name, family_names())
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -184,6 +188,16 @@ def require_family(name: str) -> None:
         make_family(name)
     except UnknownFamily as error:
         raise UserError(str(error)) from error
+
+
+def _require_physics(family: str) -> None:
+    """Raise UserError if the installed mujoco is too old to step this family."""
+    if importlib.util.find_spec("mujoco.batch") is not None:
+        return
+    try:
+        make_family(family).make_batch(1)
+    except NoNativeBatchError as error:
+        raise UserError(f"{family}: {error}") from error
 
 
 def _known(kind: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ import gymnasium
 
 from warprl import params as P
 from warprl.agents import sb3
-from warprl.envs import make_family
+from warprl.envs import family_names, make_family
 from warprl.envs.vector import gymnasium_id
 from warprl.launch import stored
 from warprl.launch.config import RunConfig
@@ -37,13 +37,13 @@ def export(
 ) -> Outcome:
     """Adapt a run's policy to a task and write it for SB3's PPO; see :func:`parse_task`.
 
-    Raises UserError for a family of the user's own, which has no Gymnasium id, for an impossible
-    task or number of steps and for a file that exists, and RunFailedError if the adaptation
-    diverges or the disk refuses.
+    Raises UserError for a family without a Gymnasium id (the user's own, Meta-World's), for an
+    impossible task or number of steps and for a file that exists, and RunFailedError if the
+    adaptation diverges or the disk refuses.
     """
     path = _require_new(Path(out))
     run = stored.open_run(folder, checkpoint)
-    if ":" in run.config.family:
+    if run.config.family not in family_names():
         raise UserError(
             f"cannot export: {run.config.family} has no id in Gymnasium's registry, which the "
             "exported policy's environment needs; warprl's own families have one"
