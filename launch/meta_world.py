@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
@@ -60,6 +61,7 @@ class Agent:
         """Every random number is keyed by ``seed``, the evaluation and the inner step."""
         self._policy, self._theta_0, self._phi = run.policy, run.theta, run.phi
         self._adaptation = run.config.adaptation
+        assert isinstance(run.family.action_space, Box)
         self._horizon, self._space = run.family.horizon, run.family.action_space
         self._seed = seed
         self._evaluation = -1

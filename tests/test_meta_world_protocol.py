@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from helpers_launch import fabricate
 
 from warprl import params as P
@@ -67,8 +68,10 @@ def test_the_agent_adapts_as_the_run_does(run: StoredRun) -> None:
     batch = run.family.make_batch(3)
     for i, task in enumerate(run.family.held_out_tasks()[:2]):
         adapted = P.select(run.adapt(batch, task, i, 1, 4).theta, 0, slice(1, 2))
-        mean = run.policy.mean(adapted, run.phi, torch.from_numpy(seen[i]).float()[None, None])
-        low, high = run.family.action_space.low, run.family.action_space.high
+        mean = run.policy.outputs(adapted, run.phi, torch.from_numpy(seen[i]).float()[None, None])
+        space = run.family.action_space
+        assert isinstance(space, Box)
+        low, high = space.low, space.high
         np.testing.assert_allclose(
             agent.eval_action(seen)[i], np.clip(mean[0, 0].numpy(), low, high), atol=1e-5
         )
@@ -90,6 +93,7 @@ def test_exploring_actions_fit_the_space_and_follow_from_the_seed(tmp_path: Path
 
     action, before_clipping = explore(1)
     space = run.family.action_space
+    assert isinstance(space, Box)
     assert np.array_equal(action, np.clip(before_clipping, space.low, space.high))
     assert abs(before_clipping).max() > abs(action).max()
     std = run.theta["log_std"].exp().numpy()
