@@ -41,20 +41,27 @@ GRADIENT = (
 )  # fmt: skip
 CONTRASTED = ("warpgrad", "promp", "maml")
 
-# What makes warpgrad what it is, one thing changed at a time.
+# What makes warpgrad what it is, one thing changed at a time; then what might make it better.
 VARIANTS = {
-    "warpgrad-approximate": "learner.objective=approximate",
-    "warpgrad-online": "learner.schedule=online",
-    "warpgrad-linear": "policy.warp=linear",
-    "warpgrad-residual": "policy.warp=residual",
-    "warpgrad-unwarped": "policy.warp=none",
-    "warpgrad-warps-alone": "learner.init=fixed",
+    "approximate": ("learner.objective=approximate",),
+    "online": ("learner.schedule=online",),
+    "linear": ("policy.warp=linear",),
+    "residual": ("policy.warp=residual",),
+    "unwarped": ("policy.warp=none",),
+    "warps-alone": ("learner.init=fixed",),
+    "slow-warps": ("learner.lr=3e-4",),
+    "slowest-warps": ("learner.lr=1e-4",),
+    "five-steps": ("adaptation.steps=5",),
+    "short-steps": ("adaptation.lr=0.05",),
+    "loose-kl": ("learner.kl_target=0.1", "learner.kl_limit=0.3"),
+    "fast-init": ("learner.init_lr=3e-3",),
+    "maml-init": ("learner.init=maml",),
 }
 METHODS: Mapping[str, Method] = MappingProxyType(
     {name: Method(name) for name in GRADIENT}
-    | {name: Method("warpgrad", (setting,)) for name, setting in VARIANTS.items()}
+    | {f"warpgrad-{name}": Method("warpgrad", settings) for name, settings in VARIANTS.items()}
 )
-ABLATION = ("warpgrad", *VARIANTS)
+ABLATION = tuple(name for name, method in METHODS.items() if method.preset == "warpgrad")
 
 # Small meta-batches learn faster per environment step. The direction families have two tasks only.
 FEW = ("tasks=8",)
