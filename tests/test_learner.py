@@ -294,6 +294,78 @@ def test_a_fixed_initialisation_stays_where_it_is(problem: Problem) -> None:
     assert same_bits(state.theta, problem.theta_0) and not same_bits(state.phi, problem.phi)
 
 
+# --- two time scales ----------------------------------------------------------------------------
+
+SLOWLY = replace(ONLINE, objective="two-time-scale", warp_every=3, lr=0.01)
+
+
+@pytest.fixture(scope="module")
+def start() -> Problem:
+    """Data at theta_0 alone: no inner step is taken."""
+    return make_problem("gate", 0, tasks=TASKS)
+
+
+def gradients_at_start(p: Problem, theta_0: Params, phi: Params) -> tuple[Params, Params]:
+    """Of theta_0 and phi, by the naive loop over tasks."""
+    setting = p.setting()
+
+    def loss(theta_0: Params, phi: Params) -> Tensor:
+        terms = [naive.meta_loss(setting, theta_0, phi, path.data[0]) for path in p.paths]
+        return torch.stack(terms).mean()
+
+    by_theta = naive.gradient(lambda at: loss(at, phi), theta_0)
+    return by_theta, naive.gradient(lambda at: loss(theta_0, at), phi)
+
+
+def test_on_two_time_scales_phi_waits_and_steps_along_the_sum_of_its_gradients(
+    start: Problem,
+) -> None:
+    state = make(start, SLOWLY).init(start.theta_0, start.phi)
+    total: Params = {}
+    for iteration in (1, 2, 3):
+        before = replace(state, kl_coefficient=KL_COEFFICIENT)  # it adapts
+        theta, phi = gradients_at_start(start, before.theta, before.phi)
+        total = {name: phi[name] + total.get(name, 0.0) for name in phi}
+        state, report = update(start, SLOWLY, state=before)
+        assert report.metrics["meta_steps"] == 1
+        assert same_bits(state.phi, before.phi) == (iteration < 3)
+        assert not same_bits(state.theta, before.theta)
+        if iteration == 1:
+            first = {name: state.moments[f"theta.{name}.exp_avg"] / 0.1 for name in theta}
+            assert relative_error(first, theta) < 1e-6
+        if iteration < 3:
+            assert relative_error(state.gathered, total) < 1e-6
+    # Adam's first step of phi, three updates late, is along the sum.
+    found = {name: state.moments[f"phi.{name}.exp_avg"] / 0.1 for name in total}
+    assert relative_error(found, total) < 1e-6
+    assert state.gathered == {}
+
+
+def test_what_waits_for_phi_s_turn_outlasts_a_resume(start: Problem) -> None:
+    straight = interrupted = make(start, SLOWLY).init(start.theta_0, start.phi)
+    for _ in range(4):
+        straight, _ = update(start, SLOWLY, state=straight)
+        interrupted, _ = update(start, SLOWLY, state=interrupted)
+        scalars = json.loads(json.dumps(interrupted.to_scalars()))
+        interrupted = LearnerState.from_tensors(interrupted.to_tensors(), scalars)
+    assert same_state(straight, interrupted)
+    assert straight.gathered and not same_bits(straight.phi, start.phi)
+
+
+def test_a_task_that_is_not_finite_adds_nothing_to_what_phi_gathers(start: Problem) -> None:
+    bad = poisoned(start.trajectory, 2, logp=-1e4)
+    found, report = update(start, SLOWLY, bad)
+    expected, _ = update(start, SLOWLY, without(start.trajectory, 2))
+    assert report.diverged == (2,)
+    assert relative_error(found.gathered, expected.gathered) < 1e-9
+
+
+def test_a_state_from_before_phi_could_wait_is_read(problem: Problem) -> None:
+    state, _ = update(problem, OFFLINE)
+    older = {n: x for n, x in state.to_tensors().items() if not n.startswith("gathered.")}
+    assert same_state(LearnerState.from_tensors(older, state.to_scalars()), state)
+
+
 # --- KL guard -----------------------------------------------------------------------------------
 
 

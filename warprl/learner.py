@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -47,9 +47,13 @@ class LearnerConfig:
 
     ``trpo`` takes a single natural-gradient step on all states instead, whatever the schedule, of
     the KL ``kl_limit`` (Schulman et al., ICML 2015). It looks at no other of these numbers.
+
+    ``two-time-scale`` looks ahead of no step: theta_0 and phi descend the same loss on the data of
+    theta_0, phi once in ``warp_every`` updates along the sum of their gradients. So did the
+    experiment of the paper's section 4.3 (in its released code, 30).
     """
 
-    objective: ObjectiveKind = "exact"
+    objective: ObjectiveKind | Literal["two-time-scale"] = "exact"
     schedule: Literal["online", "offline"] = "offline"
     init: InitKind = "fixed"
     loss: Literal["ppo", "vpg"] = "ppo"
@@ -63,6 +67,7 @@ class LearnerConfig:
     kl_target: Positive = 0.02
     kl_limit: Positive = 0.1
     max_grad_norm: Positive = 1.0
+    warp_every: Count = 30
 
     def passes(self) -> tuple[int, int]:
         """Epochs and minibatches of one update under the schedule."""
@@ -73,7 +78,8 @@ class LearnerConfig:
 class LearnerState:
     """Everything an update depends on and changes.
 
-    ``moments`` are Adam's, named ``theta.<parameter>.<moment>`` and ``phi.<parameter>.<moment>``.
+    ``moments`` are Adam's, named ``theta.<parameter>.<moment>`` and ``phi.<parameter>.<moment>``;
+    ``gathered`` is the sum of phi's gradients that wait for its turn (``two-time-scale``).
     """
 
     theta: Params  # the initialisation theta_0, unstacked
@@ -82,6 +88,7 @@ class LearnerState:
     kl_coefficient: float
     step_scale: float  # of both step sizes, in (0, 1]
     iteration: int
+    gathered: Params = field(default_factory=dict)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """All tensors under flat names, for a checkpoint."""
@@ -89,6 +96,7 @@ class LearnerState:
             P.prefix("theta", self.theta)
             | P.prefix("phi", self.phi)
             | P.prefix("moments", self.moments)
+            | P.prefix("gathered", self.gathered)
         )
 
     def to_scalars(self) -> dict[str, float | int]:
@@ -109,6 +117,7 @@ class LearnerState:
             kl_coefficient=float(scalars["kl_coefficient"]),
             step_scale=float(scalars["step_scale"]),
             iteration=int(scalars["iteration"]),
+            gathered=P.subtree("gathered", tensors),
         )
 
 
@@ -264,6 +273,7 @@ class Learner:
         def kl(chunk: Indices, leaves: Params) -> Tensor:
             losses = self.task_loss, self.meta_loss
             if group == "phi":
+                assert self.config.objective != "two-time-scale"
                 states = buffer.states(chunk)
                 return warp_objective(
                     self.config.objective, *losses, state.theta, leaves, states, self.inner_lr, 0.0
@@ -307,14 +317,16 @@ class Learner:
         First-order MAML's is the outer factor of the look-ahead's from the last visited point: with
         warps it is had on the way to theirs, from the states, and the trajectories are not needed.
         """
-        kind = self.config.init
+        if self.config.objective == "two-time-scale":
+            return self._gradient_at_start(pool, buffer, theta, phi, rows, kl_coefficient)
+        kind, objective = self.config.init, self.config.objective
         on_the_way = bool(phi) and kind == "fomaml"
 
         def warp(chunk: Indices) -> _Part:
             leaves = P.leaves(phi)
             states = buffer.states(chunk)
             ahead, value = warp_objective(
-                self.config.objective, self.task_loss, self.meta_loss,
+                objective, self.task_loss, self.meta_loss,
                 theta, leaves, states, self.inner_lr, kl_coefficient,
             )  # fmt: skip
             inputs = [*leaves.values(), *(ahead.values() if on_the_way else ())]
@@ -340,6 +352,32 @@ class Learner:
         if kind != "fixed" and not on_the_way:
             jobs += [(init, chunk) for chunk in _chunks(rows)]
         parts = list(pool.map(lambda job: _finite(*job), jobs))
+        return _joint(_mean([part.warp for part in parts]), _mean([part.init for part in parts]))
+
+    def _gradient_at_start(
+        self,
+        pool: ThreadPoolExecutor,
+        buffer: TrajectoryBuffer,
+        theta: Params,
+        phi: Params,
+        rows: Indices,
+        kl_coefficient: float,
+    ) -> _Joint:
+        """The gradients of the meta-loss at theta_0, without any step, in phi and theta_0."""
+
+        def both(chunk: Indices) -> _Part:
+            trajectories, initial, warps = buffer.trajectories(chunk), P.leaves(theta), P.leaves(phi)
+            value = init_loss(
+                "maml", self.task_loss, self.meta_loss,
+                P.broadcast(initial, len(chunk)), warps, trajectories,
+                self.inner_lr, kl_coefficient,
+            )  # fmt: skip
+            inputs = [*warps.values(), *initial.values()]
+            gradients = iter(torch.autograd.grad(value.loss.sum(), inputs, materialize_grads=True))
+            found = [{name: next(gradients) for name in group} for group in (warps, initial)]
+            return _Part(*(_summed(gradient, value, trajectories.task) for gradient in found))
+
+        parts = list(pool.map(lambda chunk: _finite(both, chunk), _chunks(rows)))
         return _joint(_mean([part.warp for part in parts]), _mean([part.init for part in parts]))
 
 
@@ -377,6 +415,9 @@ class _Trainer:
         self.theta = P.leaves(P.tree_map(torch.clone, state.theta))
         self.phi = P.leaves(P.tree_map(torch.clone, state.phi))
         self.steps = 0
+        self._gathered = state.gathered
+        self._slow = config.objective == "two-time-scale"
+        self._due = (state.iteration + 1) % config.warp_every == 0
         self._max_norm = config.max_grad_norm
         self._iteration = state.iteration
         self._named = P.prefix("theta", self.theta) | P.prefix("phi", self.phi)
@@ -390,6 +431,8 @@ class _Trainer:
     def step(self, theta_gradient: Params, phi_gradient: Params) -> None:
         """One Adam step along the two gradients, each clipped by its norm."""
         self._before = P.tree_map(torch.clone, P.detach(self._named)), self._moments()
+        if self._slow:
+            phi_gradient = self._turn_of_phi(phi_gradient)
         gradients = P.prefix("theta", theta_gradient) | P.prefix("phi", phi_gradient)
         for name, parameter in self._named.items():
             parameter.grad = gradients.get(name)  # Adam's momentum moves nothing without one
@@ -411,8 +454,14 @@ class _Trainer:
         """The learner's state after these steps."""
         return LearnerState(
             P.detach(self.theta), P.detach(self.phi), self._moments(),
-            kl_coefficient, step_scale, self._iteration + 1,
+            kl_coefficient, step_scale, self._iteration + 1, self._gathered,
         )  # fmt: skip
+
+    def _turn_of_phi(self, gradient: Params) -> Params:
+        """All of phi's gradients since its last step if it is due, else none."""
+        total = P.add(self._gathered, gradient) if self._gathered else gradient
+        self._gathered = {} if self._due else total
+        return total if self._due else {}
 
     def _moments(self) -> dict[str, Tensor]:
         moments: dict[str, Tensor] = {}
