@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -173,7 +174,10 @@ class Learner:
         buffer = TrajectoryBuffer()
         buffer.add(trajectory)
         diverged = set(trajectory.task[~trajectory.finite].tolist())
-        with ThreadPoolExecutor(self.threads) as pool:
+        # A new thread does not inherit torch's number of threads; with more than one each, those of
+        # the pool would wait for one another at every small operation.
+        one_each = partial(torch.set_num_threads, 1)
+        with ThreadPoolExecutor(self.threads, initializer=one_each) as pool:
             if self.config.optimizer == "trpo":
                 updated = self._trust_region(pool, state, buffer, diverged)
             else:
