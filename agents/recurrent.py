@@ -27,6 +27,7 @@ MemoryKind = Literal["gru", "rnn"]
 State: TypeAlias = "tuple[Tensor, ...]"
 """A memory: tensors ``[S, E, width]``, the first of which is what the layers above see."""
 
+PARAMETERS = ("weight_in", "weight_hidden", "bias")  # of a cell
 FLAGS = 2  # alive and start, behind the input of the cell
 
 
@@ -49,7 +50,7 @@ def init_recurrent_warp(inputs: int, width: int, rng: np.random.Generator) -> Pa
 
     The LSTM is as wide as the cell and initialised like it, but that it remembers at first: its
     forget gate has bias 1 (Jozefowicz et al., ICML 2015). Its blocks are input gate, forget gate,
-    candidate and output gate.
+    output gate and candidate.
     """
     one, zero = torch.ones(width), torch.zeros(width)
     gates = inputs + 4 * width
@@ -137,7 +138,7 @@ def _gru(cell: Params, projected: Tensor, hidden: Tensor) -> Tensor:
     """
     width = hidden.shape[-1]
     recurrent = _recurrent(cell, hidden)
-    split = (2 * width, width)
+    split = [2 * width, width]
     (x_gates, x_candidate), (h_gates, h_candidate) = (
         torch.split(tensor, split, -1) for tensor in (projected, recurrent)
     )
@@ -152,7 +153,7 @@ def _warped(cell: Params, warp: Params, x: Tensor, state: State) -> State:
     output, content = _lstm(warp, torch.cat([x, hidden], -1), output, content)
     gate = torch.baddbmm(warp["gate_bias"].unsqueeze(1), output, warp["gate_weight"])
     of_x, of_hidden, of_inputs, of_recurrent, of_bias = torch.split(
-        1.0 + tanh(gate), (x.shape[-1], width, width, width, width), -1
+        1.0 + tanh(gate), [x.shape[-1], width, width, width, width], -1
     )
     inputs = torch.bmm(of_x * x, cell["weight_in"])
     recurrent = _recurrent(cell, of_hidden * hidden)
@@ -164,9 +165,11 @@ def _lstm(warp: Params, x: Tensor, output: Tensor, content: Tensor) -> tuple[Ten
     """``c' = f c + i tanh(c~)``, ``m' = o tanh(c')`` (Hochreiter & Schmidhuber, 1997)."""
     sums = torch.baddbmm(warp["bias"].unsqueeze(1), x, warp["weight_in"])
     sums = torch.baddbmm(sums, output, warp["weight_hidden"])
-    take, keep, candidate, give = sums.chunk(4, -1)
-    content = _logistic(keep) * content + _logistic(take) * tanh(candidate)
-    return _logistic(give) * tanh(content), content
+    width = content.shape[-1]
+    gates, candidate = torch.split(sums, [3 * width, width], -1)
+    take, keep, give = _logistic(gates).chunk(3, -1)
+    content = keep * content + take * tanh(candidate)
+    return give * tanh(content), content
 
 
 def _recurrent(cell: Params, hidden: Tensor) -> Tensor:
@@ -185,7 +188,7 @@ def _held(after: State, before: State, alive: Tensor) -> State:
 
 def _steps_first(x: Tensor, sequences: int) -> Tensor:
     """``[S, E L, W]`` to ``[L, S, E, W]``, in one piece."""
-    return x.unflatten(1, (sequences, -1)).movedim(2, 0).contiguous()
+    return x.reshape(len(x), sequences, -1, x.shape[-1]).movedim(2, 0).contiguous()
 
 
 def _glorot(inputs: int, outputs: int, rng: np.random.Generator) -> Tensor:

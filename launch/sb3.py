@@ -32,12 +32,17 @@ def export(
 ) -> Outcome:
     """Adapt a run's policy to the task of these ``key=value`` and write it for SB3's PPO.
 
-    Raises UserError for a family of the user's own, which has no Gymnasium id, for an impossible
-    task or number of steps and for a file that exists, and RunFailedError if the adaptation
-    diverges or the disk refuses.
+    Raises UserError for a policy with memory, a family of the user's own, which has no Gymnasium
+    id, an impossible task or number of steps and a file that exists, and RunFailedError if the
+    adaptation diverges or the disk refuses.
     """
     path = _require_new(Path(out))
     run = stored.open_run(folder, checkpoint)
+    if run.config.policy.memory is not None:
+        raise UserError(
+            f"cannot export: the policy of {folder} has a memory (policy.memory = "
+            f"{run.config.policy.memory}), and PPO of Stable-Baselines3 acts without one"
+        )
     if ":" in run.config.family:
         raise UserError(
             f"cannot export: {run.config.family} has no id in Gymnasium's registry, which the "
@@ -111,6 +116,10 @@ def read(name: str, trust: bool, config: RunConfig) -> Imported:
         raise UserError(
             f"--init-from {name}: a Stable-Baselines3 file holds pickled objects, and loading it "
             "runs whatever code its author put in; add --trust if you trust where it came from"
+        )
+    if config.policy.memory is not None:
+        raise UserError(
+            f"--init-from {name}: needs policy.memory = none: a policy of SB3's PPO has none"
         )
     path = Path(name)
     policy, family = stored.make_policy(config), make_family(config.family)

@@ -13,10 +13,9 @@ import torch
 from helpers import CLIP, KL_COEFFICIENT, LR, Problem, make_problem, relative_error, same_bits
 from torch import Tensor
 
-from warprl import learner as learner_module
 from warprl.agents.losses import InnerLoss, OuterLoss
 from warprl.agents.policy import Layers
-from warprl.learner import Learner, LearnerConfig, LearnerState, Report
+from warprl.learner import CHUNK, Learner, LearnerConfig, LearnerState, Report
 from warprl.objective import InitKind, ObjectiveKind, init_gradient
 from warprl.types import Batch, MetaLoss, MetaLossValue, Params, Trajectory
 from warprl.warp import WarpKind
@@ -34,10 +33,14 @@ def problem() -> Problem:
 
 
 def make(
-    p: Problem, config: LearnerConfig, meta_loss: MetaLoss | None = None, threads: int = 1
+    p: Problem,
+    config: LearnerConfig,
+    meta_loss: MetaLoss | None = None,
+    threads: int = 1,
+    chunk: int = CHUNK,
 ) -> Learner:
     outer = meta_loss or OuterLoss(p.policy, config.clip)
-    return Learner(config, p.lr, InnerLoss(p.policy), outer, threads)
+    return Learner(config, p.lr, InnerLoss(p.policy), outer, threads, chunk)
 
 
 def update(
@@ -47,8 +50,9 @@ def update(
     state: LearnerState | None = None,
     meta_loss: MetaLoss | None = None,
     threads: int = 1,
+    chunk: int = CHUNK,
 ) -> tuple[LearnerState, Report]:
-    learner = make(p, config, meta_loss, threads)
+    learner = make(p, config, meta_loss, threads, chunk)
     state = state or learner.init(p.theta_0, p.phi)
     return learner.update(state, trajectory or p.trajectory, np.random.default_rng(0))
 
@@ -514,12 +518,9 @@ def test_number_of_threads_does_not_change_a_bit(warp: WarpKind | None) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_size_of_the_chunks_changes_the_rounding_alone(
-    problem: Problem, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_size_of_the_chunks_changes_the_rounding_alone(problem: Problem, chunk: int) -> None:
     expected, _ = update(problem, ONLINE)
-    monkeypatch.setattr(learner_module, "CHUNK", chunk)
-    found, _ = update(problem, ONLINE)
+    found, _ = update(problem, ONLINE, chunk=chunk)
     assert relative_error(found.to_tensors(), expected.to_tensors()) < 1e-10
 
 

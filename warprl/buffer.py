@@ -35,8 +35,7 @@ class TrajectoryBuffer:
             self._held = kept
         elif self._held.points != kept.points:
             raise ValueError(
-                f"the buffer holds trajectories of {self.steps} inner steps, "
-                f"got {kept.points - 1}"
+                f"the buffer holds trajectories of {self.steps} inner steps, got {kept.points - 1}"
             )
         else:
             self._held = concatenate([self._held, kept])

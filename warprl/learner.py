@@ -25,6 +25,7 @@ from warprl.trust_region import natural_direction
 from warprl.types import MetaLoss, MetaLossValue, Params, StepSize, TaskLoss, Trajectory
 
 CHUNK = 2  # states differentiated in one call: they fit the cache, and threads end together
+LONG_CHUNK = 5  # where a network runs step by step, which costs the same for several states
 MIN_PENALTY, MAX_PENALTY = 1e-4, 1e2
 KL_BAND = 1.5  # the penalty adapts outside [target / 1.5, target * 1.5] (Schulman et al., 2017)
 BACKTRACKS, BACKTRACK = 15, 0.8  # of TRPO's line search, as the peers
@@ -158,6 +159,7 @@ class Learner:
     task_loss: TaskLoss
     meta_loss: MetaLoss
     threads: int = 1
+    chunk: int = CHUNK
 
     def init(self, theta: Params, phi: Params) -> LearnerState:
         """The state before the first update."""
@@ -301,7 +303,7 @@ class Learner:
                 found = torch.autograd.grad(rise, inputs, materialize_grads=True)
                 return P.flatten(dict(zip(leaves, found, strict=True)))
 
-            parts = list(pool.map(of, _chunks(items)))
+            parts = list(pool.map(of, self._chunks(items)))
             return torch.stack(parts).sum(0) / len(items)
 
         return product
@@ -352,9 +354,9 @@ class Learner:
             gradient = P.tree_map(lambda g: g.sum(0), stacked)
             return _Part(init=_summed(gradient, value, trajectories.task))
 
-        jobs = [(warp, chunk) for chunk in _chunks(numbers)] if phi else []
+        jobs = [(warp, chunk) for chunk in self._chunks(numbers)] if phi else []
         if kind != "fixed" and not on_the_way:
-            jobs += [(init, chunk) for chunk in _chunks(rows)]
+            jobs += [(init, chunk) for chunk in self._chunks(rows)]
         parts = list(pool.map(lambda job: _finite(*job), jobs))
         return _joint(_mean([part.warp for part in parts]), _mean([part.init for part in parts]))
 
@@ -370,7 +372,11 @@ class Learner:
         """The gradients of the meta-loss at theta_0, without any step, in phi and theta_0."""
 
         def both(chunk: Indices) -> _Part:
-            trajectories, initial, warps = buffer.trajectories(chunk), P.leaves(theta), P.leaves(phi)
+            trajectories, initial, warps = (
+                buffer.trajectories(chunk),
+                P.leaves(theta),
+                P.leaves(phi),
+            )
             value = init_loss(
                 "maml", self.task_loss, self.meta_loss,
                 P.broadcast(initial, len(chunk)), warps, trajectories,
@@ -381,8 +387,11 @@ class Learner:
             found = [{name: next(gradients) for name in group} for group in (warps, initial)]
             return _Part(*(_summed(gradient, value, trajectories.task) for gradient in found))
 
-        parts = list(pool.map(lambda chunk: _finite(both, chunk), _chunks(rows)))
+        parts = list(pool.map(lambda chunk: _finite(both, chunk), self._chunks(rows)))
         return _joint(_mean([part.warp for part in parts]), _mean([part.init for part in parts]))
+
+    def _chunks(self, numbers: Indices) -> Iterable[Indices]:
+        return [numbers[i : i + self.chunk] for i in range(0, len(numbers), self.chunk)]
 
 
 class _Joint(NamedTuple):
@@ -491,10 +500,6 @@ def _report(state: LearnerState, at: _Joint, steps: int, diverged: set[int]) -> 
         "step_scale": state.step_scale,
     }
     return Report(metrics, tuple(sorted(diverged)))
-
-
-def _chunks(numbers: Indices) -> Iterable[Indices]:
-    return [numbers[i : i + CHUNK] for i in range(0, len(numbers), CHUNK)]
 
 
 def _summed(gradient: Params, value: MetaLossValue, task: Tensor) -> _Gradient:
