@@ -12,6 +12,7 @@ from warprl.envs.half_cheetah import HalfCheetahDir, HalfCheetahVel
 from warprl.envs.half_cheetah_maml2017 import HalfCheetahDirMaml2017, HalfCheetahVelMaml2017
 from warprl.envs.hopper import HopperRandParams
 from warprl.envs.humanoid import HumanoidDir, HumanoidDir2D
+from warprl.envs.maze import Maze11, Maze13
 from warprl.envs.point import PointNavigation, PointSparse
 from warprl.envs.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
 
@@ -20,6 +21,8 @@ _FAMILIES: dict[str, type[TaskFamily]] = {
     for family in (
         PointNavigation,
         PointSparse,
+        Maze13,
+        Maze11,
         HalfCheetahDir,
         HalfCheetahVel,
         HalfCheetahDirMaml2017,

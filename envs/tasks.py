@@ -42,6 +42,14 @@ class Goal(Task):
     y: float
 
 
+@dataclass(frozen=True)
+class Cell(Task):
+    """Reach this cell of a grid, counted from 0 at the top left."""
+
+    row: int
+    col: int
+
+
 class TaskDistribution(ABC):
     """Where the tasks of a family come from."""
 
@@ -262,3 +270,40 @@ class HalfCircleGoals(TaskDistribution):
                 f"task fields 'x' and 'y' must lie {self.radius:g} from the origin with y >= 0,"
                 f" got ({task.x:g}, {task.y:g}) at {distance:g}"
             )
+
+
+@dataclass(frozen=True)
+class GoalCells(TaskDistribution):
+    """A goal cell, uniform on these free cells of a grid."""
+
+    cells: tuple[Cell, ...]
+    task_type = Cell
+
+    @property
+    def text(self) -> str:
+        """For the definition card."""
+        return f"goal cell (row, col), uniform on the {len(self.cells)} free ones but the start"
+
+    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
+        """Draw n goal cells, with replacement."""
+        return [self.cells[i] for i in rng.integers(len(self.cells), size=n)]
+
+    def check(self, task: Task) -> None:
+        """Raises ValueError unless the cell is free and not the start."""
+        assert isinstance(task, Cell)
+        if task not in self.cells:
+            raise ValueError(
+                f"task fields 'row' and 'col' must name one of the {len(self.cells)} free cells but"
+                f" the start, got ({task.row}, {task.col})"
+            )
+
+    def all_tasks(self) -> list[Task]:
+        """The cells, row by row."""
+        return list(self.cells)
+
+    def parse_field(self, name: str, value: Any) -> int:
+        """A whole number. Raises ValueError, naming the field, for anything else."""
+        number = super().parse_field(name, value)
+        if number != int(number):
+            raise ValueError(f"task field {name!r} must be a whole number, got {value!r}")
+        return int(number)

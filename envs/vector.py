@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Discrete
 from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -20,10 +21,10 @@ from numpy.typing import NDArray
 from warprl.envs.family import TaskFamily
 from warprl.envs.registry import family_names, make_family
 from warprl.envs.screen import Screen
-from warprl.types import Task
+from warprl.types import ActionSpace, Task
 
 Observation = NDArray[np.float64]
-Action = NDArray[np.float32]
+Action = NDArray[Any]  # a vector, or the number of a choice
 _PIXELS = 480
 _MIN_FPS = 10  # worlds whose step is a second long would make slide shows
 
@@ -74,7 +75,9 @@ class FamilyEnv(gymnasium.Env[Observation, Action]):
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Advance by one environment step."""
-        observation, reward, terminated = self._batch.step(np.asarray(action, np.float32)[None])
+        observation, reward, terminated = self._batch.step(
+            _rows(self.family.action_space, action, 1)
+        )
         self._steps += 1
         fault = bool(self._batch.faults()[0])
         truncated = self._steps >= self.family.horizon or fault
@@ -158,7 +161,9 @@ class FamilyVectorEnv(VectorEnv[Observation, Action, NDArray[Any]]):
         self, actions: Action
     ) -> tuple[Observation, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """Advance every simulation by one environment step or, where one ended, start anew."""
-        observation, reward, terminated = self._batch.step(np.asarray(actions, np.float32))
+        observation, reward, terminated = self._batch.step(
+            _rows(self.family.action_space, actions, self.num_envs)
+        )
         self._observation[:] = observation
         self._steps += 1
         fault, running = self._batch.faults(), ~self._ended
@@ -213,6 +218,20 @@ def gymnasium_id(name: str) -> str:
     """``warprl/HalfCheetahDir-v1`` of ``half-cheetah-dir-v1``."""
     *words, version = name.split("-")
     return f"warprl/{''.join(word.capitalize() for word in words)}-{version}"
+
+
+def _rows(space: ActionSpace, actions: Action, num_envs: int) -> NDArray[np.float32]:
+    """Actions ``[N, A]`` as a batch takes them, those of a discrete space one-hot.
+
+    Raises ValueError for a choice that there is not.
+    """
+    if not isinstance(space, Discrete):
+        return np.asarray(actions, np.float32).reshape(num_envs, *space.shape)
+    number = int(space.n)
+    chosen: NDArray[np.bool_] = np.reshape(actions, (num_envs, 1)) == np.arange(number)
+    if not chosen.any(1).all():
+        raise ValueError(f"an action is a whole number from 0 to {number - 1}, got {actions}")
+    return chosen.astype(np.float32)
 
 
 def _draw(family: TaskFamily, rng: np.random.Generator) -> Task:

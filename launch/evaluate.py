@@ -302,7 +302,8 @@ def got_worse(returns: NDArray[np.float64]) -> NDArray[np.bool_]:
 def _steps(curve: Curve, number: int) -> list[dict[str, float]]:
     """Every step over the adaptations that stayed finite: mean KL and cosine, median condition.
 
-    The median, because a single warp that is nearly singular would be all that a mean shows.
+    The median, because a single warp that is nearly singular would be all that a mean shows. Where
+    no episode was rewarded there is no gradient and hence no cosine: the mean is over the others.
     """
     kept = {name: values[curve.finite] for name, values in curve.steps.items()}
     return [
@@ -311,6 +312,7 @@ def _steps(curve: Curve, number: int) -> list[dict[str, float]]:
 
 
 def _middle(name: str, values: NDArray[np.float64]) -> float:
+    values = values[~np.isnan(values)]
     if not len(values):
         return float("nan")
     return float(np.median(values) if name == "condition" else np.mean(values))

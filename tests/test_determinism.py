@@ -10,7 +10,7 @@ from helpers_runs import History, history, running, small
 ITERATIONS = 3
 
 
-@pytest.fixture(scope="module", params=["point-navigation-v1", "half-cheetah-dir-v1"])
+@pytest.fixture(scope="module", params=["point-navigation-v1", "half-cheetah-dir-v1", "maze-11-v1"])
 def family(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

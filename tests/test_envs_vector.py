@@ -40,6 +40,8 @@ def test_the_ids_are_camel_case() -> None:
     assert gymnasium_id("half-cheetah-dir-v1") == "warprl/HalfCheetahDir-v1"
     assert gymnasium_id("point-navigation-v1") == "warprl/PointNavigation-v1"
     assert gymnasium_id("ant-dir-2d-v1") == "warprl/AntDir2d-v1"
+    assert gymnasium_id("maze-v1") == "warprl/Maze-v1"
+    assert gymnasium_id("maze-11-v1") == "warprl/Maze11-v1"
     assert gymnasium_id("half-cheetah-dir-maml2017-v1") == "warprl/HalfCheetahDirMaml2017-v1"
 
 
@@ -53,6 +55,7 @@ def test_the_ids_are_camel_case() -> None:
         ("point-sparse-v1", 70),
         ("walker2d-rand-params-v1", 130),
         ("humanoid-dir-2d-v1", 130),
+        ("maze-v1", 250),
     ],
 )
 def test_the_vector_environment_does_what_single_ones_do(name: str, steps: int) -> None:
@@ -102,7 +105,7 @@ def test_the_horizon_truncates_and_does_not_terminate(
         monkeypatch.setattr(family, "horizon", 10)  # without a command they soon fall
     env = gymnasium.make(gymnasium_id(name), task=asdict(family.held_out_tasks()[0]))
     env.reset(seed=0)
-    still = np.zeros(env.action_space.shape or (), np.float32)
+    still = np.zeros_like(env.action_space.sample())
     for _ in range(family.horizon - 1):
         _, _, terminated, truncated, _ = env.step(still)
         assert (terminated, truncated) == (False, False)
@@ -192,6 +195,18 @@ def test_make_vector_shares_out_the_tasks_in_order_and_repeats() -> None:
     assert len(np.unique(observation, axis=0)) == 6
 
 
+@pytest.mark.parametrize("action", [-1, 4, 1.5])
+def test_a_choice_that_there_is_not_is_refused(action: float) -> None:
+    env = FamilyEnv("maze-v1")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="an action is a whole number from 0 to 3, got"):
+        env.step(np.asarray(action))
+    vector = FamilyVectorEnv("maze-v1", num_envs=2)
+    vector.reset(seed=0)
+    with pytest.raises(ValueError, match="an action is a whole number from 0 to 3, got"):
+        vector.step(np.array([0, action]))
+
+
 def test_bad_arguments_are_refused_in_one_line() -> None:
     with pytest.raises(UnknownFamily, match="did you mean"):
         make_vector("ant-goal-v2", [Goal(0.0, 0.0)], episodes=1, seed=0)
@@ -216,7 +231,7 @@ for name in sys.argv[1:]:
     first = env.render()
     assert first.shape == (480, 480, 3) and first.dtype == np.uint8 and first.std() > 5
     for _ in range(5):
-        env.step(env.action_space.high)
+        env.step(getattr(env.action_space, "high", 3))  # in a maze, to the right
     assert (first != env.render()).any(), "it moved"
     env.reset(seed=0, options={"task": tasks[1]})
     assert (first != env.render()).any(), "the task is visible"

@@ -213,6 +213,17 @@ def test_an_adaptation_that_diverges_is_named(
     assert curve["steps"][1]["kl"] == (pytest.approx(np.mean(kept)) if kept else None)
 
 
+def test_the_mean_cosine_is_over_the_adaptations_that_had_a_gradient(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", "point-sparse-v1", "policy.warp=gate", warp_shift=0.1)
+    (curve,) = evaluate(capsys, "a", "--steps", "1", "--episodes", "2")["curves"]
+    cosines = [row["cosine"][0] for row in curve["adaptations"] if row["finite"]]
+    there = [cosine for cosine in cosines if cosine is not None]
+    assert 0 < len(there) < len(cosines), "some tasks gave no reward, and so no gradient"
+    assert curve["steps"][0]["cosine"] == pytest.approx(np.mean(there))
+
+
 def test_what_cannot_be_evaluated_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -191,6 +191,7 @@ def command(run: Path, *arguments: str, **environment: str) -> subprocess.Comple
         ("half-cheetah-vel-maml2017-v1", (), (400, 640, 3), 201, 100),
         ("point-navigation-v1", ("--steps", "4"), (768, 1280, 3), None, 10),
         ("point-sparse-v1", (), (400, 640, 3), 21, 10),
+        ("maze-11-v1", (), (400, 640, 3), 201, 10),
     ],
 )
 def test_a_run_is_filmed_before_and_after_adaptation(

@@ -38,6 +38,7 @@ from warprl.types import ActionSpace, Params
 from warprl.warp import WARP_KINDS, WarpKind
 
 POINT, CHEETAH, ANT = "point-navigation-v1", "half-cheetah-dir-v1", "ant-dir-v1"
+MAZE = "maze-11-v1"
 each_warp_and_none = pytest.mark.parametrize("warp", [*WARP_KINDS, None])
 
 
@@ -466,7 +467,9 @@ def reference(family: str, seed: int = 0) -> PPO:
     return sb3.new_ppo(lambda: make_env(family), NETWORK, ADAPTATION, horizon, seed)
 
 
-@pytest.mark.parametrize(("family", "names"), [(CHEETAH, ["direction"]), (POINT, ["x", "y"])])
+@pytest.mark.parametrize(
+    ("family", "names"), [(CHEETAH, ["direction"]), (POINT, ["x", "y"]), (MAZE, ["row", "col"])]
+)
 def test_the_oracle_sees_the_task(family: str, names: list[str]) -> None:
     plain: gymnasium.Env[Any, Any] = gymnasium.make(gymnasium_id(family))
     env = sb3.TaskObservation(plain, names)
