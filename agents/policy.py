@@ -25,7 +25,7 @@ from warprl.agents.distributions import ActionDistribution, distribution_for
 from warprl.agents.recurrent import FLAGS, MemoryKind, State
 from warprl.params import prefix, subtree, tree_map
 from warprl.types import ActionSpace, Params
-from warprl.warp import WarpKind, apply_warp, fold_linear, init_warp
+from warprl.warp import apply_warp, fold_linear, init_warp
 
 Layers = Literal["all", "head", "body"]
 
@@ -42,7 +42,7 @@ class PolicyConfig:
     """
 
     hidden: Annotated[tuple[Annotated[int, Gt(0), Le(MAX_WIDTH)], ...], Len(1)] = (64, 64)
-    warp: WarpKind | Literal["recurrent"] | None = None
+    warp: Literal["linear", "residual", "gate", "recurrent"] | None = None
     rates: bool = False
     log_std: Annotated[float, Interval(ge=-10, le=10)] = 0.0
     memory: MemoryKind | None = None

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from warprl import params as P
 from warprl.buffer import Indices, TrajectoryBuffer
-from warprl.objective import InitKind, ObjectiveKind, init_gradient, init_loss, warp_objective
+from warprl.objective import InitKind, init_gradient, init_loss, warp_objective
 from warprl.trust_region import natural_direction
 from warprl.types import MetaLoss, MetaLossValue, Params, StepSize, TaskLoss, Trajectory
 
@@ -55,7 +55,7 @@ class LearnerConfig:
     experiment of the paper's section 4.3 (in its released code, 30).
     """
 
-    objective: ObjectiveKind | Literal["two-time-scale"] = "exact"
+    objective: Literal["exact", "approximate", "two-time-scale"] = "exact"
     schedule: Literal["online", "offline"] = "offline"
     init: InitKind = "fixed"
     loss: Literal["ppo", "vpg"] = "ppo"
