@@ -134,6 +134,15 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_used(
     assert f"checkpoint {tmp_path / '2'} is broken and was skipped: state.json is" in caplog.text
 
 
+def test_a_checkpoint_from_before_a_key_of_the_policy_existed_is_continued() -> None:
+    with running(small()) as algorithm:
+        train(algorithm)
+        state = algorithm.get_state()
+        del state["document"]["policy"]["memory"]
+        algorithm.set_state(state)
+        assert train(algorithm)["iteration"] == 2
+
+
 def test_a_checkpoint_of_another_policy_is_refused(tmp_path: Path) -> None:
     with running(small()) as algorithm:
         algorithm.save_checkpoint(str(tmp_path))

@@ -144,7 +144,7 @@ def test_every_preset_resolves(agent: str) -> None:
         (
             "rl2",
             "policy.warp=gate",
-            "policy.memory = gru needs policy.warp = recurrent (of an rnn)",
+            "policy.memory = gru needs policy.warp = recurrent (of an",
         ),
         ("rl2", "policy.warp=recurrent", "policy.warp = recurrent needs policy.memory = rnn"),
         ("rl2", "policy.rates=true", "adaptation.by = memory needs learner.init = maml, policy.ra"),

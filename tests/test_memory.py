@@ -18,7 +18,9 @@ from warprl.agents.distributions import Gaussian
 from warprl.agents.inner import AdaptationConfig, adapt
 from warprl.agents.losses import InnerLoss, OuterLoss
 from warprl.agents.policy import Policy, PolicyConfig
-from warprl.learner import Learner, LearnerConfig
+from warprl.agents.presets import PRESETS
+from warprl.envs import make_family
+from warprl.learner import LONG_CHUNK, Learner, LearnerConfig
 from warprl.seeding import generator
 from warprl.types import ActionSpace, Batch, Params, Task, Trajectory
 
@@ -254,6 +256,33 @@ def test_a_diverged_task_is_marked_and_disturbs_no_other(config: AdaptationConfi
 
 
 # --- learning -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agent", ["rl2", "warp-rnn", "warp-rnn-lookahead"])
+def test_a_memory_is_trained_on_mazes(agent: str) -> None:
+    """Discrete actions, and long episodes: two updates on a few of them, all finite."""
+    preset, family = PRESETS[agent], make_family("maze-11-v1")
+    policy = Policy.for_spaces(
+        family.observation_space, family.action_space, replace(preset.policy, hidden=(8,))
+    )
+    config = replace(preset.adaptation, steps=min(preset.adaptation.steps, 1), episodes=2)
+    losses = InnerLoss(policy), OuterLoss(policy, 0.3)
+    learner = replace(preset.learner, warp_every=2)
+    meta = Learner(learner, config.step_sizes(policy), *losses, chunk=LONG_CHUNK)
+    start = state = meta.init(*policy.init(np.random.default_rng(0)))
+    for iteration in (1, 2):
+        tasks = family.sample_tasks(generator(0, "tasks", iteration=iteration), 3)
+        trajectory, _ = adapt(
+            family.make_batch(6), policy, state.theta, state.phi, tasks, range(3), config, 0,
+            iteration,
+        )  # fmt: skip
+        assert trajectory.finite.all() and trajectory.data.act.sum(-1).eq(trajectory.data.valid).all()
+        state, report = meta.update(
+            state, trajectory, generator(0, "minibatch", iteration=iteration)
+        )
+        assert report.diverged == () and report.metrics["meta_steps"] > 0
+    assert not same_bits(start.theta, state.theta)
+    assert not start.phi or not same_bits(start.phi, state.phi)
 
 
 def learned(shape: PolicyConfig, config: AdaptationConfig, learner: LearnerConfig) -> list[float]:
