@@ -276,7 +276,9 @@ def test_a_memory_is_trained_on_mazes(agent: str) -> None:
             family.make_batch(6), policy, state.theta, state.phi, tasks, range(3), config, 0,
             iteration,
         )  # fmt: skip
-        assert trajectory.finite.all() and trajectory.data.act.sum(-1).eq(trajectory.data.valid).all()
+        assert (
+            trajectory.finite.all() and trajectory.data.act.sum(-1).eq(trajectory.data.valid).all()
+        )
         state, report = meta.update(
             state, trajectory, generator(0, "minibatch", iteration=iteration)
         )

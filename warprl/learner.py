@@ -372,11 +372,8 @@ class Learner:
         """The gradients of the meta-loss at theta_0, without any step, in phi and theta_0."""
 
         def both(chunk: Indices) -> _Part:
-            trajectories, initial, warps = (
-                buffer.trajectories(chunk),
-                P.leaves(theta),
-                P.leaves(phi),
-            )
+            trajectories = buffer.trajectories(chunk)
+            initial, warps = P.leaves(theta), P.leaves(phi)
             value = init_loss(
                 "maml", self.task_loss, self.meta_loss,
                 P.broadcast(initial, len(chunk)), warps, trajectories,
