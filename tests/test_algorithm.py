@@ -58,7 +58,8 @@ def test_every_preset_learns_what_it_names_and_nothing_else(agent: str) -> None:
     preset = PRESETS[agent]
     policy = replace(preset.policy, hidden=(8, 8))
     adaptation = replace(preset.adaptation, episodes=2)
-    config = small().meta(policy=policy, adaptation=adaptation, learner=preset.learner)
+    learner = replace(preset.learner, warp_every=1)
+    config = small().meta(policy=policy, adaptation=adaptation, learner=learner)
     with running(config) as algorithm:
         before = algorithm.learner_state.to_tensors()
         metrics = train(algorithm)
