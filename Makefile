@@ -13,9 +13,23 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 READY := .venv/ready
+METAWORLD := .venv-metaworld/ready
 TESTS ?=
+comma := ,
 
-.PHONY: help setup demo test slow-test lint type check format build lock clean
+# torch comes first and alone: a GPU build drags gigabytes along, and only torch may come from TORCH_INDEX.
+# $(call install,FOLDER,LOCK,WHAT) fills a virtual environment.
+define install
+@if [ -z "$(PYTHON)" ]; then echo "WarpRL needs Python 3.11 or newer; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; fi
+@if [ ! -d warprl/envs ]; then echo "warprl/envs is no symbolic link here; clone again with: git clone -c core.symlinks=true" >&2; exit 2; fi
+@if [ ! -x $(1)/bin/pip ] && ! $(PYTHON) -m venv --clear $(1); then \
+	rm -rf $(1); echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; fi
+@echo "Installing into $(1): a few minutes the first time"
+$(1)/bin/pip install --quiet --retries 2 --constraint $(2) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+$(1)/bin/pip install --quiet --constraint $(2) --editable '.[$(3)]'
+endef
+
+.PHONY: metaworld metaworld-test metaworld-lock help setup demo test slow-test lint type check format build lock clean
 .PHONY: benchmark-throughput benchmark-learning benchmark-comparison
 
 help: ## this list
@@ -23,15 +37,12 @@ help: ## this list
 
 setup: $(READY) ## install everything into .venv (every other target does it by itself)
 
-# torch comes first and alone: a GPU build drags gigabytes along, and only torch may come from TORCH_INDEX.
 $(READY): pyproject.toml constraints.txt
-	@if [ -z "$(PYTHON)" ]; then echo "WarpRL needs Python 3.11 or newer; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; fi
-	@if [ ! -d warprl/envs ]; then echo "warprl/envs is no symbolic link here; clone again with: git clone -c core.symlinks=true" >&2; exit 2; fi
-	@if [ ! -x $(BIN)/pip ] && ! $(PYTHON) -m venv --clear .venv; then \
-		rm -rf .venv; echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; fi
-	@echo "Installing into .venv: a few minutes the first time"
-	$(BIN)/pip install --quiet --retries 2 --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(call install,.venv,constraints.txt,dev)
+	@touch $@
+
+$(METAWORLD): pyproject.toml constraints-metaworld.txt
+	$(call install,.venv-metaworld,constraints-metaworld.txt,dev$(comma)metaworld)
 	@touch $@
 
 demo: $(READY) ## train, evaluate and film: three minutes (DEMO=short: a rehearsal; VIDEO=required: fail without GL)
@@ -42,6 +53,11 @@ test: $(READY) ## the tests (one file: make test TESTS=tests/test_warp.py)
 
 slow-test: $(READY) ## the tests that take minutes: learning, long determinism runs
 	$(BIN)/python -m pytest -m slow $(TESTS)
+
+metaworld: $(METAWORLD) ## an environment with Meta-World, in .venv-metaworld (docs/metaworld.md)
+
+metaworld-test: $(METAWORLD) ## the tests that need it
+	.venv-metaworld/bin/python -m pytest tests/test_meta_world.py
 
 lint: $(READY) ## ruff: style, imports, docstrings, formatting
 	$(BIN)/ruff check .
@@ -62,8 +78,9 @@ build: $(READY) ## the wheel and the source distribution, in dist/
 benchmark-throughput: $(READY) ## steps per second against the raw physics (minutes; wants an idle machine)
 	$(BIN)/python benchmarks/throughput.py
 
-benchmark-learning: $(READY) ## learning curves of the presets (hours)
+benchmark-learning: $(READY) ## train the experiments and report the learning curves (a day)
 	$(BIN)/python benchmarks/learning.py
+	$(BIN)/python benchmarks/learning.py --report
 
 benchmark-comparison: $(READY) ## held-out adaptation of those runs, and docs/results.md (minutes)
 	$(BIN)/python benchmarks/comparison.py
@@ -71,6 +88,9 @@ benchmark-comparison: $(READY) ## held-out adaptation of those runs, and docs/re
 lock: $(READY) ## rewrite constraints.txt from what .venv holds
 	$(BIN)/pip freeze --all --exclude pip --exclude-editable | sed -E 's/\+cpu$$//' > constraints.txt
 
-clean: ## remove .venv and everything that tools left; keeps runs/
-	rm -rf .venv build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+metaworld-lock: $(METAWORLD) ## rewrite constraints-metaworld.txt from what .venv-metaworld holds
+	.venv-metaworld/bin/pip freeze --all --exclude pip --exclude-editable | sed -E 's/\+cpu$$//' > constraints-metaworld.txt
+
+clean: ## remove both environments and everything that tools left; keeps runs/
+	rm -rf .venv .venv-metaworld build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

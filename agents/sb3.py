@@ -30,7 +30,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
 from warprl import params as P
-from warprl.agents.distributions import Categorical, Gaussian, distribution_for
+from warprl.agents.distributions import (
+    ActionDistribution,
+    Categorical,
+    Gaussian,
+    distribution_for,
+)
 from warprl.agents.inner import AdaptationConfig
 from warprl.agents.policy import Policy, PolicyConfig
 from warprl.seeding import generator
@@ -39,6 +44,7 @@ from warprl.warp import WarpKind
 
 Env = gymnasium.Env[Any, Any]
 MakeEnv = Callable[[], Env]
+Layer = tuple[Tensor, Tensor]  # weight [in, out] and bias [out]
 
 _SAME: dict[type, tuple[type, str]] = {  # what SB3 calls our distributions
     Gaussian: (DiagGaussianDistribution, "Gaussian"),
@@ -67,6 +73,23 @@ class Actor(nn.Module):
         theta = P.broadcast(dict(self.theta.items()), 1)
         phi = {name: self.phi[_key(name)] for name in self._names}
         return self._policy.outputs(theta, phi, obs.unsqueeze(0)).squeeze(0)
+
+    def layers(self) -> list[Layer]:
+        """The layers of the plain network that acts alike, from observation to action.
+
+        Raises ValueError, in one line, if its warps are of a kind that no such network has.
+        """
+        config = self._policy.config
+        if config.warp not in (None, "linear"):
+            raise ValueError(
+                f"its warp layers are of kind {config.warp}, and an initialisation is task layers "
+                "alone, into which only linear ones can be merged"
+            )
+        stacked = P.broadcast(P.detach(dict(self.theta.items())), 1)
+        phi = {name: self.phi[_key(name)] for name in self._names}
+        theta, _ = self._policy.fold(stacked, phi)
+        last = len(config.hidden)
+        return [(theta[f"weight_{n}"][0], theta[f"bias_{n}"][0]) for n in range(last + 1)]
 
     def copy(self, theta: Params, phi: Params) -> None:
         """Take over unstacked parameters."""
@@ -101,6 +124,11 @@ class WarpedPolicy(ActorCriticPolicy):
         self.action_net = Actor(Policy(self.features_dim, distribution, self._config))
         settings: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
         self.optimizer = self.optimizer_class(self.parameters(), **settings)
+
+    def layers(self) -> list[Layer]:
+        """See :meth:`Actor.layers`."""
+        assert isinstance(self.action_net, Actor)
+        return self.action_net.layers()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         own = {"hidden": self._config.hidden, "warp": self._config.warp}
@@ -149,33 +177,38 @@ def load_ppo(content: bytes) -> PPO:
 
 
 def from_ppo(model: PPO, policy: Policy, action_space: ActionSpace) -> Params:
-    """Unstacked theta whose actions are those of an SB3 MlpPolicy.
+    """Unstacked theta whose actions are those of an SB3 MlpPolicy, or of :func:`to_ppo`'s.
 
+    Warps come along only where they can be merged into the task layers, for theta is those alone.
     Where the model was trained with other action bounds, its actions are mapped linearly from those
     bounds to those of ``action_space``. The file does not tell what ``VecNormalize`` did to the
     observations: a model trained behind it acts on others here. Raises ValueError, in one line, for
     another architecture.
     """
     actor = model.policy
-    _require_mlp(actor, policy)
-    linears = _linears(actor)
-    found = (linears[0].in_features, *(linear.out_features for linear in linears))
+    if isinstance(actor, WarpedPolicy):
+        _require_network(actor, WarpedPolicy, policy.distribution)
+        layers = actor.layers()
+    else:
+        _require_network(actor, ActorCriticPolicy, policy.distribution)
+        layers = _mlp_layers(actor)
+    found = (len(layers[0][0]), *(len(bias) for _, bias in layers))
     if found != policy.widths:
         raise ValueError(
             f"its layers are {_arrows(found)}, from observation to action, "
             f"and {_arrows(policy.widths)} are needed"
         )
     theta: Params = {}
-    for layer, linear in enumerate(linears):
-        theta[f"weight_{layer}"] = linear.weight.detach().T.contiguous()
-        theta[f"bias_{layer}"] = linear.bias.detach().clone()
+    for number, (weight, bias) in enumerate(layers):
+        theta[f"weight_{number}"] = weight.detach().clone()
+        theta[f"bias_{number}"] = bias.detach().clone()
     for name in policy.distribution.names:
         theta[name] = getattr(actor, name).detach().clone()
     if not P.all_finite(theta):
         raise ValueError("its weights are not all finite")
     if isinstance(action_space, Discrete):
         return theta
-    return _rescaled(theta, len(linears) - 1, model.action_space, action_space)
+    return _rescaled(theta, len(layers) - 1, model.action_space, action_space)
 
 
 class TaskObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -262,29 +295,29 @@ def _network(config: PolicyConfig) -> dict[str, Any]:
     return {"net_arch": {"pi": hidden, "vf": hidden}, "activation_fn": nn.Tanh}
 
 
-def _linears(actor: ActorCriticPolicy) -> list[nn.Linear]:
-    """The task layers, from observation to action."""
-    hidden = [layer for layer in actor.mlp_extractor.policy_net if isinstance(layer, nn.Linear)]
-    assert isinstance(actor.action_net, nn.Linear)
-    return [*hidden, actor.action_net]
-
-
-def _require_mlp(actor: nn.Module, policy: Policy) -> None:
-    """Raise ValueError unless it is hidden layers with tanh and the policy's distribution."""
-    wanted, kind = _SAME[type(policy.distribution)]
+def _require_network(actor: nn.Module, kind: type, distribution: ActionDistribution) -> None:
+    """Raise ValueError unless it is of this very kind, on flat observations, and draws as we do."""
+    wanted, name = _SAME[type(distribution)]
     if (
-        type(actor) is not ActorCriticPolicy  # a subclass may do anything
+        type(actor) is not kind  # a subclass may do anything
         or type(actor.pi_features_extractor) is not FlattenExtractor
         or type(actor.action_dist) is not wanted
     ):
         raise ValueError(
-            f"an MlpPolicy with {kind} actions is needed, and this is of type "
+            f"an MlpPolicy with {name} actions is needed, and this is of type "
             f"{type(actor).__name__} with {type(getattr(actor, 'action_dist', None)).__name__}"
         )
+
+
+def _mlp_layers(actor: ActorCriticPolicy) -> list[Layer]:
+    """The layers of an MlpPolicy, from observation to action. Raises ValueError without tanh."""
     names = [type(layer).__name__ for layer in actor.mlp_extractor.policy_net]
     if names != ["Linear", "Tanh"] * (len(names) // 2):
         other = next((name for name in names if name not in ("Linear", "Tanh")), "no activation")
         raise ValueError(f"its hidden layers have {other} and Linear with Tanh alone are needed")
+    assert isinstance(actor.action_net, nn.Linear)
+    hidden = [layer for layer in actor.mlp_extractor.policy_net if isinstance(layer, nn.Linear)]
+    return [(layer.weight.T.contiguous(), layer.bias) for layer in (*hidden, actor.action_net)]
 
 
 def _rescaled(theta: Params, last: int, given: gymnasium.Space[Any], wanted: Box) -> Params:

@@ -1,16 +1,15 @@
-"""Learning curves of the presets at equal environment steps, over several seeds.
+"""Learning curves of the methods at equal environment steps, over several seeds.
 
-``python benchmarks/learning.py`` trains the grid of families x presets x seeds with
-``warprl train``, two runs at a time, each on a core of its own, and writes
+``python benchmarks/learning.py`` trains what ``experiments.py`` lists with ``warprl train``, two
+runs at a time, each on a core of its own. It may be stopped at any time and started again: finished
+runs are kept, interrupted ones resumed, and a higher ``--steps`` prolongs them.
+
+``--report`` trains nothing and writes, of the runs that there are,
 
 * ``results/learning.csv``: returns after every inner step, thinned to 100 points a run
 * ``results/learning_summary.json``: means over seeds with 95 % t-intervals, gains of adaptation,
   steps until the thresholds, settings, versions, machine and times
 * ``results/learning.png``: return after adaptation against environment steps
-
-It may be stopped at any time and started again: finished runs are kept, interrupted ones resumed,
-and a higher ``--steps`` prolongs them. ``--report`` writes the results of what there is and trains
-nothing.
 """
 
 from __future__ import annotations
@@ -31,76 +30,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from common import RESULTS, provenance, write_csv, write_json
+from experiments import CONTRASTED, EXPERIMENTS, METHODS, Cell
 from numpy.typing import NDArray
 from scipy import stats
 
 from warprl import checkpoint
-from warprl.agents import presets
 from warprl.launch import config as configuration
 from warprl.launch.config import RunConfig
 from warprl.launch.errors import UserError
 from warprl.launch.logging import adaptation
 
-
-@dataclass(frozen=True)
-class Family:
-    """What a family is trained for, and the returns that are to be reached."""
-
-    steps: int  # environment steps of a run
-    thresholds: tuple[float, ...]
-    settings: tuple[str, ...] = ()  # what is changed in every preset alike
-
-
-# The direction family has two tasks only, and small meta-batches learn faster per step from them.
-FAMILIES = {
-    "point-navigation-v1": Family(
-        steps=3_200_000,
-        thresholds=(-12.0,),
-        settings=("tasks=20", "adaptation.episodes=10"),
-    ),
-    "half-cheetah-dir-v1": Family(
-        steps=20_000_000,
-        thresholds=(230.0, 300.0),
-        settings=("tasks=8",),
-    ),
-    "half-cheetah-vel-v1": Family(steps=4_000_000, thresholds=()),
-}
-PRESETS = ("warpgrad", "promp", "maml")  # unless others are asked for
-SEEDS = (1, 2, 3)
+REPORTED = ("point-navigation", "half-cheetah-dir-long")  # by --report, unless others are named
 POINTS = 100  # a run, in the CSV
 WINDOW = 5  # iterations averaged where a single value of a noisy curve is wanted
 LEVEL = 0.95
 
 Curve = NDArray[np.float64]
-
-
-class Cell(NamedTuple):
-    """One run of the grid."""
-
-    family: str
-    preset: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Of the run folder."""
-        return f"{self.family}-{self.preset}-s{self.seed}"
-
-    @property
-    def settings(self) -> tuple[str, ...]:
-        """What is changed in the preset."""
-        return FAMILIES[self.family].settings
-
-    def config(self, steps: int) -> RunConfig:
-        """The configuration that takes at least this many environment steps."""
-        config = configuration.resolve(
-            self.family, self.preset, {"workers": 0, "seed": self.seed}, self.settings
-        )
-        return configuration.with_env_steps(config, steps)
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -117,7 +66,7 @@ def command(cell: Cell, folder: Path, steps: int) -> list[str] | None:
             shutil.rmtree(folder)
         settings = itertools.chain.from_iterable(("--set", s) for s in cell.settings)
         return [
-            "train", cell.family, "--agent", cell.preset, "--workers", "0",
+            "train", cell.family, "--agent", wanted.agent, "--workers", "0",
             "--iterations", str(wanted.iterations), "--seed", str(cell.seed),
             "--run", str(folder), *settings,
         ]  # fmt: skip
@@ -182,7 +131,7 @@ def train(cells: Sequence[Cell], steps: int | None, jobs: int, runs: Path) -> li
                 cell = waiting.get_nowait()
             except queue.Empty:
                 return
-            failure = run(cell, steps or FAMILIES[cell.family].steps, runs, stop)
+            failure = run(cell, steps or EXPERIMENTS[cell.experiment].steps, runs, stop)
             if failure:
                 failures.append(f"{cell.name}: {failure}")
                 say(failures[-1])
@@ -306,13 +255,13 @@ def mean_curve(histories: Sequence[History]) -> tuple[NDArray[np.int64], Curve]:
 
 
 def summarise(histories: Sequence[History], planned: int, thresholds: Sequence[float]) -> Any:
-    """The summary of one preset on one family, at the steps that all of its seeds have reached."""
+    """The summary of one method in one experiment, at the steps that all its seeds reached."""
     common = min(h.reached for h in histories)
     final = [h.at(common) for h in histories]
     grid, curves = mean_curve(histories)
     cell = histories[0].cell
     return {
-        "train": "warprl train " + shlex.join([cell.family, "--agent", cell.preset])
+        "train": "warprl train " + shlex.join([cell.family, "--agent", METHODS[cell.method].preset])
         + "".join(f" --set {s}" for s in cell.settings),
         "seeds": [h.cell.seed for h in histories],
         "env_steps_planned": planned,
@@ -335,13 +284,13 @@ def summarise(histories: Sequence[History], planned: int, thresholds: Sequence[f
 
 
 def rank(histories: Mapping[str, Sequence[History]]) -> dict[str, Any]:
-    """Presets by adapted return at the steps that every run of the family has reached."""
+    """Methods by adapted return at the steps that every run of the experiment has reached."""
     common = min(h.reached for runs in histories.values() for h in runs)
     finals = {
         p: t_interval([float(h.at(common)[-1]) for h in runs]) for p, runs in histories.items()
     }
     order = sorted(finals, key=lambda p: -float(finals[p]["mean"] or 0.0))
-    return {"at_env_steps": common, "best_first": [{"preset": p, **finals[p]} for p in order]}
+    return {"at_env_steps": common, "best_first": [{"method": p, **finals[p]} for p in order]}
 
 
 def thinned(history: History) -> list[dict[str, Any]]:
@@ -361,7 +310,7 @@ def thinned(history: History) -> list[dict[str, Any]]:
 
 
 def plot(path: Path, histories: Mapping[str, Mapping[str, Sequence[History]]]) -> None:
-    """One panel a family: the mean over seeds and its 95 % t-interval, thresholds dotted."""
+    """One panel an experiment: the mean over seeds and its 95 % t-interval, thresholds dotted."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -370,10 +319,11 @@ def plot(path: Path, histories: Mapping[str, Mapping[str, Sequence[History]]]) -
     figure, axes = plt.subplots(
         1, len(histories), figsize=(6.4 * len(histories), 4.4), squeeze=False, layout="constrained"
     )
-    for axis, (family, of_family) in zip(axes[0], histories.items(), strict=True):
-        for preset, runs in of_family.items():
+    for axis, (experiment, by_method) in zip(axes[0], histories.items(), strict=True):
+        about = EXPERIMENTS[experiment]
+        for method, runs in by_method.items():
             grid, curves = mean_curve(runs)
-            mean, label = curves.mean(0), f"{preset}, K = {runs[0].returns.shape[1] - 1}"
+            mean, label = curves.mean(0), f"{method}, K = {runs[0].returns.shape[1] - 1}"
             seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
             (line,) = axis.plot(grid / 1e6, mean, label=f"{label}, {seeds}", lw=1.5)
             if len(runs) > 1:
@@ -382,10 +332,10 @@ def plot(path: Path, histories: Mapping[str, Mapping[str, Sequence[History]]]) -
                 axis.fill_between(
                     grid / 1e6, mean - half, mean + half, color=line.get_color(), alpha=0.2, lw=0
                 )
-        for threshold in FAMILIES[family].thresholds:
+        for threshold in about.thresholds:
             axis.axhline(threshold, color="0.4", ls=":", lw=1)
-        low, high = shown_range(of_family, FAMILIES[family].thresholds)
-        axis.set(title=family, xlabel="environment steps / million", ylim=(low, high))
+        low, high = shown_range(by_method, about.thresholds)
+        axis.set(title=about.family, xlabel="environment steps / million", ylim=(low, high))
         axis.set_ylabel("return after adaptation")
         axis.legend(frameon=False)
     figure.savefig(path, dpi=120)
@@ -410,23 +360,24 @@ def report(cells: Sequence[Cell], steps: int | None, runs: Path) -> int:
         return 0
     grouped: dict[str, dict[str, list[History]]] = {}
     for history in found:
-        of_family = grouped.setdefault(history.cell.family, {})
-        of_family.setdefault(history.cell.preset, []).append(history)
+        by_method = grouped.setdefault(history.cell.experiment, {})
+        by_method.setdefault(history.cell.method, []).append(history)
     document: dict[str, Any] = {
         **provenance(),
         "runs": {"planned": len(cells), "with_data": len(found)},
         "interval": "95 % t-interval over seeds, whose values are means over training tasks",
         "window_iterations": WINDOW,
-        "families": {},
+        "experiments": {},
     }
-    for family, of_family in grouped.items():
-        about = FAMILIES[family]
-        document["families"][family] = {
-            "presets": {
-                preset: summarise(runs_, steps or about.steps, about.thresholds)
-                for preset, runs_ in of_family.items()
+    for experiment, by_method in grouped.items():
+        about = EXPERIMENTS[experiment]
+        document["experiments"][experiment] = {
+            "family": about.family,
+            "methods": {
+                method: summarise(runs_, steps or about.steps, about.thresholds)
+                for method, runs_ in by_method.items()
             },
-            "ranking": rank(of_family),
+            "ranking": rank(by_method),
         }
     RESULTS.mkdir(exist_ok=True)
     write_csv(RESULTS / "learning.csv", [row for history in found for row in thinned(history)])
@@ -444,22 +395,24 @@ def show(document: Mapping[str, Any]) -> None:
     runs = document["runs"]
     console = Console(highlight=False)
     title = f"mean over seeds [95 % interval]; {runs['with_data']} of {runs['planned']} runs"
-    table = Table("family", "preset", "seeds", "M steps", "before", "after", "gain", title=title)
-    for family, part in document["families"].items():
-        for preset, s in part["presets"].items():
+    table = Table(
+        "experiment", "method", "seeds", "M steps", "before", "after", "gain", title=title
+    )
+    for experiment, part in document["experiments"].items():
+        for method, s in part["methods"].items():
             table.add_row(
-                family, preset, str(len(s["seeds"])),
+                experiment, method, str(len(s["seeds"])),
                 f"{s['at_env_steps'] / 1e6:.1f} of {s['env_steps_planned'] / 1e6:.1f}",
                 interval_text(s["returns"][0]), interval_text(s["returns"][-1]),
                 interval_text(s["gain"]),
             )  # fmt: skip
     console.print(table)
-    for family, part in document["families"].items():
-        for preset, s in part["presets"].items():
+    for experiment, part in document["experiments"].items():
+        for method, s in part["methods"].items():
             for threshold, reach in s["thresholds"].items():
                 at = reach["env_steps_of_mean"]
                 when = "not reached" if at is None else f"reached at {at / 1e6:.2f} M steps"
-                console.print(f"{family} {preset}: mean over seeds at {threshold}: {when}")
+                console.print(f"{experiment} {method}: mean over seeds at {threshold}: {when}")
     console.print(f"written to {RESULTS}/learning.csv, learning_summary.json, learning.png")
 
 
@@ -470,29 +423,43 @@ def interval_text(estimate: Mapping[str, Any]) -> str:
     return f"{estimate['mean']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}]"
 
 
+def cells(
+    experiments: Sequence[str], methods: Sequence[str] | None, seeds: Sequence[int] | None
+) -> list[Cell]:
+    """The runs of some experiments, seed by seed, so that a stopped grid has whole comparisons.
+
+    None stands for all methods, or seeds, of an experiment; one that it does not have is left out.
+    """
+    found = [
+        Cell(name, method, seed)
+        for name in experiments
+        for method in EXPERIMENTS[name].methods
+        for seed in seeds or EXPERIMENTS[name].seeds
+        if methods is None or method in methods
+    ]
+    return sorted(found, key=lambda cell: cell.seed)
+
+
 def main() -> int:
-    """Train what is missing, then report."""
+    """Train what is missing, or report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
-    parser.add_argument("--presets", nargs="+", choices=presets.PRESETS, default=PRESETS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--steps", type=int, help="environment steps a run; default: the table's")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/learning"))
     parser.add_argument("--report", action="store_true", help="train nothing")
     options = parser.parse_args()
-    # Seed by seed, so that a stopped grid has whole comparisons.
-    cells = [
-        Cell(family, preset, seed)
-        for seed, family, preset in itertools.product(
-            options.seeds, options.families, options.presets
-        )
-    ]
-    failures = [] if options.report else train(cells, options.steps, options.jobs, options.runs_dir)
-    reported = report(cells, options.steps, options.runs_dir)
+    if options.report:
+        chosen = options.experiments or REPORTED
+        wanted = cells(chosen, options.methods or CONTRASTED, options.seeds)
+        return 0 if report(wanted, options.steps, options.runs_dir) else 1
+    wanted = cells(options.experiments or list(EXPERIMENTS), options.methods, options.seeds)
+    failures = train(wanted, options.steps, options.jobs, options.runs_dir)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
-    return 1 if failures or not reported else 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

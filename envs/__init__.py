@@ -2,7 +2,7 @@
 
 from warprl.envs.family import Definition, TaskFamily
 from warprl.envs.gym_family import GymFamily
-from warprl.envs.registry import UnknownFamily, family_names, make_family
+from warprl.envs.registry import UnknownFamily, family_names, is_meta_world, make_family
 from warprl.envs.vector import make_vector, register
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "TaskFamily",
     "UnknownFamily",
     "family_names",
+    "is_meta_world",
     "make_family",
     "make_vector",
 ]

@@ -7,6 +7,7 @@ wherever one is expected. ``docs/custom_family.md`` has a worked example.
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Generic, TypeVar
@@ -32,6 +33,7 @@ TaskT = TypeVar("TaskT", bound=Task)
 Env = gymnasium.Env[Any, Any]
 
 _HELD_OUT_SEED = 2026
+_HELD = "held-out tasks"
 _MAX_SEED = 2**31
 
 
@@ -39,9 +41,11 @@ class GymFamily(TaskFamily, Generic[TaskT]):
     """Tasks that differ in what ``set_task`` does to a registered Gymnasium environment.
 
     ``tasks`` is a function that draws one task, a frozen dataclass of numbers, from a generator, or
-    the list of all tasks there are. Of a function, 40 draws under a fixed seed are held out for
-    evaluation; a list serves training and evaluation alike. Whoever changes ``tasks`` changes the
-    held-out tasks, so give the family a new name then.
+    the list of all tasks there are. The tasks of ``held_out`` are for evaluation and never trained
+    on. Without it, of a function 40 draws under a fixed seed are held out, and a list serves
+    training and evaluation alike. Whoever changes ``tasks`` changes the held-out tasks, so give the
+    family a new name then. A :class:`Split` in place of ``tasks`` decides both by itself, and may
+    find its tasks when they are first needed: a worker, which is sent its tasks, never asks.
 
     Results have the same bits for any number of workers and neighbours if the environment keeps two
     promises. After ``reset(seed=...)``, everything that happens in an episode follows from the
@@ -56,20 +60,23 @@ class GymFamily(TaskFamily, Generic[TaskT]):
 
     action_scale = 1.0
     action_space: Box
+    distribution: Split
 
     def __init__(
         self,
         name: str,
         env_id: str,
-        tasks: Callable[[np.random.Generator], TaskT] | Sequence[TaskT],
+        tasks: Callable[[np.random.Generator], TaskT] | Sequence[TaskT] | Split,
         set_task: Callable[[Env, TaskT], None],
         horizon: int | None = None,
+        held_out: Sequence[TaskT] | None = None,
     ) -> None:
         """Make one environment, for its spaces.
 
         Raises ValueError, in one line, for an environment whose actions are no Box of floats, whose
         observations cannot be flattened into a Box or that has no step limit while no ``horizon``
-        is given, and for tasks that are too few or no finite numbers.
+        is given, and for tasks that are too few, no finite numbers, or both trained on and held
+        out.
         """
         self.name = name
         self.env_id = env_id
@@ -91,8 +98,7 @@ class GymFamily(TaskFamily, Generic[TaskT]):
         self._frame_skip = getattr(env.unwrapped, "frame_skip", 1)
         env.close()  # type: ignore[no-untyped-call]
         try:
-            self.distribution = Drawn(tasks) if callable(tasks) else Listed(tasks)
-            self._held_out = self.distribution.all_tasks() or _hold_out(self.distribution)
+            self.distribution = _split(tasks, held_out)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
@@ -115,7 +121,7 @@ class GymFamily(TaskFamily, Generic[TaskT]):
 
     def held_out_tasks(self) -> list[Task]:
         """The tasks for evaluation."""
-        return list(self._held_out)
+        return list(self.distribution.held_out)
 
     def make_batch(self, num_envs: int) -> GymBatch:
         """``num_envs`` environments stepped one after the other."""
@@ -150,11 +156,7 @@ class GymFamily(TaskFamily, Generic[TaskT]):
     @property
     def held_out_text(self) -> str:
         """What the card says about the tasks for evaluation."""
-        if self.distribution.all_tasks() is not None:
-            return super().held_out_text
-        return (
-            f"{NUM_HELD_OUT} draws under a fixed seed; a training draw that equals one is redrawn"
-        )
+        return self.distribution.held_out_text
 
     def _require_horizon(self, horizon: int | None) -> int:
         steps = gymnasium.spec(self.env_id).max_episode_steps if horizon is None else horizon
@@ -173,18 +175,49 @@ class GymFamily(TaskFamily, Generic[TaskT]):
         return space
 
 
-class Drawn(TaskDistribution):
+class Split(TaskDistribution):
+    """Tasks to train on, and tasks to evaluate on."""
+
+    @property
+    @abstractmethod
+    def held_out(self) -> Sequence[Task]:
+        """The tasks for evaluation."""
+
+    @property
+    @abstractmethod
+    def held_out_text(self) -> str:
+        """What the definition card says about them."""
+
+
+class Drawn(Split):
     """Tasks that a function draws, one at a time."""
 
-    def __init__(self, draw: Callable[[np.random.Generator], Task]) -> None:
-        """Raises ValueError unless ``draw`` gives tasks."""
+    def __init__(
+        self,
+        draw: Callable[[np.random.Generator], Task],
+        held_out: Sequence[Task] | None = None,
+    ) -> None:
+        """Raises ValueError unless ``draw`` gives tasks, enough of them if some are held out."""
         self._draw = draw
         self.task_type = type(_require_task(draw(generator(_HELD_OUT_SEED, "tasks"))))
+        self._given = held_out is not None
+        self._held_out = _hold_out(self) if held_out is None else _checked(self, held_out, _HELD)
 
     @property
     def text(self) -> str:
         """The function's docstring; else its name."""
         return inspect.getdoc(self._draw) or f"drawn by {self._draw.__qualname__}"
+
+    @property
+    def held_out(self) -> Sequence[Task]:
+        """Those given, or 40 draws."""
+        return self._held_out
+
+    @property
+    def held_out_text(self) -> str:
+        """How many, and what a draw that equals one of them means."""
+        source = "given in a list" if self._given else "draws under a fixed seed"
+        return f"{len(self._held_out)} {source}; a training draw that equals one is redrawn"
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
         """Draw n tasks, one after the other. Raises ValueError if one is no finite numbers."""
@@ -194,23 +227,35 @@ class Drawn(TaskDistribution):
         """Accept any finite numbers: what the function may draw is not known."""
 
 
-class Listed(TaskDistribution):
+class Listed(Split):
     """A list of tasks, drawn in turn: each as often as any other, in random order."""
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    def __init__(self, tasks: Sequence[Task], held_out: Sequence[Task] | None = None) -> None:
         """Raises ValueError unless there are tasks, all different and of one kind."""
-        if not tasks:
-            raise ValueError("the list of tasks is empty")
-        self.task_type = type(_require_task(tasks[0]))
-        self._tasks: list[Task] = list(tasks)
-        self._tasks = [self.parse(asdict(_require_task(task))) for task in tasks]
-        if len(set(self._tasks)) != len(self._tasks):
-            raise ValueError("the list of tasks repeats one")
+        self.task_type = type(_require_task(tasks[0])) if tasks else Task
+        self._known = [*tasks, *(held_out or ())]
+        self._tasks = _checked(self, tasks, "tasks")
+        self._held_out = None if held_out is None else _checked(self, held_out, _HELD)
+        shared = [task for task in self._held_out or () if task in self._tasks]
+        if shared:
+            raise ValueError(f"{shared[0]} is on the list of tasks and held out as well")
 
     @property
     def text(self) -> str:
         """How many there are."""
         return f"one of {len(self._tasks)}, as often as any other, in random order"
+
+    @property
+    def held_out(self) -> Sequence[Task]:
+        """Those given, or all."""
+        return self._tasks if self._held_out is None else self._held_out
+
+    @property
+    def held_out_text(self) -> str:
+        """Whether they are others than those trained on."""
+        if self._held_out is None:
+            return "all tasks: the family is discrete"
+        return f"{len(self._held_out)} others, given in a list"
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
         """Draw n tasks; chance decides which of them come once more than the others."""
@@ -219,12 +264,12 @@ class Listed(TaskDistribution):
         return [self._tasks[i] for i in rng.permutation(np.concatenate(rounds)[:n])]
 
     def check(self, task: Task) -> None:
-        """Raises ValueError unless ``task`` is on the list."""
-        if task not in self._tasks:
-            raise ValueError(f"{task} is not one of the {len(self._tasks)} tasks listed")
+        """Raises ValueError unless ``task`` is on one of the lists."""
+        if task not in self._known:
+            raise ValueError(f"{task} is not one of the {len(self._known)} tasks listed")
 
     def all_tasks(self) -> list[Task]:
-        """The list."""
+        """The list to train on."""
         return list(self._tasks)
 
 
@@ -393,6 +438,27 @@ def _require_task(task: object) -> Task:
             f"a task must be a frozen dataclass that derives from warprl.types.Task, got {task!r}"
         )
     return task
+
+
+def _split(
+    tasks: Callable[[np.random.Generator], Task] | Sequence[Task] | Split,
+    held_out: Sequence[Task] | None,
+) -> Split:
+    """The tasks of a family. Raises ValueError for those that cannot be."""
+    if isinstance(tasks, Split):
+        assert held_out is None, "a split holds out its own"
+        return tasks
+    return Drawn(tasks, held_out) if callable(tasks) else Listed(tasks, held_out)
+
+
+def _checked(distribution: TaskDistribution, tasks: Sequence[Task], what: str) -> list[Task]:
+    """The tasks of a list. Raises ValueError unless there are some, and all are different."""
+    if not tasks:
+        raise ValueError(f"the list of {what} is empty")
+    parsed = [distribution.parse(asdict(_require_task(task))) for task in tasks]
+    if len(set(parsed)) != len(parsed):
+        raise ValueError(f"the list of {what} repeats one")
+    return parsed
 
 
 def _hold_out(distribution: TaskDistribution) -> list[Task]:

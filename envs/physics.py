@@ -65,6 +65,10 @@ def load_model(file: str) -> mujoco.MjModel:
         return mujoco.MjModel.from_xml_path(str(model_path(file)))
 
 
+class NoNativeBatchError(RuntimeError):
+    """The installed mujoco is too old for the native batch."""
+
+
 class Physics:
     """``num_envs`` simulations of one model.
 
@@ -82,9 +86,16 @@ class Physics:
         frame_skip: int,
         derived: Sequence[str] = (),
     ) -> None:
-        """Raises ValueError if ``num_envs`` is not positive."""
+        """Raises ValueError if ``num_envs`` is not positive; NoNativeBatchError."""
         # Imported where it is needed: families that do without it also run on older MuJoCos.
-        from mujoco.batch import Batch
+        try:
+            from mujoco.batch import Batch
+        except ImportError:
+            raise NoNativeBatchError(
+                "this family steps on MuJoCo's native batch, which mujoco "
+                f"{mujoco.__version__} does not have: it takes mujoco 3.17 or newer, in an "
+                "environment without Meta-World"
+            ) from None
 
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")

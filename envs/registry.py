@@ -1,10 +1,14 @@
-"""Names of task families: those of this package, and ``package.module:FAMILY`` for a user's own."""
+"""Names of task families: this package's, Meta-World's, and a user's own.
+
+The latter are ``package.module:FAMILY``.
+"""
 
 from __future__ import annotations
 
 import difflib
 import functools
 import importlib
+import re
 
 from warprl.envs.ant import AntDir, AntDir2D, AntGoal, AntVel
 from warprl.envs.family import TaskFamily
@@ -39,6 +43,7 @@ _FAMILIES: dict[str, type[TaskFamily]] = {
         HumanoidDir2D,
     )
 }
+_META_WORLD = re.compile(r"ml10|ml45|ml1-.+")
 
 
 class UnknownFamily(ValueError):
@@ -50,6 +55,11 @@ def family_names() -> list[str]:
     return list(_FAMILIES)
 
 
+def is_meta_world(name: str) -> bool:
+    """Whether Meta-World's families are named so; they need the package metaworld."""
+    return _META_WORLD.fullmatch(name) is not None
+
+
 @functools.cache
 def make_family(name: str) -> TaskFamily:
     """The task family ``name``; families are stateless, so there is one object a process.
@@ -59,11 +69,30 @@ def make_family(name: str) -> TaskFamily:
     """
     if ":" in name:
         return _import_family(name)
+    if is_meta_world(name):
+        return _meta_world(name)
     if name not in _FAMILIES:
         near = difflib.get_close_matches(name, _FAMILIES, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_FAMILIES)}"
         raise UnknownFamily(f"unknown task family {name!r}; {hint}")
     return _FAMILIES[name]()
+
+
+def _meta_world(name: str) -> TaskFamily:
+    try:
+        from warprl.envs.meta_world import MetaWorld
+    except ModuleNotFoundError as error:
+        if error.name != "metaworld":
+            raise
+        raise UnknownFamily(
+            f"{name} needs Meta-World, which is not installed here; in an environment of its own: "
+            "pip install --constraint constraints-metaworld.txt '.[metaworld]' "
+            "(see docs/metaworld.md)"
+        ) from error
+    try:
+        return MetaWorld(name)
+    except ValueError as error:
+        raise UnknownFamily(str(error)) from error
 
 
 def _import_family(name: str) -> TaskFamily:

@@ -33,7 +33,7 @@ from warprl.agents.presets import PRESETS
 from warprl.agents.rollout import Timing
 from warprl.buffer import concatenate
 from warprl.envs import UnknownFamily, make_family
-from warprl.launch.config import RunConfig, require_consistent, saved_policy
+from warprl.launch.config import WORKER_TIMEOUT_S, RunConfig, require_consistent, saved_policy
 from warprl.launch.env_runner import AdaptationRunner, Request, Shard, collect_shards, to_arrays
 from warprl.launch.errors import UserError
 from warprl.launch.machine import available_cores
@@ -49,7 +49,10 @@ log = logging.getLogger(__name__)
 
 
 class WarpGradConfig(AlgorithmConfig):
-    """RLlib's configuration with :meth:`meta`; ``num_env_runners`` is the number of workers."""
+    """RLlib's configuration with :meth:`meta`; ``num_env_runners`` is the number of workers.
+
+    After ``sample_timeout_s`` seconds without an answer a worker is taken for hung and replaced.
+    """
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         """The ``warpgrad`` preset; the task family is still to be named."""
@@ -65,7 +68,7 @@ class WarpGradConfig(AlgorithmConfig):
         self.framework("torch")
         self.env_runners(
             env_runner_cls=AdaptationRunner, num_env_runners=0, create_local_env_runner=True,
-            num_cpus_per_env_runner=1, sample_timeout_s=None,
+            num_cpus_per_env_runner=1, sample_timeout_s=WORKER_TIMEOUT_S,
         )  # fmt: skip
         # Runners have no connectors, so there are no states of these to merge or to send round.
         self.merge_env_runner_states: Any = False
@@ -121,6 +124,10 @@ class WarpGradConfig(AlgorithmConfig):
         _require_whole("seed", self.seed, 0)
         _require_whole("keep", self.keep, 2)
         _require_whole("num_env_runners", self.num_env_runners, 0)
+        if not isinstance(self.sample_timeout_s, int | float) or not self.sample_timeout_s > 0:
+            raise UserError(
+                f"sample_timeout_s = {self.sample_timeout_s!r}: must be a number of seconds above 0"
+            )
         if self.num_env_runners > self.tasks:
             raise UserError(
                 f"num_env_runners = {self.num_env_runners}: must not exceed tasks = {self.tasks}, "
@@ -200,7 +207,8 @@ class WarpGrad(Algorithm):
             runner: Any = group.local_env_runner
             return [runner.sample(parameters=to_arrays(parameters), request=requests[0])], 0
         manager: Any = group._worker_manager
-        return collect_shards(list(manager.actors().values()), parameters, requests)
+        runners = list(manager.actors().values())
+        return collect_shards(runners, parameters, requests, config.sample_timeout_s)
 
     def _steps(self, trajectory: Trajectory) -> int:
         """Simulated environment steps, those after the end of an episode included."""
@@ -285,7 +293,9 @@ def connect(workers: int) -> None:
 def build(run: RunConfig) -> WarpGrad:
     """The algorithm of a run, with Ray started and all workers up. End it with ``stop()``."""
     connect(run.workers)
-    config = WarpGradConfig().env_runners(num_env_runners=run.workers)
+    config = WarpGradConfig().env_runners(
+        num_env_runners=run.workers, sample_timeout_s=run.worker_timeout_s
+    )
     config.meta(
         family=run.family, policy=run.policy, adaptation=run.adaptation, learner=run.learner,
         tasks=run.tasks, seed=run.seed, keep=run.keep,

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,7 +20,10 @@ from warprl.launch.outcome import Outcome, to_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-FAMILY_HELP = "A name that 'warprl envs' lists, or package.module:FAMILY for your own."
+FAMILY_HELP = (
+    "A name that 'warprl envs' lists, package.module:FAMILY for your own, or Meta-World's "
+    "ml1-<task>, ml10 and ml45 (docs/metaworld.md)."
+)
 # typer brings its own copy of click and names the base of its usage errors only as a base.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -126,6 +129,8 @@ def train(
         options = {"iterations": iterations, "workers": workers, "seed": seed}
         resolved = config.resolve(family, agent, options, settings or ())
         if init_from is None:
+            if trust:
+                raise UserError("--trust: nothing to trust: give the file with --init-from")
             return train.start(resolved, run, _console(json))
         from warprl.launch import sb3
 
@@ -223,15 +228,32 @@ def evaluate(
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Compare with the policy before training.")
     ] = False,
+    protocol: Annotated[
+        Literal["curve", "metaworld"],
+        typer.Option(help="Adaptation curve, or Meta-World's evaluator with its defaults."),
+    ] = "curve",
     checkpoint: Checkpoint = None,
     seed: EpisodeSeed = None,
     json: Json = False,
 ) -> int:
-    """Measure how a run adapts to held-out tasks: returns after 0..N inner steps."""
+    """Measure how a run adapts to held-out tasks: returns after 0..N inner steps.
+
+    With --protocol metaworld: success rates by Meta-World's own evaluator, for runs on its families
+    (docs/metaworld.md).
+    """
 
     def work() -> Outcome:
         from warprl.launch import evaluate, runs
 
+        if protocol == "metaworld":
+            from warprl.launch import meta_world
+
+            if against is not None or untrained:
+                raise UserError("--protocol metaworld evaluates one run: no --against, --untrained")
+            return meta_world.evaluate(
+                runs.find(run), steps=steps, episodes=episodes, checkpoint=checkpoint, seed=seed,
+                console=_console(json),
+            )  # fmt: skip
         folder, other = runs.find(run), None if against is None else runs.find(against)
         return evaluate.evaluate(
             folder, steps=steps, episodes=episodes, against=other, untrained=untrained,
@@ -311,7 +333,11 @@ def export(
     out: Annotated[str, typer.Option(metavar="FILE.zip", help="A new file.")],
     task: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="A number of the task; one option for each."),
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A number of the task, or a list [1,2,...]; one option for each. "
+            "Or alone N: the position among the held-out tasks.",
+        ),
     ] = None,
     steps: Annotated[
         int | None,
@@ -413,7 +439,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _families() -> Outcome:
     from warprl.envs import family_names, make_family
 
-    return _listing({name: make_family(name).definition().tasks for name in family_names()})
+    listing = _listing({name: make_family(name).definition().tasks for name in family_names()})
+    more = "and Meta-World's, an extra: ml1-<task>, ml10, ml45 (docs/metaworld.md)"
+    return Outcome(listing.data, f"{listing.text}\n{more}")
 
 
 def _listing(summaries: dict[str, str]) -> Outcome:

@@ -132,9 +132,9 @@ def _cells(summary: Summary) -> tuple[list[str], list[list[str]]]:
             str(group["seeds"]),
             str(summary["tasks"]),
             str(group["trained_inner_steps"]),
-            _interval(group["curve"][-1]),
+            interval(group["curve"][-1]),
             f"{group['curve'][-1]['iqm']:.1f}",
-            _interval(group["area"]),
+            interval(group["area"]),
             f"{group['worse']:.0%}",
             "-" if env_steps is None else f"{env_steps:,.0f}",
             "-" if seconds is None else duration(seconds),
@@ -142,7 +142,8 @@ def _cells(summary: Summary) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _interval(estimate: Mapping[str, float]) -> str:
+def interval(estimate: Mapping[str, float]) -> str:
+    """An estimate as ``mean [low, high]``."""
     return f"{estimate['mean']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}]"
 
 
@@ -155,17 +156,19 @@ def _notes(summary: Summary) -> list[str]:
         "share of adaptations that end below the return they began at",
         "env steps and training (wall time) are means a seed",
     ]
-    for group in summary["groups"]:
-        if group["seeds"] == 1:
+    for seeds in sorted({group["seeds"] for group in summary["groups"]}):
+        alike = ", ".join(g["group"] for g in summary["groups"] if g["seeds"] == seeds)
+        if seeds == 1:
             notes.append(
-                f"{group['group']}: one seed (n = 1), so the interval is over tasks alone and says "
+                f"{alike}: one seed (n = 1), so the interval is over tasks alone and says "
                 "nothing about other seeds"
             )
-        elif group["seeds"] < ENOUGH_SEEDS:
+        elif seeds < ENOUGH_SEEDS:
             notes.append(
-                f"{group['group']}: {group['seeds']} seeds; from fewer than {ENOUGH_SEEDS} the "
+                f"{alike}: {seeds} seeds; from fewer than {ENOUGH_SEEDS} the "
                 "interval is too narrow for 95 %"
             )
+    for group in summary["groups"]:
         for key, what in (("diverged", "diverged"), ("left_out", "were left out")):
             number = sum(run[key] for run in group["runs"])
             if number:

@@ -6,6 +6,7 @@ resolve to one complete configuration, which is written to ``config.yaml`` and r
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -20,22 +21,28 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from warprl.agents.inner import AdaptationConfig
 from warprl.agents.policy import PolicyConfig
 from warprl.agents.presets import PRESETS
-from warprl.envs import UnknownFamily, family_names, make_family
+from warprl.envs import UnknownFamily, family_names, is_meta_world, make_family
+from warprl.envs.physics import NoNativeBatchError
 from warprl.launch.errors import UserError, nearest
 from warprl.launch.machine import available_cores
 from warprl.learner import LearnerConfig
 
 MAX_SEED = 2**32 - 1
 MAX_TASKS = 10_000
+MAX_TIMEOUT_S = 1e6
+WORKER_TIMEOUT_S = 3600.0  # far above any iteration that is worth waiting for
 # Keys that say how long a run goes on and how it is carried out, and never what it computes.
-CARRIED_OUT = ("schema_version", "iterations", "workers", "checkpoint_every", "keep")
+CARRIED_OUT = (
+    "schema_version", "iterations", "workers", "worker_timeout_s", "checkpoint_every", "keep"
+)  # fmt: skip
 
 
 class RunConfig(BaseModel):
     """Everything that determines a run, and how it is carried out.
 
     ``workers`` and ``checkpoint_every`` change how fast and how safe a run is, never its results.
-    ``workers`` = 0 samples inside the driver.
+    ``workers`` = 0 samples inside the driver. A worker that takes longer than ``worker_timeout_s``
+    seconds over an iteration is taken for hung, and replaced like one that died.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -46,6 +53,7 @@ class RunConfig(BaseModel):
     seed: Annotated[int, Ge(0), Le(MAX_SEED)] = 0
     iterations: Annotated[int, Gt(0)] = 200
     workers: Annotated[int, Ge(0)] = 0
+    worker_timeout_s: Annotated[float, Gt(0), Le(MAX_TIMEOUT_S)] = WORKER_TIMEOUT_S
     tasks: Annotated[int, Gt(0), Le(MAX_TASKS), Field(description="tasks of a meta-batch")] = 20
     policy: PolicyConfig
     adaptation: AdaptationConfig
@@ -63,6 +71,7 @@ def resolve(
     and for a value of wrong type or range.
     """
     require_family(family)
+    _require_physics(family)
     _known("agent", agent, PRESETS)
     preset = PRESETS[agent]
     base = RunConfig(
@@ -93,6 +102,7 @@ def load(path: Path) -> RunConfig:
         )
     config = _validate(data, f"{path}: ")
     require_family(config.family)
+    _require_physics(config.family)
     _known("agent", config.agent, PRESETS)
     return config
 
@@ -208,7 +218,7 @@ def require_family(name: str) -> None:
     The module of a user's own family may lie in the working directory, where Ray's workers look
     first, and so does this process from now on.
     """
-    if ":" not in name:
+    if ":" not in name and not is_meta_world(name):
         return _known("family", name, family_names())
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -216,6 +226,16 @@ def require_family(name: str) -> None:
         make_family(name)
     except UnknownFamily as error:
         raise UserError(str(error)) from error
+
+
+def _require_physics(family: str) -> None:
+    """Raise UserError if the installed mujoco is too old to step this family."""
+    if importlib.util.find_spec("mujoco.batch") is not None:
+        return
+    try:
+        make_family(family).make_batch(1)
+    except NoNativeBatchError as error:
+        raise UserError(f"{family}: {error}") from error
 
 
 def _known(kind: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> None:

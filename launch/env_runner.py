@@ -7,6 +7,7 @@ on any worker with the same bits as a result.
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from warprl.agents.inner import AdaptationConfig, adapt
 from warprl.agents.policy import Policy
 from warprl.agents.rollout import Timing
 from warprl.envs import make_family
+from warprl.launch.errors import RunFailedError
 from warprl.launch.machine import keep_freed_memory
 from warprl.types import Batch, BatchEnv, Params, Task, Trajectory
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from ray.rllib.utils.typing import StateDict
 
 ATTEMPTS = 4  # a shard whose worker is lost so often is itself the likely cause
+
+log = logging.getLogger(__name__)
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -116,33 +120,54 @@ class AdaptationRunner(EnvRunner):
 
 
 def collect_shards(
-    runners: Sequence[ActorHandle[AdaptationRunner]], parameters: Params, requests: list[Request]
+    runners: Sequence[ActorHandle[AdaptationRunner]],
+    parameters: Params,
+    requests: list[Request],
+    timeout_s: float,
 ) -> tuple[list[Shard], int]:
     """Have each request served by the runner of the same position.
 
-    A runner that dies is restarted by Ray, and its request is put to it again. Returns the shards
-    in the order of the requests and how many runners were replaced. Raises at once what a runner
-    raised, with its traceback, and the last RayError after ATTEMPTS losses on one request.
+    A runner that dies is restarted by Ray, and its request is put to it again; one that has not
+    answered after ``timeout_s`` seconds is killed, and then the same. Returns the shards in the
+    order of the requests and how many runners were replaced. Raises at once what a runner raised,
+    with its traceback, and after ATTEMPTS losses on one request the last RayError, or
+    RunFailedError if that runner hung.
     """
     parameters_ref = ray.put(to_arrays(parameters))
+    deadlines = [0.0] * len(requests)
 
     def ask(n: int) -> Any:
+        deadlines[n] = time.monotonic() + timeout_s
         return runners[n].sample.remote(parameters=parameters_ref, request=requests[n])
 
     waiting = {ask(n): n for n in range(len(requests))}
     shards: dict[int, Shard] = {}
     losses = [0] * len(requests)
+    hung: set[int] = set()
     while waiting:
-        (done,), _ = ray.wait(list(waiting))
-        n = waiting.pop(done)
+        n = min(waiting.values(), key=deadlines.__getitem__)
+        ready, _ = ray.wait(list(waiting), timeout=max(deadlines[n] - time.monotonic(), 0.0))
+        if not ready:
+            log.warning("a worker that gave no answer for %g s is replaced", timeout_s)
+            ray.kill(runners[n], no_restart=False)  # from here on it is one that died
+            hung.add(n)
+            deadlines[n] += timeout_s
+            continue
+        n = waiting.pop(ready[0])
         try:
-            shards[n] = ray.get(done)
+            shards[n] = ray.get(ready[0])
         except RayTaskError:
             raise
-        except RayError:
+        except RayError as error:
             losses[n] += 1
             if losses[n] == ATTEMPTS:
+                if n in hung:
+                    raise RunFailedError(
+                        f"a worker gave no answer for {timeout_s:g} s, {ATTEMPTS} times in a row: "
+                        "if its tasks take so long, set a larger worker_timeout_s"
+                    ) from error
                 raise
+            hung.discard(n)
             _await_restart(runners[n])
             waiting[ask(n)] = n
     return [shards[n] for n in range(len(requests))], sum(losses)

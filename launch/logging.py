@@ -141,8 +141,11 @@ def adaptation(metrics: Metrics) -> list[float]:
 
 
 def returns_text(metrics: Metrics) -> str:
-    """``"-46.1 > -29.0 > -17.2"``."""
-    return " > ".join(f"{value:.1f}" for value in adaptation(metrics))
+    """``"-46.1 > -29.0 > -17.2"``; there is none if every task diverged."""
+    returns = adaptation(metrics)
+    if not all(map(math.isfinite, returns)):
+        return "none (every task diverged)"
+    return " > ".join(f"{value:.1f}" for value in returns)
 
 
 def duration(seconds: float) -> str:

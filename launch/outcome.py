@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any, NamedTuple
 
 
@@ -43,11 +44,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def parameters(task: Mapping[str, Any]) -> str:
-    """A task's numbers on one line, of a list its length only: ``"direction=-1 body_mass[8]"``."""
+    """A task's numbers on one line, of a list their mean: ``"direction=-1 body_mass~1.46"``."""
 
     def show(key: str, value: Any) -> str:
         if isinstance(value, list | tuple):
-            return f"{key}[{len(value)}]"
+            return f"{key}~{fmean(value):.3g}"
         return f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
 
     return " ".join(show(key, value) for key, value in task.items())

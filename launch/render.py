@@ -108,20 +108,16 @@ def render(
     steps = max(run.config.adaptation.steps, 1) if steps is None else steps
     if not 1 <= steps <= MAX_STEPS:
         raise UserError(f"--steps {steps}: a film shows 1 to {MAX_STEPS}")
-    tasks = run.family.held_out_tasks()
-    if not 0 <= task < len(tasks):
-        raise UserError(
-            f"--task {task}: {run.config.family} has held-out tasks 0 to {len(tasks) - 1}"
-        )
+    held_out = run.held_out_task(task)
     runs.require_writable(folder, "videos")
     title = (
-        f"{run.config.family}   task {task}: {parameters(asdict(tasks[task]))}   "
+        f"{run.config.family}   task {task}: {parameters(asdict(held_out))}   "
         f"{run.config.agent}, iteration {run.iteration}"
     )
     path = folder / "videos" / f"task{task}-iteration{run.iteration}-{datetime.now():%H%M%S%f}.mp4"
-    with closing(_screen(run.family, tasks[task])) as screen:
+    with closing(_screen(run.family, held_out)) as screen:
         with console.status("adapting"):
-            episodes, means = record(run, tasks[task], task, steps)
+            episodes, means = record(run, held_out, task, steps)
         panels = [
             Panel(caption(k, episode, mean, run.config.adaptation), episode.states)
             for k, (episode, mean) in enumerate(zip(episodes, means, strict=True))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 
 from warprl import params as P
 from warprl.agents import sb3
-from warprl.envs import make_family
+from warprl.envs import family_names, make_family
 from warprl.envs.vector import gymnasium_id
 from warprl.launch import stored
 from warprl.launch.config import RunConfig
@@ -20,6 +23,8 @@ from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.outcome import Outcome, parameters
 from warprl.launch.stored import Imported, StoredRun
 from warprl.types import Params, Task
+
+WHOLE = re.compile(r"-?[0-9]{1,9}")
 
 
 def export(
@@ -30,11 +35,11 @@ def export(
     checkpoint: int | None,
     seed: int | None,
 ) -> Outcome:
-    """Adapt a run's policy to the task of these ``key=value`` and write it for SB3's PPO.
+    """Adapt a run's policy to a task and write it for SB3's PPO; see :func:`parse_task`.
 
-    Raises UserError for a policy with memory, a family of the user's own, which has no Gymnasium
-    id, an impossible task or number of steps and a file that exists, and RunFailedError if the
-    adaptation diverges or the disk refuses.
+    Raises UserError for a policy with memory, a family without a Gymnasium id (the user's own,
+    Meta-World's), an impossible task or number of steps and a file that exists, and RunFailedError
+    if the adaptation diverges or the disk refuses.
     """
     path = _require_new(Path(out))
     run = stored.open_run(folder, checkpoint)
@@ -43,7 +48,7 @@ def export(
             f"cannot export: the policy of {folder} has a memory (policy.memory = "
             f"{run.config.policy.memory}), and PPO of Stable-Baselines3 acts without one"
         )
-    if ":" in run.config.family:
+    if run.config.family not in family_names():
         raise UserError(
             f"cannot export: {run.config.family} has no id in Gymnasium's registry, which the "
             "exported policy's environment needs; warprl's own families have one"
@@ -70,9 +75,12 @@ def export(
         "returns": returns,
     }
     shown = " > ".join(f"{value:.1f}" for value in returns)
+    shown_task = str(values)
+    if "=" not in settings[0]:  # by its number: there may be dozens of values
+        shown_task = f"asdict(make_family({run.config.family!r}).held_out_tasks()[{settings[0]}])"
     text = (
         f"{parameters(values)}: returns after 0 to {steps} inner steps: {shown}\n"
-        f"PPO.load({str(path)!r}) acts in gymnasium.make({identifier!r}, task={values})\n{path}"
+        f"PPO.load({str(path)!r}) acts in gymnasium.make({identifier!r}, task={shown_task})\n{path}"
     )
     return Outcome(data, text)
 
@@ -91,20 +99,37 @@ def adapted(run: StoredRun, task: Task, steps: int, seed: int) -> tuple[Params, 
 
 
 def parse_task(run: StoredRun, settings: Sequence[str]) -> Task:
-    """The task of ``key=value`` settings. Raises UserError, saying what would be right."""
-    values: dict[str, float] = {}
+    """The held-out task of a single whole number, or the task of ``key=value`` for every field.
+
+    A value is a number or a list of them, as JSON. Raises UserError, saying what would be right.
+    """
+    if len(settings) == 1 and WHOLE.fullmatch(settings[0]):
+        return run.held_out_task(int(settings[0]))
+    values: dict[str, Any] = {}
     for setting in settings:
         key, separator, text = setting.partition("=")
+        if key in values:
+            raise UserError(f"--task {setting}: {key} is given twice")
         try:
-            values[key] = float(text)
-        except ValueError:
+            values[key] = _number_or_list(text)
+        except (ValueError, RecursionError):  # too many brackets are no JSON either
             separator = ""
         if not separator or not key:
-            raise UserError(f"--task {setting}: expected KEY=NUMBER, such as direction=-1")
+            raise UserError(
+                f"--task {setting}: expected KEY=NUMBER, such as direction=-1, KEY=[NUMBER,...], "
+                "or alone the number of a held-out task"
+            )
     try:
         return run.family.parse_task(values)
     except ValueError as error:
         raise UserError(f"--task: {error}") from error
+
+
+def _number_or_list(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return json.loads(text)
 
 
 def read(name: str, trust: bool, config: RunConfig) -> Imported:

@@ -44,6 +44,15 @@ class StoredRun:
         """The network that the parameters belong to."""
         return make_policy(self.config)
 
+    def held_out_task(self, number: int) -> Task:
+        """The held-out task at this position. Raises UserError if there is none."""
+        tasks = self.family.held_out_tasks()
+        if not 0 <= number < len(tasks):
+            raise UserError(
+                f"--task {number}: {self.config.family} has held-out tasks 0 to {len(tasks) - 1}"
+            )
+        return tasks[number]
+
     def adapt(self, env: BatchEnv, task: Task, index: int, steps: int, seed: int) -> Trajectory:
         """The adaptation to one task in ``steps`` inner steps; ``index`` keys its randomness."""
         torch.set_num_threads(1)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from warprl.launch.algorithm import WarpGrad
 
 
+FRUITLESS = 3  # iterations in a row in which every task diverges end a run
+
+
 class Stop(Protocol):
     """Says whether a run is to end after the iteration that it is in."""
 
@@ -136,20 +139,45 @@ def _run(
 def _loop(
     algorithm: WarpGrad, folder: Path, config: RunConfig, total: int, log: RunLog, stop: Stop
 ) -> dict[str, Any]:
-    """Iterate to ``total`` or until asked to stop; returns the metrics of the last iteration."""
+    """Iterate to ``total`` or until asked to stop; returns the metrics of the last iteration.
+
+    Raises UserError, with everything saved, after FRUITLESS iterations in a row without a task to
+    learn from: they changed no parameter, so that the next would be like them.
+    """
     from warprl.launch.algorithm import iteration_metrics
 
+    fruitless = 0
     while True:
         metrics = iteration_metrics(algorithm.train())  # type: ignore[no-untyped-call]
         iteration = metrics["iteration"]
-        last = iteration >= total or stop.signal is not None
+        fruitless = fruitless + 1 if metrics["diverged_tasks"] == config.tasks else 0
+        last = iteration >= total or stop.signal is not None or fruitless == FRUITLESS
         with _writing(folder):
             # The log comes first, so that it is never behind a checkpoint.
             log.write(metrics)
             if last or iteration % config.checkpoint_every == 0:
                 algorithm.save_checkpoint(str(folder / "checkpoints"))
+        if fruitless == FRUITLESS:
+            raise UserError(
+                f"stopped at iteration {iteration}: every task diverged {FRUITLESS} times in a "
+                f"row; the parameters from before are saved in {folder}: begin a new run "
+                f"with a lower {_likely_cause(config)}"
+            )
+        if fruitless:
+            print(
+                f"warprl: warning: iteration {iteration} learned nothing, for every task diverged: "
+                f"a new run needs a lower {_likely_cause(config)}",
+                file=sys.stderr,
+            )
         if last:
             return metrics
+
+
+def _likely_cause(config: RunConfig) -> str:
+    """The step size that is too large if every task diverges, with its value."""
+    if config.adaptation.steps:
+        return f"adaptation.lr than {config.adaptation.lr:g}"
+    return f"learner.init_lr than {config.learner.init_lr:g}"
 
 
 def _outcome(folder: Path, config: RunConfig, metrics: dict[str, Any], stop: Stop) -> Outcome:

@@ -92,6 +92,7 @@ def test_diverged_tasks_are_counted_and_named(caplog: pytest.LogCaptureFixture) 
         (small("point-navigation-v2"), "unknown task family 'point-navigation-v2'; did you mean"),
         (small().meta(adaptation=AdaptationConfig(steps=0)), "adaptation.steps = 0 (one policy "),
         (small(tasks=0), "tasks = 0: must be a whole number, 1 or more"),
+        (small().env_runners(sample_timeout_s=0), "sample_timeout_s = 0: must be a number of sec"),
         (small().meta(seed=-1), "seed = -1: must be a whole number, 0 or more"),
         (small().meta(keep=1), "keep = 1: must be a whole number, 2 or more"),
         (small().meta(adaptation=AdaptationConfig(lr=-1.0)), "adaptation.lr = -1.0: "),

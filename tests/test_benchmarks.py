@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import throughput
 import torch
-from learning import Cell, History
+from experiments import EXPERIMENTS, METHODS, Cell
+from learning import History
 from throughput import Sample
 
 from warprl.envs import make_family
@@ -21,7 +22,7 @@ from warprl.launch import config as configuration
 from warprl.launch.errors import UserError
 from warprl.types import Params
 
-CELL = Cell("point-navigation-v1", "promp", 1)
+CELL = Cell("point-navigation", "promp", 1)
 STEPS = configuration.steps_per_iteration(CELL.config(1))
 
 
@@ -134,12 +135,37 @@ def test_a_summary_names_what_is_required_of_this_family_only() -> None:
 # --- learning: what is run ----------------------------------------------------------------------
 
 
-def test_presets_are_compared_at_equal_environment_steps() -> None:
-    for family, about in learning.FAMILIES.items():
-        for preset in learning.PRESETS:
-            config = Cell(family, preset, 1).config(about.steps)
+def test_methods_are_compared_at_equal_environment_steps_and_meta_batches() -> None:
+    for name, about in EXPERIMENTS.items():
+        configs = [Cell(name, method, 1).config(about.steps) for method in about.methods]
+        assert len({(c.family, c.tasks, c.adaptation.episodes) for c in configs}) == 1
+        for config in configs:
             taken = config.iterations * configuration.steps_per_iteration(config)
             assert about.steps <= taken < about.steps + configuration.steps_per_iteration(config)
+
+
+def test_every_variant_of_an_ablation_changes_one_thing() -> None:
+    for name in ("point-navigation-ablation", "half-cheetah-dir-ablation"):
+        base = Cell(name, "warpgrad", 1).config(1)
+        for method in EXPERIMENTS[name].methods:
+            changed = configuration.differences(Cell(name, method, 1).config(1), base)
+            assert len(changed) == len(METHODS[method].settings)
+
+
+def test_a_grid_is_trained_seed_by_seed_and_holds_what_was_asked_for() -> None:
+    found = learning.cells(["ant-dir", "half-cheetah-dir-long"], ["maml", "boil"], [2, 1])
+    assert found == [
+        Cell("ant-dir", "boil", 1),
+        Cell("ant-dir", "maml", 1),
+        Cell("half-cheetah-dir-long", "maml", 1),
+        Cell("ant-dir", "boil", 2),
+        Cell("ant-dir", "maml", 2),
+        Cell("half-cheetah-dir-long", "maml", 2),
+    ]
+    everything = learning.cells(["point-navigation"], None, None)
+    assert (
+        len(everything) == len(set(everything)) == 5 * len(EXPERIMENTS["point-navigation"].methods)
+    )
 
 
 def test_a_run_is_started_then_resumed_then_left_alone_then_prolonged(tmp_path: Path) -> None:
@@ -201,7 +227,7 @@ def test_presets_are_ranked_at_common_steps() -> None:
     long = [history([[0.0, 1.0 * i] for i in range(50)])]
     ranking = learning.rank({"long": long, "fast": fast})
     assert ranking["at_env_steps"] == 100
-    assert [row["preset"] for row in ranking["best_first"]] == ["fast", "long"]
+    assert [row["method"] for row in ranking["best_first"]] == ["fast", "long"]
 
 
 def test_a_thinned_run_keeps_its_ends() -> None:
@@ -222,7 +248,7 @@ def test_a_report_takes_what_there_is_and_says_what_is_missing(
     assert learning.report(cells, 10 * STEPS, tmp_path) == 2
     document = json.loads((tmp_path / "results/learning_summary.json").read_text(encoding="utf-8"))
     assert document["runs"] == {"planned": 4, "with_data": 2}
-    summary = document["families"][CELL.family]["presets"][CELL.preset]
+    summary = document["experiments"][CELL.experiment]["methods"][CELL.method]
     assert summary["seeds"] == [1, 2]
     assert summary["env_steps_reached"] == [7 * STEPS, 6 * STEPS]
     assert summary["complete"] is False
@@ -270,32 +296,65 @@ def compared() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def kept(document: dict[str, Any] | None = None, method: str = "promp") -> dict[str, Any]:
+    cell = CELL._replace(method=method)
+    return comparison.portable(
+        document or compared(), cell.experiment, {Path("/somewhere/a"): cell}
+    )
+
+
 def test_the_results_page_has_curves_commands_and_what_others_published() -> None:
-    text = comparison.page([compared()])
-    assert "## point-navigation-v1: 40 held-out tasks, 20 episodes each at every step" in text
+    text = comparison.page([kept()])
+    assert "## point-navigation\n\npoint-navigation-v1: 40 held-out tasks, 20 episodes each" in text
     assert "| promp | -40.0 | -12.0 |" in text
     assert (
-        "- promp: `python benchmarks/learning.py --families point-navigation-v1 --presets promp "
-        "--seeds 1 2 --steps 3200000`"
+        "- promp: `python benchmarks/learning.py --experiments point-navigation --methods promp "
+        "--seeds 1 2`"
     ) in text
     assert "Published: MAML (Finn et al., ICML 2017)" in text
-    assert "comparison/point-navigation-v1/comparison.png" in text
+    assert "comparison/point-navigation/comparison.png" in text
 
 
 def test_a_kept_comparison_names_no_folder() -> None:
-    kept = comparison.portable(compared())
-    assert "somewhere" not in json.dumps(kept)
-    assert [run["seed"] for run in kept["groups"][0]["runs"]] == [1, 2]
+    document = kept()
+    assert "somewhere" not in json.dumps(document)
+    assert [run["seed"] for run in document["groups"][0]["runs"]] == [1, 2]
 
 
-def test_only_runs_with_a_checkpoint_are_compared(tmp_path: Path) -> None:
-    with_one, without = (write_run(tmp_path, CELL._replace(seed=n), []) for n in (1, 2))
-    save(with_one, 3)
-    assert comparison.trained(CELL.family, tmp_path) == [with_one]
-    assert without.exists()
+def test_a_variant_is_shown_by_its_name() -> None:
+    document = compared()
+    document["groups"][0] |= {"group": "warpgrad learner.schedule=online", "agent": "warpgrad"}
+    assert "| warpgrad-online | -40.0 | -12.0 |" in comparison.page(
+        [kept(document, "warpgrad-online")]
+    )
+
+
+def test_the_overview_says_whether_a_warped_method_is_ahead_of_both_plain_ones() -> None:
+    def of(areas: dict[str, float]) -> str:
+        document = kept()
+        (promp,) = document["groups"]
+        document["groups"] = [
+            promp
+            | {"group": name, "area": promp["area"] | {"mean": a, "low": a - 1, "high": a + 1}}
+            for name, a in areas.items()
+        ]
+        return comparison.overview([document])
+
+    ahead = of({"warpgrad": -10.0, "warp-promp": -13.0, "promp": -12.5, "maml": -15.0})
+    assert (
+        "| -13.0 [-14.0, -12.0] | -12.5 [-13.5, -11.5] | -15.0 [-16.0, -14.0] | warpgrad |" in ahead
+    )
+    assert "| no |" in of({"warpgrad": -10.0, "promp": -11.5, "maml": -15.0})
+    assert "| no |" in of({"warpgrad": -10.0, "promp": -12.5, "maml": -8.0})
+
+
+def test_only_finished_runs_are_compared(tmp_path: Path) -> None:
+    finished, begun, _ = (write_run(tmp_path, CELL._replace(seed=n), []) for n in (1, 2, 3))
+    whole = CELL.config(EXPERIMENTS[CELL.experiment].steps).iterations
+    save(finished, whole)
+    save(begun, whole - 1)
+    assert comparison.finished(CELL.experiment, tmp_path) == {finished: CELL}
 
 
 def test_the_page_is_the_one_of_the_kept_results() -> None:
-    found = [comparison.COMPARISONS / family / "summary.json" for family in learning.FAMILIES]
-    kept = [json.loads(path.read_text(encoding="utf-8")) for path in found if path.exists()]
-    assert comparison.PAGE.read_text(encoding="utf-8") == comparison.page(kept)
+    assert comparison.PAGE.read_text(encoding="utf-8") == comparison.page(comparison.kept())

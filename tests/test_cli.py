@@ -18,7 +18,7 @@ from helpers_launch import fabricate
 from warprl import __version__, checkpoint
 from warprl.agents.presets import PRESETS
 from warprl.envs import family_names
-from warprl.launch import config, machine, runs, train
+from warprl.launch import config, machine, runs, stored, train
 from warprl.launch.cli import main
 from warprl.launch.errors import UserError
 from warprl.launch.logging import RunLog
@@ -80,6 +80,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
         (("train", FAMILY, "--agent", "mamml"), "unknown agent 'mamml': did you mean 'maml'?"),
         (("train", "point-navigation"), "unknown family 'point-navigation': did you mean"),
         (("train", FAMILY, "--set", "learner.lrr=1"), "unknown key 'learner.lrr': did you mean"),
+        (("train", FAMILY, "--trust"), "--trust: nothing to trust: give the file with --init-from"),
         (("train", FAMILY, "--run", "my run"), "run name 'my run': use up to 100 letters"),
         (("train", FAMILY, "--run", "/proc/run"), "cannot make the run folder /proc/run: "),
         (("resume", "gone"), "no run 'gone': there are no runs in "),
@@ -174,7 +175,9 @@ def test_a_missing_run_is_refused_with_the_nearest_name(
 
 def test_the_families_and_their_cards(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["envs"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == family_names()
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == family_names()
+    assert "ml10" in last
     assert main(["envs", FAMILY]) == 0
     assert "Euclidean distance to the goal" in capsys.readouterr().out
     assert main(["envs", FAMILY, "--json"]) == 0
@@ -354,6 +357,37 @@ def test_a_signal_ends_a_run_after_its_iteration_saved(
     assert f"stopped by {number.name} and saved at iteration 2" in output.out
     assert checkpoint.iterations(tmp_path / "cut" / "checkpoints") == [2]
     assert signal.getsignal(number) is before
+
+
+def test_a_run_whose_tasks_all_diverge_warns_and_stops_with_everything_saved(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    large = ("--set", "adaptation.lr=1e30", "--set", "checkpoint_every=10")
+    for run, iterations in (("two", "2"), ("lost", "9")):
+        status = main(["train", FAMILY, *TINY, *large, "--iterations", iterations, "--run", run])
+        output = capfd.readouterr()
+        complaints = [line for line in output.err.splitlines() if line.startswith("warprl: ")]
+        assert complaints[:2] == [
+            f"warprl: warning: iteration {n} learned nothing, for every task diverged: "
+            "a new run needs a lower adaptation.lr than 1e+30"
+            for n in (1, 2)
+        ]
+        assert "return none (every task diverged)  " in output.out
+        assert "nan" not in output.out + output.err
+        if run == "two":
+            assert (status, len(complaints)) == (0, 2)
+    assert status == 2
+    assert complaints[2:] == [
+        "warprl: stopped at iteration 3: every task diverged 3 times in a row; the parameters from "
+        f"before are saved in {tmp_path / 'lost'}: begin a new run with a lower adaptation.lr than "
+        "1e+30"
+    ]
+    lines = (tmp_path / "lost" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["return_step_0"] for line in lines] == [None] * 3
+    assert "NaN" not in "".join(lines)
+    theta, _ = stored.fresh(config.load(tmp_path / "lost" / "config.yaml"))
+    saved = learned(tmp_path / "lost")
+    assert all(saved[f"theta.{name}"] == tensor.tolist() for name, tensor in theta.items())
 
 
 def test_a_full_disk_ends_a_run_with_one_line_and_what_is_saved_stays(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +229,20 @@ def test_every_key_has_a_schema() -> None:
     schema = RunConfig.model_json_schema()
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == set(RunConfig.model_fields)
+
+
+def test_a_family_that_the_installed_mujoco_cannot_step_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = stored(tmp_path, family="half-cheetah-dir-v1")
+    monkeypatch.setitem(sys.modules, "mujoco.batch", None)
+    attempts: list[Callable[[], object]] = [
+        lambda: resolve("half-cheetah-dir-v1", "promp", {}),
+        lambda: load(path),
+    ]
+    for attempt in attempts:
+        with pytest.raises(UserError) as caught:
+            attempt()
+        assert str(caught.value).startswith("half-cheetah-dir-v1: this family steps on MuJoCo's")
+        assert "mujoco 3.17 or newer" in str(caught.value) and "\n" not in str(caught.value)
+    assert resolve(FAMILY, "promp", {}).family == FAMILY, "which is plain NumPy"

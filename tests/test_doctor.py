@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -49,6 +50,20 @@ def test_a_machine_without_graphics_trains_all_the_same(
     text = capsys.readouterr().out
     assert text.startswith("WARN  graphics")
     assert "apt-get install libegl1 libgl1-mesa-dri" in text
+
+
+@pytest.mark.parametrize(("meta_world", "line"), [(True, "WARN"), (False, "FAIL")])
+def test_without_the_native_batch_only_meta_worlds_environment_is_sound(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    meta_world: bool, line: str,
+) -> None:  # fmt: skip
+    there = {"mujoco.batch": None, "metaworld": object() if meta_world else None}
+    monkeypatch.setattr(importlib.util, "find_spec", there.get)
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.check_physics,))
+    assert main(["doctor"]) == (0 if meta_world else 1)
+    seen, advice = capsys.readouterr().out.splitlines()
+    assert seen.startswith(f"{line}  physics  no native batch: only Meta-World's")
+    assert advice.strip().startswith("to do: pip install 'mujoco>=3.17'")
 
 
 def test_a_full_disk_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import ray
-from helpers_runs import history, running, small, start_ray, train
+from helpers_runs import History, history, running, small, start_ray, train
 from ray.exceptions import RayActorError, RayTaskError
 
 from warprl.agents.inner import AdaptationConfig
 from warprl.launch import env_runner
-from warprl.launch.algorithm import WarpGrad, WarpGradConfig
+from warprl.launch.algorithm import WarpGrad, WarpGradConfig, build
+from warprl.launch.config import resolve
 from warprl.launch.env_runner import collect_shards
+from warprl.launch.errors import RunFailedError
 from warprl.types import Task
 
 
@@ -33,19 +35,27 @@ def pid_of_a_runner(algorithm: WarpGrad) -> int:
     return int(pids[-1])
 
 
-def test_a_worker_killed_while_sampling_is_replaced_and_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture(scope="module")
+def expected() -> History:
+    """What no fault may change."""
     with running(slow()) as undisturbed:
-        expected = history(undisturbed, 2)
-    with running(slow().env_runners(num_env_runners=2)) as algorithm:
+        return history(undisturbed, 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_dies_or_hangs_while_sampling_is_replaced_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, expected: History,
+    number: signal.Signals,
+) -> None:  # fmt: skip
+    config = slow().env_runners(num_env_runners=2, sample_timeout_s=8.0)
+    with running(config) as algorithm:
         victims = [pid_of_a_runner(algorithm)]
         wait = ray.wait
 
         def kill_and_wait(*args: Any, **kwargs: Any) -> Any:
             if victims:
                 time.sleep(0.1)  # the requests are out: let it get to work
-                os.kill(victims.pop(), signal.SIGKILL)
+                os.kill(victims.pop(), number)
             return wait(*args, **kwargs)
 
         monkeypatch.setattr(ray, "wait", kill_and_wait)
@@ -53,9 +63,19 @@ def test_a_worker_killed_while_sampling_is_replaced_and_changes_nothing(
         rest = history(algorithm, 1)
     assert disturbed["workers_replaced"] == 1
     assert "iteration 1: workers lost and replaced: 1" in caplog.text
+    hung = number == signal.SIGSTOP
+    assert ("a worker that gave no answer for 8 s is replaced" in caplog.text) == hung
     assert disturbed["return_step_2"] == expected.metrics[0]["return_step_2"]
     assert rest.metrics == expected.metrics[1:]
     assert rest.tensors == expected.tensors
+
+
+def test_the_limit_for_workers_that_hang_is_that_of_the_configuration() -> None:
+    start_ray()
+    settings = ["worker_timeout_s=90", "tasks=2", "policy.hidden=[8]"]
+    algorithm = build(resolve("point-navigation-v1", "promp", {"workers": 0}, settings))
+    algorithm.stop()  # type: ignore[no-untyped-call]
+    assert algorithm.config.sample_timeout_s == 90.0
 
 
 def test_an_exception_in_a_worker_surfaces_with_its_traceback(
@@ -72,32 +92,43 @@ def test_an_exception_in_a_worker_surfaces_with_its_traceback(
     assert (metrics["iteration"], metrics["workers_replaced"]) == (1, 0)
 
 
-def mortal(deaths: int, log: Path) -> Any:
-    """A runner that ends its process as often as ``deaths`` says; it counts in a file."""
+def mortal(deaths: int, log: Path, sleeps: bool = False) -> Any:
+    """A runner that ends its process, or falls asleep, so many times; it counts in a file."""
 
     class Mortal:  # local, and without our types, for its workers import nothing of ours
         def sample(self, *, parameters: Any, request: Any) -> Any:
             with log.open("a") as file:
                 file.write("asked\n")
             if len(log.read_text().splitlines()) <= deaths:
-                os._exit(1)
+                time.sleep(999) if sleeps else os._exit(1)
             return f"shard of {request}"
 
-    return ray.remote(num_cpus=0, max_restarts=-1)(Mortal).remote()
+    runner: Any = ray.remote(num_cpus=0, max_restarts=-1)(Mortal).remote()
+    ray.get(runner.__ray_ready__.remote())
+    return runner
 
 
 def test_a_request_is_put_again_until_its_worker_survives(tmp_path: Path) -> None:
     start_ray()
-    runners = [mortal(0, tmp_path / "a"), mortal(2, tmp_path / "b")]
-    requests: list[Any] = ["the first", "the second"]
-    shards, replaced = collect_shards(runners, {}, requests)
-    assert list(map(str, shards)) == ["shard of the first", "shard of the second"]
-    assert replaced == 2
+    runners = [
+        mortal(0, tmp_path / "a"), mortal(2, tmp_path / "b"), mortal(1, tmp_path / "c", sleeps=True)
+    ]  # fmt: skip
+    requests: list[Any] = ["the first", "the second", "the third"]
+    shards, replaced = collect_shards(runners, {}, requests, 3.0)
+    assert list(map(str, shards)) == [f"shard of {request}" for request in requests]
+    assert replaced == 3
 
 
 def test_a_request_that_kills_every_worker_is_given_up(tmp_path: Path) -> None:
     start_ray()
     requests: list[Any] = ["deadly"]
     with pytest.raises(RayActorError):
-        collect_shards([mortal(99, tmp_path / "log")], {}, requests)
+        collect_shards([mortal(99, tmp_path / "log")], {}, requests, 60.0)
     assert len((tmp_path / "log").read_text().splitlines()) == env_runner.ATTEMPTS
+
+
+def test_a_request_that_hangs_every_worker_is_given_up_and_the_limit_named(tmp_path: Path) -> None:
+    start_ray()
+    requests: list[Any] = ["endless"]
+    with pytest.raises(RunFailedError, match=r"no answer for 1 s, 4 times.* worker_timeout_s$"):
+        collect_shards([mortal(99, tmp_path / "log", sleeps=True)], {}, requests, 1.0)

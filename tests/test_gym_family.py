@@ -262,6 +262,23 @@ def test_tasks_of_a_list_come_as_often_as_each_other_in_random_order() -> None:
         LISTED.parse_task({"speed": 2})
 
 
+def test_held_out_tasks_that_are_given_are_evaluated_on_and_never_trained_on() -> None:
+    listed = GymFamily(
+        "split-v1", "Walk-v0", [Speed(1), Speed(-1)], set_speed, 12, held_out=[Speed(2), Speed(3)]
+    )
+    assert listed.held_out_tasks() == [Speed(2.0), Speed(3.0)]
+    assert set(listed.sample_tasks(generator(0, "tasks"), 50)) == {Speed(1.0), Speed(-1.0)}
+    assert listed.parse_task({"speed": 3}) == Speed(3.0)
+    assert listed.definition().held_out == "2 others, given in a list"
+    coin = iter([2.0, 2.0, 5.0, 2.0, 6.0])
+    drawn = GymFamily(
+        "coin-v1", "Walk-v0", lambda rng: Speed(next(coin)), set_speed, 12, held_out=[Speed(2)]
+    )
+    assert drawn.held_out_tasks() == [Speed(2.0)]
+    assert drawn.sample_tasks(generator(0, "tasks"), 2) == [Speed(5.0), Speed(6.0)]
+    assert drawn.definition().held_out.startswith("1 given in a list; a training draw that equals")
+
+
 def test_the_card_of_a_family_of_ones_own(example: GymFamily[Any]) -> None:
     card = example.definition()
     assert (card.horizon, card.frame_skip, card.dt) == (100, 2, 0.04)
@@ -273,9 +290,9 @@ def test_the_card_of_a_family_of_ones_own(example: GymFamily[Any]) -> None:
 
 
 def make(
-    env_id: str = "Walk-v0", tasks: Any = draw, horizon: int | None = 5
+    env_id: str = "Walk-v0", tasks: Any = draw, horizon: int | None = 5, held_out: Any = None
 ) -> Callable[[], object]:
-    return lambda: GymFamily("mine-v1", env_id, tasks, set_speed, horizon=horizon)
+    return lambda: GymFamily("mine-v1", env_id, tasks, set_speed, horizon, held_out)
 
 
 GRAPH = registered("Graph", observation_space=Graph(Box(0, 1, (1,)), None))
@@ -296,6 +313,13 @@ WHOLE = registered("Whole", action_space=Box(0, 5, (1,), np.int64))
         (make(tasks=[]), "the list of tasks is empty"),
         (make(tasks=[Speed(1), Speed(1.0)]), "the list of tasks repeats one"),
         (make(tasks=[Speed(1), 2.0]), "a task must be a frozen dataclass"),
+        (make(held_out=[]), "the list of held-out tasks is empty"),
+        (make(held_out=[Speed(1), Speed(1.0)]), "the list of held-out tasks repeats one"),
+        (make(held_out=[Speed(np.inf)]), "task field 'speed' must be a finite number"),
+        (
+            make(tasks=[Speed(1), Speed(2)], held_out=[Speed(3), Speed(2)]),
+            r"Speed\(speed=2.0\) is on the list of tasks and held out as well",
+        ),
     ],
 )
 def test_a_family_that_cannot_be_is_refused_in_one_line(

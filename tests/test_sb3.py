@@ -39,6 +39,7 @@ from warprl.warp import WARP_KINDS, WarpKind
 
 POINT, CHEETAH, ANT = "point-navigation-v1", "half-cheetah-dir-v1", "ant-dir-v1"
 MAZE = "maze-11-v1"
+HOPPER = "hopper-rand-params-v1"
 each_warp_and_none = pytest.mark.parametrize("warp", [*WARP_KINDS, None])
 
 
@@ -203,6 +204,28 @@ def test_the_export_verb_saves_the_policy_after_so_many_inner_steps(
     assert made.reset(seed=0)[1]["task"] == data["task"]
 
 
+def test_a_task_of_many_numbers_is_named_by_its_position_or_by_lists(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", HOPPER)
+    values = asdict(make_family(HOPPER).held_out_tasks()[3])
+    lists = [part for k, v in values.items() for part in ("--task", f"{k}={json.dumps(v)}")]
+    ways = (["--task", "3"], lists)
+    found = [
+        export(capsys, "a", *task, "--steps", "0", "--out", str(tmp_path / f"{number}.zip"))
+        for number, task in enumerate(ways)
+    ]
+    assert found[0]["task"] == found[1]["task"] == json.loads(json.dumps(values))
+    assert found[0]["returns"] == found[1]["returns"]
+    made: gymnasium.Env[Any, Any] = gymnasium.make(found[0]["environment"], task=found[0]["task"])
+    assert made.reset(seed=0)[1]["task"] == values
+    assert (
+        main(["export", "a", "--task", "3", "--steps", "0", "--out", str(tmp_path / "c.zip")]) == 0
+    )
+    text = capsys.readouterr().out
+    assert f"task=asdict(make_family({HOPPER!r}).held_out_tasks()[3]))" in text
+
+
 def test_what_cannot_be_exported_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -219,6 +242,14 @@ def test_what_cannot_be_exported_is_refused(
         (("export", "a", "--out", new, "--task", "direction"), "--task direction: expected KEY="),
         (("export", "a", "--out", new, "--task", "direction=up"), "expected KEY=NUMBER"),
         (("export", "a", "--out", new, "--task", "direction=3"), "must be -1 or 1, got 3"),
+        ((*ahead, new, "--task", "direction=1"), "--task direction=1: direction is given twice"),
+        (("export", "a", "--out", new, "--task", "direction=[1"), "KEY=[NUMBER,...], or alone the"),
+        (("export", "a", "--out", new, "--task", "direction=[1]"), "a finite number, got [1]"),
+        (
+            ("export", "a", "--out", new, "--task", "2"),
+            "--task 2: half-cheetah-dir-v1 has held-out",
+        ),
+        (("export", "a", "--out", new, "--task", "0", "--task", "1"), "--task 0: expected KEY="),
         (("export", "gone", "--out", new), "no run 'gone'"),
     ]:
         assert message in refused(capsys, *arguments)
@@ -275,6 +306,30 @@ def test_an_imported_policy_acts_as_the_sb3_policy(warp: WarpKind | None) -> Non
     assert theta["log_std"].tolist() == pytest.approx([-0.7] * 6)
 
 
+@pytest.mark.parametrize("exported", ["linear", None])
+@each_warp_and_none
+def test_an_exported_policy_comes_back_bit_for_bit(
+    exported: WarpKind | None, warp: WarpKind | None
+) -> None:
+    """Its linear warps merged; whatever the kind of warp of the new run."""
+    before, theta, phi = some_policy(CHEETAH, exported)
+    model = sb3.load_ppo(sb3.save_ppo(sb3.to_ppo(before, theta, phi, make_env(CHEETAH))))
+    policy, _, _ = some_policy(CHEETAH, warp)
+    found = sb3.from_ppo(model, policy, make_family(CHEETAH).action_space)
+    fresh, identity = policy.init(np.random.default_rng(0))
+    assert list(found) == list(fresh), "the order decides how sums over parameters are rounded"
+    obs = as_tensor(observations(policy))
+    for name, ours, theirs in (
+        (
+            "outputs",
+            policy.outputs(alone(found), identity, obs),
+            before.outputs(alone(theta), phi, obs),
+        ),
+        ("log_std", found["log_std"], theta["log_std"]),
+    ):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=name)
+
+
 def test_actions_are_mapped_from_the_bounds_that_the_model_was_trained_with() -> None:
     policy, _, _ = some_policy(POINT, None)
     wanted = Box(-1.0, 1.0, (2,), np.float32)
@@ -312,7 +367,7 @@ def test_actions_are_mapped_from_the_bounds_that_the_model_was_trained_with() ->
         ),
         (
             lambda: sb3.to_ppo(*some_policy(POINT, "gate"), make_env(POINT)),
-            "an MlpPolicy with Gaussian actions is needed, and this is of type WarpedPolicy with ",
+            "its warp layers are of kind gate, and an initialisation is task layers alone, into ",
         ),
     ],
 )

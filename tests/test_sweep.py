@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,33 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(
     ]  # fmt: skip
     (begun / NAMES[0] / "metrics.jsonl").unlink()
     assert states(capsys, file) == {NAMES[0]: "finished", NAMES[1]: "skipped"}
+
+
+def test_a_cell_whose_process_is_killed_is_named_and_finished_by_the_next_call(
+    capsys: pytest.CaptureFixture[str], begun: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(begun / NAMES[2])
+    run = begun / NAMES[2]
+
+    def kill() -> None:
+        """Once it is in the middle; its own lock tells which process it is."""
+        while not checkpoint.iterations(run / "checkpoints"):
+            time.sleep(0.01)
+        os.kill(int((run / "lock").read_text()), signal.SIGKILL)
+
+    settings = [*SETTINGS, "checkpoint_every=1"]
+    one = {"families": FAMILIES[1:], "agents": AGENTS[:1], "settings": settings}
+    file = write(tmp_path, iterations=100, **one)
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    assert main(["sweep", file]) == 1
+    killer.join()
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{NAMES[2]}: failed: its process was lost, as when memory runs out" in lines
+    assert lines[-3] == "1 runs: 1 failed"
+    assert states(capsys, file) == {NAMES[2]: "finished"}
+    steps = [row[0] for row in returns(run)]
+    assert steps == [steps[0] * n for n in range(1, 101)], "each iteration once"
 
 
 def test_environment_steps_are_equal_up_to_whole_iterations(tmp_path: Path) -> None:

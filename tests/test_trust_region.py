@@ -24,7 +24,7 @@ TRPO = LearnerConfig(loss="vpg", optimizer="trpo", init="maml", kl_limit=LIMIT)
 
 
 def on_policy(p: Problem) -> Problem:
-    """The same transitions, K = 1, as if the present theta_0 and phi had drawn them."""
+    """The same transitions as if the present theta_0 and phi had drawn them."""
     setting, paths, logp = p.setting(), [], p.trajectory.data.logp.clone()
     theta = P.tree_map(torch.clone, p.trajectory.theta)
     for t, path in enumerate(p.paths):
@@ -170,6 +170,42 @@ def test_warps_and_initialisation_share_the_limit() -> None:
         for theta, phi in ((p.theta_0, p.phi), (P.detach(state.theta), P.detach(state.phi)))
     ]
     assert risen[1] < risen[0]
+
+
+def at_odds(factor: float) -> Problem:
+    """K = 2 with larger advantages on D_1, which the warps' objective sees and MAML's does not."""
+    p = make_problem("residual", 2)
+    advantage = p.trajectory.data.advantage.clone()
+    advantage[:, 1] *= factor
+    data = p.trajectory.data._replace(advantage=advantage)
+    paths = [
+        path._replace(
+            data=[
+                [
+                    step._replace(advantage=step.advantage * (factor if k == 1 else 1.0))
+                    for step in transitions
+                ]
+                for k, transitions in enumerate(path.data)
+            ]
+        )
+        for path in p.paths
+    ]
+    return on_policy(replace(p, trajectory=p.trajectory._replace(data=data), paths=paths))
+
+
+@pytest.mark.parametrize(("factor", "steps"), [(1.0, 1), (5.0, 1), (7.0, 0)])
+def test_neither_objective_pays_for_the_other(factor: float, steps: int) -> None:
+    """At full length the initialisation's loss rises where D_1 outweighs D_2, and the sum falls."""
+    p = at_odds(factor)
+    state, report = update(p, replace(TRPO, kl_limit=0.03))
+    assert report.metrics["meta_steps"] == steps
+    setting = p.setting(clip=None)._replace(kl_coefficient=0.0)
+    before, after = (
+        (naive.exact(setting, theta, phi, p.paths), loss_and_kl(p, "maml", theta, phi)[0])
+        for theta, phi in ((p.theta_0, p.phi), (P.detach(state.theta), P.detach(state.phi)))
+    )
+    for first, second in zip(before, after, strict=True):
+        assert second < first if steps else second == first
 
 
 # --- when there is none ---------------------------------------------------------------------------

@@ -48,7 +48,8 @@ class LearnerConfig:
     The gradients of phi and of theta_0 are each scaled down to the norm ``max_grad_norm``.
 
     ``trpo`` takes a single natural-gradient step on all states instead, whatever the schedule, of
-    the KL ``kl_limit`` (Schulman et al., ICML 2015). It looks at no other of these numbers.
+    the KL ``kl_limit`` (Schulman et al., ICML 2015). It looks at no other of these numbers. Where
+    no length of it improves one of both objectives and worsens none, everything stays.
 
     ``two-time-scale`` looks ahead of no step: theta_0 and phi descend the same loss on the data of
     theta_0, phi once in ``warp_every`` updates along the sum of their gradients. So did the
@@ -197,7 +198,7 @@ class Learner:
     ) -> tuple[LearnerState, Report]:
         """Adam, pass after pass, as far as the KL allows."""
         trainer = _Trainer(self.config, state)
-        last, too_far = _Joint({}, {}, 0.0, 0.0, 0.0, frozenset()), False
+        last, too_far = _Joint({}, {}, 0.0, (0.0, 0.0), 0.0, frozenset()), False
         epochs, minibatches = self.config.passes()
         parts = (part for _ in range(epochs) for part in buffer.draw(rng, minibatches))
         for numbers, rows in parts:
@@ -235,7 +236,13 @@ class Learner:
         buffer: TrajectoryBuffer,
         diverged: set[int],
     ) -> tuple[LearnerState, Report]:
-        """One natural-gradient step, shortened until the loss falls and the KL is in the limit."""
+        """One natural-gradient step, shortened until it is an improvement within the KL limit.
+
+        phi and theta_0 move together, and each descends an objective of its own. Their sum is
+        nobody's: a large fall of one would pay for a rise of the other. So at the point that both
+        have moved to neither may have risen. Where both are the same function (a single inner
+        step), that is TRPO's own condition.
+        """
         sound = buffer.without(diverged)
         at = self._gradient(pool, buffer, state.theta, state.phi, *sound, 0.0)
         if at.diverged:  # both objectives have to be of the same tasks, to be compared below
@@ -258,7 +265,7 @@ class Learner:
                 for g, old in (("theta", state.theta), ("phi", state.phi))
             ]
             there = self._gradient(pool, buffer, moved[0], moved[1], *sound, 0.0)
-            if not there.diverged and there.total < at.total and there.kl <= self.config.kl_limit:
+            if _improves(there, at) and there.kl <= self.config.kl_limit:
                 (theta, phi), found, steps = moved, there, 1
                 break
         after = replace(state, theta=theta, phi=phi, iteration=state.iteration + 1)
@@ -395,13 +402,13 @@ class _Joint(NamedTuple):
     """The mean gradients of both objectives, with the meta-loss and the larger KL.
 
     A gradient is empty where nothing finite contributed to it; its parameters then stay. The
-    meta-loss is that of the warps where there are any; ``total`` is the sum of both.
+    meta-loss is that of the warps where there are any; ``losses`` are those of both.
     """
 
     theta: Params
     phi: Params
     loss: float
-    total: float
+    losses: tuple[float, float]
     kl: float
     diverged: frozenset[int]
 
@@ -412,10 +419,16 @@ def _joint(warp: _Gradient, init: _Gradient) -> _Joint:
         init.gradient,
         warp.gradient,
         driver.loss,
-        warp.loss + init.loss,
+        (warp.loss, init.loss),
         max(warp.kl, init.kl),
         warp.diverged | init.diverged,
     )
+
+
+def _improves(there: _Joint, at: _Joint) -> bool:
+    """Whether no loss is above what it was, one is below, and none was lost."""
+    pairs = list(zip(there.losses, at.losses, strict=True))
+    return not there.diverged and all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
 
 
 class _Trainer:

@@ -1,0 +1,116 @@
+"""What the learning benchmarks train: experiments, the methods in each, and the runs of both.
+
+Within an experiment the methods alone differ: family, environment steps, meta-batches and seeds are
+the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+from warprl.launch import config as configuration
+from warprl.launch.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Method:
+    """A preset, or a variant of one."""
+
+    preset: str
+    settings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Methods on one family, all for the same environment steps."""
+
+    family: str
+    steps: int  # environment steps of a run
+    methods: tuple[str, ...]
+    settings: tuple[str, ...] = ()  # what is changed in every method alike
+    seeds: tuple[int, ...] = (1, 2, 3)
+    thresholds: tuple[float, ...] = ()  # returns that are to be reached
+
+
+GRADIENT = (
+    "warpgrad", "warp-leap", "warp-maml", "warp-promp", "t-net", "meta-sgd", "promp", "anil",
+    "boil", "maml", "maml-trpo", "fomaml", "leap", "reptile",
+)  # fmt: skip
+CONTRASTED = ("warpgrad", "promp", "maml")
+
+# What makes warpgrad what it is, one thing changed at a time.
+VARIANTS = {
+    "warpgrad-approximate": "learner.objective=approximate",
+    "warpgrad-online": "learner.schedule=online",
+    "warpgrad-linear": "policy.warp=linear",
+    "warpgrad-residual": "policy.warp=residual",
+    "warpgrad-unwarped": "policy.warp=none",
+    "warpgrad-warps-alone": "learner.init=fixed",
+}
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {name: Method(name) for name in GRADIENT}
+    | {name: Method("warpgrad", (setting,)) for name, setting in VARIANTS.items()}
+)
+ABLATION = ("warpgrad", *VARIANTS)
+
+# Small meta-batches learn faster per environment step. The direction families have two tasks only.
+FEW = ("tasks=8",)
+SMALL = ("tasks=10", "adaptation.episodes=10")
+POINT = Experiment(
+    "point-navigation-v1",
+    3_200_000,
+    GRADIENT,
+    ("tasks=20", "adaptation.episodes=10"),
+    seeds=(1, 2, 3, 4, 5),
+    thresholds=(-12.0,),
+)
+EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
+    {
+        "point-navigation": POINT,
+        "half-cheetah-dir": Experiment("half-cheetah-dir-v1", 4_000_000, GRADIENT, FEW),
+        "half-cheetah-dir-long": Experiment(
+            "half-cheetah-dir-v1", 20_000_000, CONTRASTED, FEW, thresholds=(230.0, 300.0)
+        ),
+        "half-cheetah-vel": Experiment("half-cheetah-vel-v1", 4_000_000, GRADIENT, SMALL),
+        "ant-dir": Experiment("ant-dir-v1", 3_000_000, GRADIENT, FEW),
+        "walker2d-rand-params": Experiment("walker2d-rand-params-v1", 3_000_000, GRADIENT, SMALL),
+        "point-navigation-ablation": Experiment(
+            POINT.family, POINT.steps, ABLATION, POINT.settings, POINT.seeds
+        ),
+        "half-cheetah-dir-ablation": Experiment("half-cheetah-dir-v1", 4_000_000, ABLATION, FEW),
+    }
+)
+
+
+class Cell(NamedTuple):
+    """One run of an experiment."""
+
+    experiment: str
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of the run folder."""
+        return f"{self.experiment}-{self.method}-s{self.seed}"
+
+    @property
+    def family(self) -> str:
+        """What it is trained on."""
+        return EXPERIMENTS[self.experiment].family
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What is changed in the preset."""
+        return EXPERIMENTS[self.experiment].settings + METHODS[self.method].settings
+
+    def config(self, steps: int) -> RunConfig:
+        """The configuration that takes at least this many environment steps."""
+        preset = METHODS[self.method].preset
+        config = configuration.resolve(
+            self.family, preset, {"workers": 0, "seed": self.seed}, self.settings
+        )
+        return configuration.with_env_steps(config, steps)

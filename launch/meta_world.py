@@ -1,0 +1,253 @@
+"""Meta-World's own evaluation protocol, on the policy of a stored run.
+
+Meta-World's evaluator collects the episodes, and asks an agent for actions and to adapt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from warprl import params as P
+from warprl.agents.inner import MAX_EPISODES, to_batch
+from warprl.agents.losses import InnerLoss
+from warprl.envs import is_meta_world
+from warprl.launch import runs, stored
+from warprl.launch.errors import RunFailedError, UserError
+from warprl.launch.outcome import Outcome, table, to_json
+from warprl.launch.stored import StoredRun
+from warprl.objective import inner_step
+from warprl.seeding import generator
+from warprl.types import Batch, Params, Rollout
+
+# Meta-World's defaults (metaworld.evaluation.metalearning_evaluation).
+STEPS = 1
+EPISODES = 10
+EVALUATION_EPISODES = 3
+
+Floats = NDArray[np.floating[Any]]
+
+
+class Timestep(Protocol):
+    """What Meta-World's evaluator reports of a step of its T environments."""
+
+    observation: Floats  # [T, O]
+    reward: Floats  # [T]
+    terminated: NDArray[np.bool_]  # [T]
+    truncated: NDArray[np.bool_]  # [T]
+    aux_policy_outputs: Mapping[str, Floats]  # what adapt_action returned beside the action
+
+
+class Agent:
+    """A run's policy as a ``metaworld.evaluation.MetaLearningAgent``.
+
+    Each of the evaluator's T environments has a task of its own, to which a copy of theta_0 adapts
+    by our inner step, phi frozen. It explores as in training and, once adapted, takes the mean
+    action, as Meta-World's reference agents do.
+    """
+
+    def __init__(self, run: StoredRun, seed: int) -> None:
+        """Every random number is keyed by ``seed``, the evaluation and the inner step."""
+        self._policy, self._theta_0, self._phi = run.policy, run.theta, run.phi
+        self._adaptation = run.config.adaptation
+        assert isinstance(run.family.action_space, Box)
+        self._horizon, self._space = run.family.horizon, run.family.action_space
+        self._seed = seed
+        self._evaluation = -1
+
+    def init(self) -> None:
+        """Forget the last tasks."""
+        self._evaluation += 1
+        self._theta: Params | None = None
+        self._begin(0)
+
+    def _begin(self, k: int) -> None:
+        self._k = k
+        self._rng = generator(self._seed, "action", iteration=self._evaluation, k=k)
+        self._recorded: list[Timestep] = []
+
+    def adapt_action(self, observations: Floats) -> tuple[Floats, dict[str, Floats]]:
+        """Exploring actions ``[T, A]`` at ``[T, O]``, and beside them those before clipping."""
+        theta = self._copies(len(observations))
+        distribution = self._policy.distribution
+        noise = torch.from_numpy(distribution.noise(self._rng, len(observations), 1))
+        sampled = distribution.sample(self._mean(theta, observations), theta, noise)
+        action = sampled.squeeze(1).numpy()
+        return self._clip(action), {"action": action}
+
+    def step(self, timestep: Timestep) -> None:
+        """Record what an exploring action led to."""
+        self._recorded.append(timestep)
+
+    def adapt(self) -> None:
+        """One inner step for each task; one that is not finite is not taken.
+
+        Raises ValueError if the episodes recorded do not all last the horizon.
+        """
+        theta = self._copies(len(self._recorded[0].reward))
+        batch = to_batch(self._rollout(theta), self._adaptation, self._policy.obs_dim)
+        stepped = [
+            inner_step(
+                InnerLoss(self._policy),
+                P.select(theta, slice(t, t + 1)),
+                self._phi,
+                Batch(*(tensor[t : t + 1] for tensor in batch)),
+                self._adaptation.step_sizes(self._policy),
+            )
+            for t in range(len(batch.logp))
+        ]
+        rows = [
+            new if P.finite_rows(new).all() else P.select(theta, slice(t, t + 1))
+            for t, new in enumerate(stepped)
+        ]
+        self._theta = {name: torch.cat([row[name] for row in rows]).detach() for name in theta}
+        self._begin(self._k + 1)
+
+    def eval_action(self, observations: Floats) -> Floats:
+        """Mean actions ``[T, A]`` at ``[T, O]``."""
+        theta = self._copies(len(observations))
+        return self._clip(self._mean(theta, observations).squeeze(1).numpy())
+
+    def reset(self, env_mask: NDArray[np.bool_]) -> None:
+        """Nothing: the policy has no memory of an episode."""
+
+    def _copies(self, tasks: int) -> Params:
+        """theta ``[T, ...]``; how many tasks there are, the first observations tell."""
+        if self._theta is None:
+            self._theta = P.tree_map(torch.clone, P.broadcast(self._theta_0, tasks))
+        return self._theta
+
+    def _mean(self, theta: Params, observations: Floats) -> Tensor:
+        """Mean actions ``[T, 1, A]``."""
+        seen = torch.from_numpy(observations.astype(np.float32)).unsqueeze(1)
+        with torch.no_grad():
+            return self._policy.outputs(theta, self._phi, seen)
+
+    def _clip(self, actions: Floats) -> Floats:
+        return np.clip(actions, self._space.low, self._space.high)
+
+    def _rollout(self, theta: Params) -> Rollout:
+        """The episodes recorded ``[T, E, H, ...]``."""
+        steps, h = self._recorded, self._horizon
+        ended = np.array([step.terminated | step.truncated for step in steps])
+        if len(steps) % h or not ended[h - 1 :: h].all() or ended.sum() != ended[h - 1 :: h].size:
+            raise ValueError(f"episodes to adapt on last {h} steps, and these do not")
+
+        def episodes(rows: list[Floats]) -> torch.Tensor:
+            stacked = np.array(rows, dtype=np.float32).swapaxes(0, 1)  # [T, E * H, ...]
+            return torch.from_numpy(stacked.reshape(len(stacked), -1, h, *stacked.shape[2:]))
+
+        obs = episodes([step.observation for step in steps])
+        act = episodes([step.aux_policy_outputs["action"] for step in steps])
+        reward = episodes([step.reward for step in steps])
+        with torch.no_grad():
+            logp = self._policy.log_prob(theta, self._phi, obs.flatten(1, 2), act.flatten(1, 2))
+        return Rollout(
+            obs=obs,
+            act=act,
+            logp=logp.view_as(reward),
+            reward=reward,
+            valid=torch.ones_like(reward),
+            terminated=torch.zeros(reward.shape[:2], dtype=torch.bool),
+            fault=torch.zeros(len(reward), dtype=torch.bool),
+        )
+
+
+def evaluate(
+    folder: Path,
+    *,
+    steps: int | None,
+    episodes: int | None,
+    checkpoint: int | None,
+    seed: int | None,
+    console: Console,
+) -> Outcome:
+    """Run Meta-World's evaluator and write what it finds to a new folder in ``RUN/evaluation``.
+
+    One environment for each test class, which is given all the goals of the class in turn, so that
+    every goal counts alike: with several, the evaluator counts the episodes that end first.
+    Raises UserError for a family that is none of Meta-World's, for a policy with memory and for a
+    number out of range.
+    """
+    run = stored.open_run(folder, checkpoint)
+    if run.config.policy.memory is not None:
+        raise UserError(
+            f"--protocol metaworld: the policy of {folder} has a memory (policy.memory = "
+            f"{run.config.policy.memory}), and Meta-World's evaluator knows gradient steps alone"
+        )
+    if not is_meta_world(run.config.family):
+        raise UserError(
+            f"--protocol metaworld: {run.config.family} is no family of Meta-World, "
+            "as ml1-reach-v3 and ml10 are"
+        )
+    from metaworld.evaluation import metalearning_evaluation
+
+    from warprl.envs.meta_world import GOALS, MetaWorld
+
+    protocol = {
+        "num_evals": GOALS,
+        "adaptation_steps": STEPS if steps is None else steps,
+        "adaptation_episodes": EPISODES if episodes is None else episodes,
+        "evaluation_episodes": EVALUATION_EPISODES,
+    }
+    for option, value in (("steps", steps), ("episodes", episodes)):
+        if value is not None and not 1 <= value <= MAX_EPISODES:
+            raise UserError(f"--{option} {value}: must be between 1 and {MAX_EPISODES}")
+    runs.require_writable(folder, "evaluation")
+    torch.set_num_threads(1)
+    family = run.family
+    assert isinstance(family, MetaWorld)
+    seed = run.config.seed if seed is None else seed
+    with console.status(f"Meta-World's evaluator: {GOALS} goals of each test environment"):
+        envs = family.make_test_envs()
+        success, returned, each = metalearning_evaluation(Agent(run, seed), envs, **protocol)
+        envs.close()
+    summary = {
+        "run": str(folder),
+        "family": run.config.family,
+        "agent": run.config.agent,
+        "checkpoint": run.iteration,
+        "seed": seed,
+        "protocol": {**protocol, "num_envs": len(each), "action": "mean"},
+        "versions": {name: version(name) for name in ("metaworld", "mujoco", "torch")},
+        "card": asdict(family.definition()),
+        "success_rate": success,
+        "return": returned,
+        "success_rates": {name: float(each[name]) for name in sorted(each)},
+    }
+    _write(folder, summary)
+    return Outcome(summary, _text(summary))
+
+
+def _write(folder: Path, summary: dict[str, Any]) -> None:
+    place = folder / "evaluation" / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
+    summary["folder"] = str(place)
+    try:
+        place.mkdir(parents=True)
+        (place / "metaworld.json").write_text(to_json(summary) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunFailedError(f"cannot write to {place}: {error.strerror}") from error
+
+
+def _text(summary: dict[str, Any]) -> str:
+    protocol = summary["protocol"]
+    steps = f"{protocol['adaptation_steps']} x {protocol['adaptation_episodes']} episodes"
+    rows = [[name, f"{rate:.1%}"] for name, rate in summary["success_rates"].items()]
+    rows.append(["mean", f"{summary['success_rate']:.1%}"])
+    return (
+        f"Meta-World's evaluator after inner steps on {steps}\n"
+        f"{table(['test environment', 'success'], rows)}\n"
+        f"mean return of an episode, which a success ends: {summary['return']:.1f}\n"
+        f"{summary['folder']}"
+    )

@@ -1,0 +1,162 @@
+"""What of Meta-World works without it: our agent for its evaluator, and what users are told."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+from helpers_launch import fabricate
+
+from warprl import params as P
+from warprl.agents.rollout import Timing, collect
+from warprl.launch import stored
+from warprl.launch.cli import main
+from warprl.launch.meta_world import Agent
+from warprl.launch.stored import StoredRun
+from warprl.seeding import generator
+from warprl.types import Rollout
+
+FAMILY = "half-cheetah-dir-v1"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> StoredRun:
+    fabricate(tmp_path / "run", FAMILY, "adaptation.episodes=3", warp_shift=0.1)
+    return stored.open_run(tmp_path / "run", None)
+
+
+def first_rollout(run: StoredRun) -> Rollout:
+    """What run.adapt, with seed 4, draws of two held-out tasks before its first step."""
+    rollout = collect(
+        run.family.make_batch(6), run.policy,
+        P.broadcast(run.theta, 2), run.phi, run.family.held_out_tasks()[:2],
+        [generator(4, "reset", task=i) for i in range(2)],
+        [generator(4, "action", task=i) for i in range(2)], Timing(),
+    )  # fmt: skip
+    assert not rollout.terminated.any(), "as while Meta-World adapts"
+    return rollout
+
+
+def report(agent: Agent, rollout: Rollout, horizon: int) -> None:
+    """Tell the agent of every step, as Meta-World's evaluator does."""
+    for episode in range(rollout.obs.shape[1]):
+        for h in range(rollout.obs.shape[2]):
+            last = np.full(len(rollout.obs), h + 1 == horizon)
+            timestep: Any = SimpleNamespace(
+                observation=rollout.obs[:, episode, h].double().numpy(),
+                reward=rollout.reward[:, episode, h].double().numpy(),
+                terminated=np.zeros_like(last),
+                truncated=last,
+                aux_policy_outputs={"action": rollout.act[:, episode, h].numpy()},
+            )
+            agent.step(timestep)
+
+
+def test_the_agent_adapts_as_the_run_does(run: StoredRun) -> None:
+    rollout, agent = first_rollout(run), Agent(run, 0)
+    agent.init()
+    seen = np.random.default_rng(0).normal(size=(2, run.policy.obs_dim))
+    before = agent.eval_action(seen)
+    report(agent, rollout, run.family.horizon)
+    agent.adapt()
+    batch = run.family.make_batch(3)
+    for i, task in enumerate(run.family.held_out_tasks()[:2]):
+        adapted = P.select(run.adapt(batch, task, i, 1, 4).theta, 0, slice(1, 2))
+        mean = run.policy.outputs(adapted, run.phi, torch.from_numpy(seen[i]).float()[None, None])
+        space = run.family.action_space
+        assert isinstance(space, Box)
+        low, high = space.low, space.high
+        np.testing.assert_allclose(
+            agent.eval_action(seen)[i], np.clip(mean[0, 0].numpy(), low, high), atol=1e-5
+        )
+    assert not np.allclose(agent.eval_action(seen), before, atol=1e-3)
+    agent.init()
+    assert np.array_equal(agent.eval_action(seen), before), "each evaluation begins anew"
+
+
+def test_exploring_actions_fit_the_space_and_follow_from_the_seed(tmp_path: Path) -> None:
+    fabricate(tmp_path / "point", "point-navigation-v1")  # whose actions have bounds
+    run = stored.open_run(tmp_path / "point", None)
+    seen = np.zeros((500, run.policy.obs_dim))
+
+    def explore(seed: int) -> tuple[Any, Any]:
+        agent = Agent(run, seed)
+        agent.init()
+        action, beside = agent.adapt_action(seen)
+        return action, beside["action"]
+
+    action, before_clipping = explore(1)
+    space = run.family.action_space
+    assert isinstance(space, Box)
+    assert np.array_equal(action, np.clip(before_clipping, space.low, space.high))
+    assert abs(before_clipping).max() > abs(action).max()
+    std = run.theta["log_std"].exp().numpy()
+    np.testing.assert_allclose(before_clipping.std(0), std, rtol=0.15)
+    assert np.array_equal(explore(1)[0], action) and not np.array_equal(explore(2)[0], action)
+
+
+def test_a_step_that_is_not_finite_is_not_taken(run: StoredRun) -> None:
+    rollout, agent = first_rollout(run), Agent(run, 0)
+    agent.init()
+    seen = np.ones((2, run.policy.obs_dim))
+    before = agent.eval_action(seen)
+    rollout.reward[0, 0, 3] = torch.nan
+    report(agent, rollout, run.family.horizon)
+    agent.adapt()
+    after = agent.eval_action(seen)
+    assert np.array_equal(after[0], before[0]) and not np.array_equal(after[1], before[1])
+
+
+def test_episodes_of_another_length_than_the_horizon_are_an_error(run: StoredRun) -> None:
+    rollout, agent = first_rollout(run), Agent(run, 0)
+    agent.init()
+    report(agent, rollout, run.family.horizon - 1)
+    with pytest.raises(ValueError, match="^episodes to adapt on last 100 steps, and these do not"):
+        agent.adapt()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            (),
+            "--protocol metaworld: half-cheetah-dir-v1 is no family of Meta-World, as ml1-reach-v3",
+        ),
+        (("--untrained",), "--protocol metaworld evaluates one run: no --against, --untrained"),
+    ],
+)
+def test_what_meta_worlds_evaluator_cannot_do_is_one_line_and_status_2(
+    run: StoredRun, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert main(["evaluate", str(run.folder), "--protocol", "metaworld", *arguments]) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith(f"warprl: {message}")
+    assert output.err.count("\n") == 1
+
+
+def test_a_policy_with_memory_is_none_for_meta_worlds_evaluator(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "run", FAMILY, "policy.memory=gru", "policy.warp=none")
+    assert main(["evaluate", str(tmp_path / "run"), "--protocol", "metaworld"]) == 2
+    error = capsys.readouterr().err
+    assert "has a memory (policy.memory = gru), and Meta-World's evaluator knows gra" in error
+    assert error.count("\n") == 1
+
+
+def test_where_meta_world_is_missing_its_families_say_how_to_install_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "metaworld", None)
+    monkeypatch.delitem(sys.modules, "warprl.envs.meta_world", raising=False)
+    for arguments in (["envs", "ml45"], ["config", "ml45"], ["train", "ml1-reach-v3"]):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"warprl: {arguments[1]} needs Meta-World, which is not installed")
+        assert "constraints-metaworld.txt '.[metaworld]'" in error and error.count("\n") == 1
