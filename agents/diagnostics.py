@@ -17,17 +17,18 @@ SAMPLE = 8  # activations a task and layer at which the Jacobian of a warp is ta
 def diagnose(policy: Policy, phi: Params, trajectory: Trajectory) -> dict[str, Tensor]:
     """Diagnostics of every inner step of adaptation trajectories, ``[T, K]`` each.
 
-    Column k is about the step from theta_k to theta_{k+1} on D_k: ``kl`` (:func:`step_kl`) and, of
-    a policy that has warp layers, ``cosine`` (:func:`warp_cosine`) and ``condition``
-    (:func:`warp_condition`).
+    Column k is about the step from theta_k to theta_{k+1} on D_k: ``kl`` (:func:`step_kl`), of a
+    policy that has warps ``cosine`` (:func:`warp_cosine`) and, if they are layers of their own,
+    ``condition`` (:func:`warp_condition`). There are none if a memory adapted: it took no step.
     """
     found: dict[str, list[Tensor]] = {}
-    for k in range(trajectory.returns.shape[1] - 1):
+    for k in range(trajectory.points - 1):
         theta, ahead = (P.select(trajectory.theta, slice(None), step) for step in (k, k + 1))
         batch = Batch(*(tensor[:, k] for tensor in trajectory.data))
         found.setdefault("kl", []).append(step_kl(policy, theta, ahead, phi, batch))
         if policy.config.warp is not None:
             found.setdefault("cosine", []).append(warp_cosine(policy, theta, phi, batch))
+        if policy.config.warp not in (None, "recurrent"):
             found.setdefault("condition", []).append(warp_condition(policy, theta, phi, batch))
     return {name: torch.stack(steps, 1) for name, steps in found.items()}
 
@@ -70,7 +71,7 @@ def warp_condition(policy: Policy, theta: Params, phi: Params, batch: Batch) -> 
     valid transitions, evenly spaced in the data. The policy must have warp layers.
     """
     kind = policy.config.warp
-    assert kind is not None
+    assert kind is not None and kind != "recurrent"
     obs = torch.stack([o[_spread(valid)] for o, valid in zip(batch.obs, batch.valid, strict=True)])
     with torch.no_grad():
         activations = policy.activations(theta, phi, obs)

@@ -3,7 +3,8 @@
 The network interleaves task layers h (parameters theta, adapted) with warp layers w (parameters
 phi, shared and frozen in adaptation): ``h_L . w_{L-1} . tanh . h_{L-1} ... w_1 . tanh . h_1``.
 One warp stands behind each hidden activation; the output layer and the parameters of the
-distribution over actions are the task's alone. Without warp layers phi is empty.
+distribution over actions are the task's alone. Without warp layers phi is empty. In a policy with
+memory, a recurrent cell stands in the place of h_1 (:mod:`warprl.agents.recurrent`).
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from warprl.activation import tanh
+from warprl.agents import recurrent
 from warprl.agents.distributions import ActionDistribution, distribution_for
+from warprl.agents.recurrent import FLAGS, MemoryKind, State
 from warprl.params import prefix, subtree, tree_map
 from warprl.types import ActionSpace, Params
-from warprl.warp import WarpKind, apply_warp, fold_linear, init_warp
+from warprl.warp import apply_warp, fold_linear, init_warp
 
 Layers = Literal["all", "head", "body"]
 
@@ -34,22 +37,29 @@ class PolicyConfig:
     """Shape of the policy. ``log_std`` is the initial one, in units of the policy's action.
 
     Discrete actions have none. ``rates`` gives every adapted number a step-size factor of its own,
-    learned as the warps are.
+    learned as the warps are. ``memory`` makes the first hidden layer a recurrent cell, which the
+    ``recurrent`` warp gates.
     """
 
     hidden: Annotated[tuple[Annotated[int, Gt(0), Le(MAX_WIDTH)], ...], Len(1)] = (64, 64)
-    warp: WarpKind | None = None
+    warp: Literal["linear", "residual", "gate", "recurrent"] | None = None
     rates: bool = False
     log_std: Annotated[float, Interval(ge=-10, le=10)] = 0.0
+    memory: MemoryKind | None = None
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A feed-forward network with a distribution over actions on top; it holds no parameters.
+    """A network with a distribution over actions on top; it holds no parameters.
 
-    theta: ``weight_l [.., in, out]``, ``bias_l [.., out]`` of task layer l, and the distribution's.
+    theta: ``weight_l [.., in, out]``, ``bias_l [.., out]`` of task layer l, or ``cell.*`` of a
+    memory in the place of layer 0, and the distribution's.
     phi: ``warp_l.*`` for each hidden layer l (see :mod:`warprl.warp`), and ``rate.*`` shaped like
     theta (see :func:`warprl.objective.inner_step`).
+
+    The network *sees* observations. With a memory it sees more, ``[..., seen_dim]``: observation,
+    previous action and reward, 1.0 in the first step of an episode, and the flags of
+    :mod:`warprl.agents.recurrent`; its steps are then those of whole sequences, in order.
     """
 
     obs_dim: int
@@ -68,6 +78,15 @@ class Policy:
         return self.distribution.size
 
     @property
+    def seen_dim(self) -> int:
+        """How many numbers the network sees in a step."""
+        return self.obs_dim if self.config.memory is None else self._cell_inputs + FLAGS
+
+    @property
+    def _cell_inputs(self) -> int:
+        return self.obs_dim + self.act_dim + 2
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Layer widths from observation to action."""
         return (self.obs_dim, *self.config.hidden, self.act_dim)
@@ -78,14 +97,22 @@ class Policy:
         theta does not depend on the kind of warp: agents that differ in it alone start alike.
         """
         theta: Params = {}
-        for layer, (fan_in, fan_out) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+        width, memory = self.config.hidden[0], self.config.memory
+        if memory is not None:
+            cell = recurrent.init_cell(memory, self._cell_inputs, width, rng)
+            theta |= prefix("cell", cell)
+        for layer in range(self._first, len(self.widths) - 1):
+            fan_in, fan_out = self.widths[layer : layer + 2]
             bound = math.sqrt(6.0 / (fan_in + fan_out))
             weight = rng.uniform(-bound, bound, (fan_in, fan_out)).astype(np.float32)
             theta[f"weight_{layer}"] = torch.from_numpy(weight)
             theta[f"bias_{layer}"] = torch.zeros(fan_out)
         theta |= self.distribution.init(self.config.log_std)
         phi: Params = {}
-        if self.config.warp is not None:
+        if self.config.warp == "recurrent":
+            warp = recurrent.init_recurrent_warp(self._cell_inputs, width, rng)
+            phi |= prefix("warp_0", warp)
+        elif self.config.warp is not None:
             for layer, width in enumerate(self.config.hidden):
                 phi |= prefix(f"warp_{layer}", init_warp(self.config.warp, width, rng))
         if self.config.rates:
@@ -96,18 +123,45 @@ class Policy:
         """The names in theta of a part of the network; the distribution's are the head's."""
         last = len(self.config.hidden)
         head = [f"weight_{last}", f"bias_{last}", *self.distribution.names]
-        body = [f"{kind}_{layer}" for layer in range(last) for kind in ("weight", "bias")]
+        dense = range(self._first, last)
+        body = [f"{kind}_{layer}" for layer in dense for kind in ("weight", "bias")]
+        if self.config.memory is not None:
+            body = [f"cell.{name}" for name in recurrent.PARAMETERS] + body
         return {"all": body + head, "head": head, "body": body}[part]
 
     def outputs(self, theta: Params, phi: Params, obs: Tensor) -> Tensor:
-        """Outputs ``[T, N, A]`` of stacked theta ``[T, ...]`` at observations ``[T, N, O]``.
+        """Outputs ``[T, N, A]`` of stacked theta ``[T, ...]`` at what it sees, ``[T, N, O]``.
 
         They are mean actions of a Gaussian, or logits.
         """
         theta, phi = self.fold(theta, phi)
-        x = obs
+        if self.config.memory is None:
+            return self._dense(theta, phi, obs)
+        return self._dense(theta, phi, recurrent.run(self.config.memory, *_cell(theta, phi), obs))
+
+    def begin(self, theta: Params, phi: Params, sequences: int) -> State:
+        """The memory ahead of ``sequences`` sequences of each task; nothing if it has none."""
+        if self.config.memory is None:
+            return ()
+        return recurrent.begin(*_cell(theta, phi), sequences)
+
+    def advance(
+        self, theta: Params, phi: Params, seen: Tensor, state: State
+    ) -> tuple[Tensor, State]:
+        """One step: outputs ``[T, E, A]`` at what it sees, ``[T, E, O]``, and the next memory."""
+        if self.config.memory is None:
+            return self._dense(theta, phi, seen), state
+        state = recurrent.advance(self.config.memory, *_cell(theta, phi), seen, state)
+        return self._dense(theta, phi, state[0]), state
+
+    @property
+    def _first(self) -> int:
+        """The lowest feed-forward layer."""
+        return 0 if self.config.memory is None else 1
+
+    def _dense(self, theta: Params, phi: Params, x: Tensor) -> Tensor:
         last = len(self.config.hidden)
-        for layer in range(last):
+        for layer in range(self._first, last):
             x = self._warp(phi, layer, tanh(_task_layer(theta, layer, x)))
         return _task_layer(theta, last, x)
 
@@ -121,7 +175,7 @@ class Policy:
         return found
 
     def _warp(self, phi: Params, layer: int, x: Tensor) -> Tensor:
-        if self.config.warp is None or not phi:
+        if self.config.warp is None or self.config.warp == "recurrent" or not phi:
             return x
         return apply_warp(self.config.warp, subtree(f"warp_{layer}", phi), x)
 
@@ -144,6 +198,10 @@ class Policy:
     def log_prob(self, theta: Params, phi: Params, obs: Tensor, act: Tensor) -> Tensor:
         """Log-probability ``[T, N]`` of actions ``[T, N, A]``."""
         return self.distribution.log_prob(self.outputs(theta, phi, obs), theta, act)
+
+
+def _cell(theta: Params, phi: Params) -> tuple[Params, Params]:
+    return subtree("cell", theta), subtree("warp_0", phi)
 
 
 def _task_layer(theta: Params, layer: int, x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ class Preset:
 
 
 _GATES = PolicyConfig(warp="gate")
+_GATED_RNN = PolicyConfig(hidden=(100,), memory="rnn", warp="recurrent")
 _ONE, _THREE = AdaptationConfig(steps=1), AdaptationConfig(steps=3)
 _PROMP = LearnerConfig(init="maml")
 _MAML = LearnerConfig(init="maml", schedule="online", loss="vpg", init_lr=2e-3)
@@ -101,6 +102,24 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             PolicyConfig(),
             _THREE,
             LearnerConfig(init="reptile", schedule="online"),
+        ),
+        "rl2": Preset(
+            "a memory (GRU) that adapts over the episodes of a trial (Duan et al., 2016)",
+            PolicyConfig(memory="gru"),
+            replace(_THREE, by="memory"),
+            _PROMP,
+        ),
+        "warp-rnn": Preset(
+            "gated memory, warps and policy learned on two time scales, as in the paper's maze",
+            _GATED_RNN,
+            AdaptationConfig(steps=0),
+            LearnerConfig(objective="two-time-scale", schedule="online", init="maml", loss="vpg"),
+        ),
+        "warp-rnn-lookahead": Preset(
+            "gated memory, and the objective of warpgrad",
+            _GATED_RNN,
+            _ONE,
+            LearnerConfig(init="fomaml", kl_target=0.04),
         ),
         "multitask": Preset(
             "one policy for all tasks by PPO, without adaptation in training",

@@ -33,7 +33,7 @@ from warprl.agents.presets import PRESETS
 from warprl.agents.rollout import Timing
 from warprl.buffer import concatenate
 from warprl.envs import UnknownFamily, make_family
-from warprl.launch.config import WORKER_TIMEOUT_S, RunConfig, require_consistent
+from warprl.launch.config import WORKER_TIMEOUT_S, RunConfig, require_consistent, saved_policy
 from warprl.launch.env_runner import AdaptationRunner, Request, Shard, collect_shards, to_arrays
 from warprl.launch.errors import UserError
 from warprl.launch.machine import available_cores
@@ -237,9 +237,10 @@ class WarpGrad(Algorithm):
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from the progress of a run. Raises UserError if it is not one of this policy."""
         tensors, document = state["tensors"], state["document"]
+        saved = {"family": document["family"], "policy": saved_policy(document)}
         for name, mine in self._identity().items():
-            if document[name] != mine:
-                raise UserError(f"cannot continue: {name} was {document[name]} and is now {mine}")
+            if saved[name] != mine:
+                raise UserError(f"cannot continue: {name} was {saved[name]} and is now {mine}")
         learned = LearnerState.from_tensors(tensors, document["learner"])
         self.learner_group.set_state({COMPONENT_LEARNER: {STATE: learned}})
         self._counters_of_run = dict(document["counters"])

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from warprl.agents.inner import AdaptationConfig
 from warprl.agents.policy import PolicyConfig
@@ -130,10 +130,25 @@ def require_consistent(
     policy: PolicyConfig, adaptation: AdaptationConfig, learner: LearnerConfig
 ) -> None:
     """Raise UserError for parts that are each in range and cannot work together."""
-    if not adaptation.steps and (policy.warp or policy.rates or learner.init != "maml"):
+    _require_cell(policy, adaptation)
+    slow, remembers = learner.objective == "two-time-scale", adaptation.by == "memory"
+    if not adaptation.steps or remembers:
+        if (policy.warp and not slow) or policy.rates or learner.init != "maml":
+            reason = "by = memory" if remembers else "steps = 0 (one policy for all tasks)"
+            raise UserError(
+                f"adaptation.{reason} needs learner.init = maml, policy.rates = false, and "
+                "policy.warp = none or learner.objective = two-time-scale: the others learn from "
+                "inner steps"
+            )
+    elif slow:
         raise UserError(
-            "adaptation.steps = 0 (one policy for all tasks) needs learner.init = maml, "
-            "policy.warp = none and policy.rates = false: the others learn from inner steps"
+            "learner.objective = two-time-scale needs adaptation.steps = 0 or adaptation.by = "
+            "memory: it looks ahead of no inner step"
+        )
+    if slow and (learner.schedule != "online" or learner.optimizer != "adam"):
+        raise UserError(
+            "learner.objective = two-time-scale needs learner.schedule = online and "
+            "learner.optimizer = adam: the warps gather one gradient an iteration"
         )
     if learner.optimizer == "trpo" and learner.init in ("leap", "reptile"):
         raise UserError(
@@ -150,6 +165,29 @@ def require_consistent(
             "policy.rates = true needs learner.objective = exact: the approximate objective (eq. "
             "12) does not depend on them"
         )
+
+
+def _require_cell(policy: PolicyConfig, adaptation: AdaptationConfig) -> None:
+    """Raise UserError unless what needs a memory has one, of the kind that it needs."""
+    if adaptation.by == "memory" and policy.memory is None:
+        raise UserError(
+            "adaptation.by = memory needs policy.memory = gru or rnn: without one, nothing is "
+            "carried from episode to episode"
+        )
+    if policy.warp == "recurrent" and policy.memory != "rnn":
+        raise UserError("policy.warp = recurrent needs policy.memory = rnn, the cell that it gates")
+    if policy.memory and policy.warp not in (None, "recurrent"):
+        raise UserError(
+            f"policy.memory = {policy.memory} needs policy.warp = recurrent (of an rnn) or none: "
+            f"{policy.warp} warps stand behind feed-forward layers"
+        )
+
+
+def saved_policy(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The policy of a checkpoint's document. One saved before a key existed had its default."""
+    defaults = TypeAdapter(PolicyConfig).dump_python(PolicyConfig(), mode="json")
+    policy: dict[str, Any] = defaults | document["policy"]
+    return policy
 
 
 def flat(config: RunConfig) -> dict[str, Any]:

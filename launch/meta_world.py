@@ -96,7 +96,7 @@ class Agent:
         Raises ValueError if the episodes recorded do not all last the horizon.
         """
         theta = self._copies(len(self._recorded[0].reward))
-        batch = to_batch(self._rollout(theta), self._adaptation)
+        batch = to_batch(self._rollout(theta), self._adaptation, self._policy.obs_dim)
         stepped = [
             inner_step(
                 InnerLoss(self._policy),
@@ -177,9 +177,15 @@ def evaluate(
 
     One environment for each test class, which is given all the goals of the class in turn, so that
     every goal counts alike: with several, the evaluator counts the episodes that end first.
-    Raises UserError for a family that is none of Meta-World's and for a number out of range.
+    Raises UserError for a family that is none of Meta-World's, for a policy with memory and for a
+    number out of range.
     """
     run = stored.open_run(folder, checkpoint)
+    if run.config.policy.memory is not None:
+        raise UserError(
+            f"--protocol metaworld: the policy of {folder} has a memory (policy.memory = "
+            f"{run.config.policy.memory}), and Meta-World's evaluator knows gradient steps alone"
+        )
     if not is_meta_world(run.config.family):
         raise UserError(
             f"--protocol metaworld: {run.config.family} is no family of Meta-World, "

@@ -20,6 +20,7 @@ from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.outcome import Outcome, parameters
 
 if TYPE_CHECKING:
+    from warprl.agents.inner import AdaptationConfig
     from warprl.envs.family import RenderableBatch, TaskFamily
     from warprl.envs.screen import Screen
     from warprl.launch.stored import StoredRun
@@ -118,7 +119,7 @@ def render(
         with console.status("adapting"):
             episodes, means = record(run, held_out, task, steps)
         panels = [
-            Panel(caption(k, episode, mean, run.config.adaptation.episodes), episode.states)
+            Panel(caption(k, episode, mean, run.config.adaptation), episode.states)
             for k, (episode, mean) in enumerate(zip(episodes, means, strict=True))
         ]
         with console.status("drawing"):
@@ -202,10 +203,13 @@ def _require_whole(video: Path, pictures: int) -> None:
         raise OSError(f"{found} of {pictures} pictures are there")
 
 
-def caption(step: int, episode: Episode, mean: float, episodes: int) -> tuple[str, str]:
+def caption(
+    step: int, episode: Episode, mean: float, adaptation: AdaptationConfig
+) -> tuple[str, str]:
     """The two lines above a panel: when in the adaptation, and what it returned."""
-    when = f"after {step} inner step{'s' * (step > 1)}" if step else "before adaptation"
-    return when, f"return {sum(episode.reward):.1f} (mean of {episodes}: {mean:.1f})"
+    one = "episode" if adaptation.by == "memory" else "inner step"
+    when = f"after {step} {one}{'s' * (step > 1)}" if step else "before adaptation"
+    return when, f"return {sum(episode.reward):.1f} (mean of {adaptation.episodes}: {mean:.1f})"
 
 
 def corner(panel: int) -> tuple[int, int]:

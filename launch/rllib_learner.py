@@ -13,7 +13,7 @@ from warprl.agents.losses import InnerLoss, OuterLoss
 from warprl.agents.policy import Policy
 from warprl.envs import make_family
 from warprl.launch.machine import available_cores, keep_freed_memory
-from warprl.learner import Learner, LearnerConfig, Report
+from warprl.learner import CHUNK, LONG_CHUNK, Learner, LearnerConfig, Report
 from warprl.seeding import generator
 from warprl.types import Trajectory
 
@@ -78,4 +78,7 @@ def make_learner(policy: Policy, config: LearnerConfig, adaptation: AdaptationCo
     """The meta-learner of a policy, on all cores: the result does not depend on their number."""
     clip = config.clip if config.loss == "ppo" else None
     losses = InnerLoss(policy), OuterLoss(policy, clip)
-    return Learner(config, adaptation.step_sizes(policy), *losses, threads=available_cores())
+    return Learner(
+        config, adaptation.step_sizes(policy), *losses, threads=available_cores(),
+        chunk=CHUNK if policy.config.memory is None else LONG_CHUNK,
+    )  # fmt: skip

@@ -37,12 +37,17 @@ def export(
 ) -> Outcome:
     """Adapt a run's policy to a task and write it for SB3's PPO; see :func:`parse_task`.
 
-    Raises UserError for a family without a Gymnasium id (the user's own, Meta-World's), for an
-    impossible task or number of steps and for a file that exists, and RunFailedError if the
-    adaptation diverges or the disk refuses.
+    Raises UserError for a policy with memory, a family without a Gymnasium id (the user's own,
+    Meta-World's), an impossible task or number of steps and a file that exists, and RunFailedError
+    if the adaptation diverges or the disk refuses.
     """
     path = _require_new(Path(out))
     run = stored.open_run(folder, checkpoint)
+    if run.config.policy.memory is not None:
+        raise UserError(
+            f"cannot export: the policy of {folder} has a memory (policy.memory = "
+            f"{run.config.policy.memory}), and PPO of Stable-Baselines3 acts without one"
+        )
     if run.config.family not in family_names():
         raise UserError(
             f"cannot export: {run.config.family} has no id in Gymnasium's registry, which the "
@@ -136,6 +141,10 @@ def read(name: str, trust: bool, config: RunConfig) -> Imported:
         raise UserError(
             f"--init-from {name}: a Stable-Baselines3 file holds pickled objects, and loading it "
             "runs whatever code its author put in; add --trust if you trust where it came from"
+        )
+    if config.policy.memory is not None:
+        raise UserError(
+            f"--init-from {name}: needs policy.memory = none: a policy of SB3's PPO has none"
         )
     path = Path(name)
     policy, family = stored.make_policy(config), make_family(config.family)

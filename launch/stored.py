@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from pydantic import TypeAdapter
 
 from warprl import checkpoint as checkpoints
 from warprl.agents.inner import adapt
-from warprl.agents.policy import Policy, PolicyConfig
+from warprl.agents.policy import Policy
 from warprl.checkpoint import Checkpoint, CheckpointError
 from warprl.envs import TaskFamily, make_family
 from warprl.launch import config as configuration
@@ -100,9 +99,7 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
     family = saved.document["family"]
     if family != config.family:
         raise UserError(f"{saved.path} is of family {family} and this run of {config.family}")
-    # What was saved before a key existed had its default.
-    defaults = TypeAdapter(PolicyConfig).dump_python(PolicyConfig(), mode="json")
-    policy = defaults | saved.document["policy"]
+    policy = configuration.saved_policy(saved.document)
     mine = config.model_dump(mode="json")["policy"]
     if policy != mine:
         raise UserError(

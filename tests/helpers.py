@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import naive
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from warprl.agents.distributions import ActionDistribution, Categorical, Gaussian
 from warprl.agents.policy import Layers, Policy, PolicyConfig
+from warprl.agents.recurrent import FLAGS, MemoryKind
 from warprl.types import Batch, Params, Trajectory, TrajectoryState
 from warprl.warp import WarpKind
 
@@ -20,6 +22,7 @@ KL_COEFFICIENT = 0.3
 LR = 0.1
 OBS, HIDDEN, TRANSITIONS = 2, (3, 2), 6
 GAUSSIAN, CATEGORICAL = Gaussian(2), Categorical(3)
+SEQUENCES, LENGTH = 2, 3  # of policies with memory
 
 
 def finite_difference(scalar: Callable[[Params], Tensor], at: Params, step: float = 1e-5) -> Params:
@@ -84,7 +87,8 @@ class Problem:
 
     def setting(self, clip: float | None = CLIP) -> naive.Setting:
         """The same numbers for the naive loop."""
-        return naive.Setting(self.policy.config.warp, self.lr, clip, KL_COEFFICIENT)
+        config = self.policy.config
+        return naive.Setting(config.warp, self.lr, clip, KL_COEFFICIENT, config.memory)
 
     def states(self) -> TrajectoryState:
         """Every trajectory state, gathered by hand rather than by the package's buffer."""
@@ -119,16 +123,27 @@ def make_problem(
     They start from a slightly older theta_0 and were reached under a slightly older phi, as in
     every epoch but the first of a meta-update.
     """
+    shape = PolicyConfig(HIDDEN, warp, rates, log_std=-0.3)
+    return _problem(Policy(OBS, distribution, shape), steps, tasks, seed, layers)
+
+
+def make_memory_problem(memory: MemoryKind, warped: bool, steps: int) -> Problem:
+    """The same of a tiny policy with memory; its data are sequences, one of them cut short."""
+    shape = PolicyConfig((2, 2), "recurrent" if warped else None, log_std=-0.3, memory=memory)
+    return _problem(Policy(1, Gaussian(1), shape), steps, 2, 5, "all")
+
+
+def _problem(policy: Policy, steps: int, tasks: int, seed: int, layers: Layers) -> Problem:
     rng = np.random.default_rng([seed, steps])
-    policy = Policy(OBS, distribution, PolicyConfig(HIDDEN, warp, rates, log_std=-0.3))
     theta, phi = policy.init(rng)
     start, old_phi = perturbed(theta, rng, 0.2), perturbed(phi, rng, 0.2)
     theta_0, phi = perturbed(start, rng, 0.05), perturbed(old_phi, rng, 0.1)
     lr = LR if layers == "all" else dict.fromkeys(policy.layers(layers), LR)
-    setting = naive.Setting(warp, lr, CLIP, KL_COEFFICIENT)
+    setting = naive.Setting(policy.config.warp, lr, CLIP, KL_COEFFICIENT, policy.config.memory)
+    draw = _draw if policy.config.memory is None else partial(_draw_sequences, policy)
     paths, batches = [], []
     for _ in range(tasks):
-        path, padded = _adapt(setting, start, old_phi, steps, rng)
+        path, padded = _adapt(draw, setting, start, old_phi, steps, rng)
         paths.append(path)
         batches.append(padded)
     trajectory = Trajectory(
@@ -144,12 +159,22 @@ def make_problem(
     return Problem(policy, theta_0, phi, trajectory, paths, lr)
 
 
+Draw = Callable[
+    [naive.Setting, Params, Params, np.random.Generator], tuple[list[naive.Transition], Batch]
+]
+
+
 def _adapt(
-    setting: naive.Setting, theta: Params, phi: Params, steps: int, rng: np.random.Generator
+    draw: Draw,
+    setting: naive.Setting,
+    theta: Params,
+    phi: Params,
+    steps: int,
+    rng: np.random.Generator,
 ) -> tuple[naive.Path, Batch]:
     path, padded = naive.Path([theta], []), []
     for k in range(steps + 1):
-        transitions, batch = _draw(setting, path.theta[k], phi, rng)
+        transitions, batch = draw(setting, path.theta[k], phi, rng)
         path.data.append(transitions)
         padded.append(batch)
         if k < steps:
@@ -176,6 +201,35 @@ def _draw(
         if valid[i] > 0
     ]
     return transitions, Batch(obs, act, logp, advantage, valid)
+
+
+def _draw_sequences(
+    policy: Policy, setting: naive.Setting, theta: Params, phi: Params, rng: np.random.Generator
+) -> tuple[list[naive.Transition], Batch]:
+    """Transitions of whole sequences, in order; the padding behind a short one would be noticed."""
+    inputs = policy.seen_dim - FLAGS
+    seen, act, advantage = (
+        torch.as_tensor(rng.standard_normal((SEQUENCES, LENGTH, size)))
+        for size in (inputs + FLAGS, policy.act_dim, 1)
+    )
+    alive = torch.ones(SEQUENCES, LENGTH, dtype=torch.float64)
+    alive[1, int(rng.integers(1, LENGTH)) :] = 0.0
+    seen[..., inputs] = alive
+    seen[..., inputs + 1] = torch.eye(LENGTH)[0]
+    advantage = torch.where(alive > 0, advantage[..., 0], 50.0)
+    real = [(e, t) for e in range(SEQUENCES) for t in range(LENGTH) if alive[e, t] > 0]
+    transitions = [
+        naive.Transition(seen[i][:inputs], act[i], 0.0, float(advantage[i]), start=i[1] == 0)
+        for i in real
+    ]
+    logp = torch.zeros(SEQUENCES, LENGTH, dtype=torch.float64)
+    for i, now in zip(real, naive.log_probs(setting, theta, phi, transitions), strict=True):
+        logp[i] = float(now) - rng.choice([-0.6, -0.05, 0.05, 0.6])
+    transitions = [
+        step._replace(logp=float(logp[i])) for i, step in zip(real, transitions, strict=True)
+    ]
+    flat = (x.flatten(0, 1) for x in (seen, act, logp, advantage, alive))
+    return transitions, Batch(*flat)
 
 
 def _act(theta: Params, outputs: Tensor, rng: np.random.Generator) -> Tensor:

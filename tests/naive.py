@@ -27,6 +27,7 @@ class Transition(NamedTuple):
     act: Tensor  # [A]
     logp: float
     advantage: float
+    start: bool = False  # a memory begins anew here
 
 
 class Path(NamedTuple):
@@ -43,6 +44,7 @@ class Setting(NamedTuple):
     lr: float | dict[str, float]  # alpha; a parameter that has none stays
     clip: float | None  # epsilon of PPO; None is the unclipped ratio
     kl_coefficient: float
+    memory: str | None = None
 
 
 # --- the policy ---------------------------------------------------------------------------------
@@ -81,7 +83,11 @@ def outputs(kind: str | None, theta: Parameters, phi: Parameters, obs: Tensor) -
 def log_prob(
     kind: str | None, theta: Parameters, phi: Parameters, obs: Tensor, act: Tensor
 ) -> Tensor:
-    out = outputs(kind, theta, phi, obs)
+    return of_outputs(theta, outputs(kind, theta, phi, obs), act)
+
+
+def of_outputs(theta: Parameters, out: Tensor, act: Tensor) -> Tensor:
+    """Log-probability of an action under the distribution that the network's outputs make."""
     if "log_std" not in theta:
         chosen = act.tolist().index(1.0)
         return out[chosen] - torch.log(torch.exp(out).sum())
@@ -89,6 +95,82 @@ def log_prob(
     for value, centre, log_std in zip(act, out, theta["log_std"], strict=True):
         total = total - log_std - 0.5 * ((value - centre) * torch.exp(-log_std)) ** 2
     return torch.as_tensor(total)
+
+
+# --- policies with memory -----------------------------------------------------------------------
+
+
+def below(prefix: str, params: Parameters) -> Parameters:
+    return {n.removeprefix(prefix): x for n, x in params.items() if n.startswith(prefix)}
+
+
+def logistic(x: Tensor) -> Tensor:
+    return 1.0 / (1.0 + torch.exp(-x))
+
+
+def gru(cell: Parameters, x: Tensor, h: Tensor) -> Tensor:
+    """Cho et al. (2014), with the reset behind the product, number by number."""
+    n = len(h)
+    inputs, recurrent = affine(x, cell["weight_in"], cell["bias"]), h @ cell["weight_hidden"]
+    result = []
+    for i in range(n):
+        update = logistic(inputs[i] + recurrent[i])
+        reset = logistic(inputs[n + i] + recurrent[n + i])
+        candidate = torch.tanh(inputs[2 * n + i] + reset * recurrent[2 * n + i])
+        result.append((1.0 - update) * candidate + update * h[i])
+    return torch.stack(result)
+
+
+def rnn(cell: Parameters, x: Tensor, h: Tensor, gates: Sequence[Tensor]) -> Tensor:
+    """Its input, memory, both projections and bias times a gate each."""
+    of_x, of_h, of_inputs, of_recurrent, of_bias = gates
+    inputs = of_inputs * ((of_x * x) @ cell["weight_in"])
+    recurrent = of_recurrent * ((of_h * h) @ cell["weight_hidden"])
+    return torch.tanh(inputs + recurrent + of_bias * cell["bias"])
+
+
+def gates_of_warp(
+    warp: Parameters, x: Tensor, h: Tensor, m: Tensor, c: Tensor
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The five gates of Warp-RNN, and the LSTM's next output and content."""
+    n = len(m)
+    total = affine(torch.cat([x, h]), warp["weight_in"], warp["bias"]) + m @ warp["weight_hidden"]
+    take, keep, give = (logistic(total[i * n : (i + 1) * n]) for i in range(3))
+    c = keep * c + take * torch.tanh(total[3 * n :])
+    m = give * torch.tanh(c)
+    opened = 1.0 + torch.tanh(affine(m, warp["gate_weight"], warp["gate_bias"]))
+    gates, at = [], 0
+    for size in (len(x), n, n, n, n):
+        gates.append(opened[at : at + size])
+        at += size
+    return gates, m, c
+
+
+def log_probs(
+    setting: Setting, theta: Parameters, phi: Parameters, data: Sequence[Transition]
+) -> list[Tensor]:
+    """Of all transitions in their order: with a memory, each depends on those before it."""
+    if setting.memory is None:
+        return [log_prob(setting.warp, theta, phi, step.obs, step.act) for step in data]
+    cell, warp = below("cell.", theta), below("warp_0.", phi)
+    layers = sum(name.startswith("weight_") for name in theta)
+    found = []
+    for step in data:
+        if step.start:
+            h, m, c = torch.zeros(3, len(cell["weight_hidden"]), dtype=torch.float64)
+        if setting.memory == "gru":
+            h = gru(cell, step.obs, h)
+        else:
+            gates = [torch.ones((), dtype=torch.float64)] * 5
+            if setting.warp == "recurrent":
+                gates, m, c = gates_of_warp(warp, step.obs, h, m, c)
+            h = rnn(cell, step.obs, h, gates)
+        x = h
+        for layer in range(1, layers):
+            x = torch.tanh(affine(x, theta[f"weight_{layer}"], theta[f"bias_{layer}"]))
+        out = affine(x, theta[f"weight_{layers}"], theta[f"bias_{layers}"])
+        found.append(of_outputs(theta, out, step.act))
+    return found
 
 
 # --- losses of one task -------------------------------------------------------------------------
@@ -99,8 +181,7 @@ def task_loss(
 ) -> Tensor:
     """``L_task``: minus the mean of likelihood ratio times advantage."""
     total = torch.zeros((), dtype=torch.float64)
-    for step in data:
-        logp = log_prob(setting.warp, theta, phi, step.obs, step.act)
+    for step, logp in zip(data, log_probs(setting, theta, phi, data), strict=True):
         total = total + torch.exp(logp - step.logp) * step.advantage
     return -total / len(data)
 
@@ -110,8 +191,7 @@ def meta_loss(
 ) -> Tensor:
     """``L_meta``: the (clipped) ratio surrogate plus the KL penalty."""
     total = torch.zeros((), dtype=torch.float64)
-    for step in data:
-        logp = log_prob(setting.warp, theta, phi, step.obs, step.act)
+    for step, logp in zip(data, log_probs(setting, theta, phi, data), strict=True):
         ratio = torch.exp(logp - step.logp)
         gain = ratio * step.advantage
         if setting.clip is not None:

@@ -58,7 +58,8 @@ def test_every_preset_learns_what_it_names_and_nothing_else(agent: str) -> None:
     preset = PRESETS[agent]
     policy = replace(preset.policy, hidden=(8, 8))
     adaptation = replace(preset.adaptation, episodes=2)
-    config = small().meta(policy=policy, adaptation=adaptation, learner=preset.learner)
+    learner = replace(preset.learner, warp_every=1)
+    config = small().meta(policy=policy, adaptation=adaptation, learner=learner)
     with running(config) as algorithm:
         before = algorithm.learner_state.to_tensors()
         metrics = train(algorithm)
@@ -133,6 +134,15 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_used(
         with pytest.raises(CheckpointError, match="there are no checkpoints"):
             algorithm.load_checkpoint(str(tmp_path / "elsewhere"))
     assert f"checkpoint {tmp_path / '2'} is broken and was skipped: state.json is" in caplog.text
+
+
+def test_a_checkpoint_from_before_a_key_of_the_policy_existed_is_continued() -> None:
+    with running(small()) as algorithm:
+        train(algorithm)
+        state = algorithm.get_state()
+        del state["document"]["policy"]["memory"]
+        algorithm.set_state(state)
+        assert train(algorithm)["iteration"] == 2
 
 
 def test_a_checkpoint_of_another_policy_is_refused(tmp_path: Path) -> None:

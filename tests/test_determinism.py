@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers_runs import History, history, running, small
+
+from warprl.agents.presets import PRESETS
+from warprl.launch.algorithm import WarpGradConfig
 
 ITERATIONS = 3
 
@@ -48,3 +52,29 @@ def test_a_run_that_was_interrupted_and_restored_equals_one_that_was_not(
         after = history(second, ITERATIONS - 1)
     assert before.metrics + after.metrics == in_process.metrics
     assert (after.tensors, after.scalars) == (in_process.tensors, in_process.scalars)
+
+
+def with_memory(agent: str, workers: int) -> WarpGradConfig:
+    """A preset with memory, on a few short batches; phi of warp-rnn steps in every other update."""
+    preset = PRESETS[agent]
+    return small("hopper-rand-params-v1", workers, tasks=3).meta(
+        policy=replace(preset.policy, hidden=(8,)),
+        adaptation=replace(preset.adaptation, episodes=2),
+        learner=replace(preset.learner, warp_every=2),
+    )
+
+
+@pytest.mark.parametrize("agent", ["rl2", "warp-rnn", "warp-rnn-lookahead"])
+def test_agents_with_memory_keep_their_bits_too(agent: str, tmp_path: Path) -> None:
+    with running(with_memory(agent, workers=0)) as algorithm:
+        expected = history(algorithm, ITERATIONS)
+    with running(with_memory(agent, workers=0)) as first:
+        before = history(first, 1)
+        first.save_checkpoint(str(tmp_path))
+    with running(with_memory(agent, workers=2)) as second:
+        second.load_checkpoint(str(tmp_path))
+        after = history(second, ITERATIONS - 1)
+    assert before.metrics + after.metrics == expected.metrics
+    assert (after.tensors, after.scalars) == (expected.tensors, expected.scalars)
+    gathers = any(name.startswith("gathered.") for name in expected.tensors)
+    assert gathers == (agent == "warp-rnn")

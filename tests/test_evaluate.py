@@ -80,6 +80,25 @@ def test_area_and_share_that_got_worse_are_those_of_every_adaptation(
     assert curve["curve"][2]["iqm"] == pytest.approx(np.mean(lasts[10:30])), "the middle 20 of 40"
 
 
+def test_a_memory_s_curve_is_that_of_its_trials_and_has_no_steps_to_diagnose(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    by_memory = ("policy.memory=gru", "policy.warp=none", "adaptation.by=memory")
+    fabricate(tmp_path / "a", POINT, *by_memory, "learner.init=maml")
+    summary = evaluate(capsys, "a", "--steps", "2", "--episodes", "3", "--seed", "5")
+    run = stored.open_run(tmp_path / "a", None)
+    tasks = run.family.held_out_tasks()
+    trajectory, _ = adapt(
+        run.family.make_batch(len(tasks) * 3), run.policy, run.theta, run.phi, tasks,
+        range(len(tasks)), replace(run.config.adaptation, steps=2, episodes=3), 5, 0,
+    )  # fmt: skip
+    (curve,) = summary["curves"]
+    assert [row["returns"] for row in curve["adaptations"]] == trajectory.returns.tolist()
+    assert curve["steps"] == [{}, {}]
+    with (Path(summary["folder"]) / "curve.csv").open() as file:
+        assert [row["kl"] for row in csv.DictReader(file)] == ["", "", ""]
+
+
 def test_curves_of_two_lines_by_hand() -> None:
     returns = np.array([[1.0, 3.0, 0.5], [2.0, -1.0, 2.0]])
     assert area(returns).tolist() == [1.5, 1.0]

@@ -17,12 +17,14 @@ from helpers import (
     as_leaves,
     finite_difference,
     gradient_of,
+    make_memory_problem,
     make_problem,
     relative_error,
 )
 
 from warprl.agents.losses import InnerLoss, OuterLoss
 from warprl.agents.policy import Layers
+from warprl.agents.recurrent import MemoryKind
 from warprl.objective import InitKind, ObjectiveKind, init_gradient, inner_step, warp_objective
 from warprl.types import Params
 from warprl.warp import WARP_KINDS, WarpKind
@@ -98,8 +100,8 @@ def test_problems_clip_some_ratios_and_not_others_and_keep_off_the_kink(
 def require_both_sides_of_the_clip(p: Problem) -> None:
     clipped = []
     for theta, data in points_of_the_meta_loss(p):
-        for step in data:
-            logp = naive.log_prob(p.policy.config.warp, theta, p.phi, step.obs, step.act)
+        now = naive.log_probs(p.setting(), theta, p.phi, data)
+        for step, logp in zip(data, now, strict=True):
             ratio = torch.exp(logp - step.logp).item()
             assert min(abs(ratio - 1 - CLIP), abs(ratio - 1 + CLIP)) > 5e-4
             clipped.append(ratio > 1 + CLIP if step.advantage > 0 else ratio < 1 - CLIP)
@@ -389,6 +391,75 @@ def test_the_initialisation_of_a_choosing_policy_descends_its_objective(
     kind: InitKind, warp: WarpKind | None
 ) -> None:
     p = choosing_problem(warp)
+
+    def objective(theta_0: Params) -> torch.Tensor:
+        terms = [naive.init_objective(kind, p.setting(), theta_0, p.phi, q) for q in p.paths]
+        return torch.stack(terms).mean()
+
+    found = package_init_gradient(p, kind)
+    assert relative_error(found, naive.gradient(objective, p.theta_0)) < TOLERANCE
+    assert relative_error(found, finite_difference(objective, p.theta_0)) < TOLERANCE
+
+
+# --- policies with memory -------------------------------------------------------------------------
+
+each_cell = pytest.mark.parametrize(
+    ("memory", "warped"), [("gru", False), ("rnn", False), ("rnn", True)]
+)
+few_steps = pytest.mark.parametrize("steps", [1, 2])
+
+
+@cache
+def memory_problem(memory: MemoryKind, warped: bool, steps: int) -> Problem:
+    return make_memory_problem(memory, warped, steps)
+
+
+@each_cell
+@few_steps
+def test_the_inner_step_of_a_memory_descends_its_loss_through_whole_sequences(
+    memory: MemoryKind, warped: bool, steps: int
+) -> None:
+    p = memory_problem(memory, warped, steps)
+    require_both_sides_of_the_clip(p)
+    states = p.states()
+    moved = inner_step(InnerLoss(p.policy), states.theta, p.phi, states.support, LR)
+    for s, (t, k) in enumerate(zip(states.task.tolist(), states.step.tolist(), strict=True)):
+        found = {name: (states.theta[name][s] - moved[name][s]) / LR for name in moved}
+
+        def loss(theta: Params, data: list[naive.Transition] = p.paths[t].data[k]) -> torch.Tensor:
+            return naive.task_loss(p.setting(), theta, p.phi, data)
+
+        assert relative_error(found, naive.gradient(loss, p.paths[t].theta[k])) < TOLERANCE
+        assert relative_error(found, finite_difference(loss, p.paths[t].theta[k])) < TOLERANCE
+
+
+@few_steps
+@pytest.mark.parametrize("kind", get_args(ObjectiveKind))
+def test_the_meta_gradient_of_the_gates_of_a_memory_is_the_derivative_of_its_equation(
+    kind: ObjectiveKind, steps: int
+) -> None:
+    p = memory_problem("rnn", True, steps)
+    brackets = naive.look_aheads(p.setting(), p.theta_0, p.phi, p.paths)
+
+    def objective(phi: Params) -> torch.Tensor:
+        if kind == "exact":
+            return naive.exact(p.setting(), p.theta_0, phi, p.paths)
+        return naive.approximate(p.setting(), phi, p.paths, brackets)
+
+    found = package_meta_gradient(p, kind)
+    assert relative_error(found, naive.gradient(objective, p.phi)) < TOLERANCE
+    if steps == 1:
+        assert relative_error(found, finite_difference(objective, p.phi)) < TOLERANCE
+    if kind == "approximate":  # fails if the graph of the inner gradient is dropped
+        assert relative_error(package_meta_gradient(p, "exact"), found) > 1e-2
+
+
+@each_cell
+@pytest.mark.parametrize("kind", ["leap", "fomaml", "maml"])
+def test_the_initialisation_of_a_memory_descends_its_objective(
+    kind: InitKind, memory: MemoryKind, warped: bool
+) -> None:
+    p = memory_problem(memory, warped, 2)
 
     def objective(theta_0: Params) -> torch.Tensor:
         terms = [naive.init_objective(kind, p.setting(), theta_0, p.phi, q) for q in p.paths]

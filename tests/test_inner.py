@@ -200,9 +200,9 @@ def test_rewards_and_observations_are_those_of_the_step() -> None:
 
 
 def test_advantages_are_those_of_the_naive_loop() -> None:
-    _, _, _, rollout = roll(MIXED)
+    policy, _, _, rollout = roll(MIXED)
     config = AdaptationConfig(gamma=0.9, lam=0.8)
-    batch = to_batch(rollout, config)
+    batch = to_batch(rollout, config, policy.obs_dim)
     for t in range(len(MIXED)):
         lengths = [int(n) for n in rollout.valid[t].sum(-1)]
         rewards = [rollout.reward[t, e, :n].double().tolist() for e, n in enumerate(lengths)]

@@ -13,10 +13,9 @@ import torch
 from helpers import CLIP, KL_COEFFICIENT, LR, Problem, make_problem, relative_error, same_bits
 from torch import Tensor
 
-from warprl import learner as learner_module
 from warprl.agents.losses import InnerLoss, OuterLoss
 from warprl.agents.policy import Layers
-from warprl.learner import Learner, LearnerConfig, LearnerState, Report
+from warprl.learner import CHUNK, Learner, LearnerConfig, LearnerState, Report
 from warprl.objective import InitKind, ObjectiveKind, init_gradient
 from warprl.types import Batch, MetaLoss, MetaLossValue, Params, Trajectory
 from warprl.warp import WarpKind
@@ -34,10 +33,14 @@ def problem() -> Problem:
 
 
 def make(
-    p: Problem, config: LearnerConfig, meta_loss: MetaLoss | None = None, threads: int = 1
+    p: Problem,
+    config: LearnerConfig,
+    meta_loss: MetaLoss | None = None,
+    threads: int = 1,
+    chunk: int = CHUNK,
 ) -> Learner:
     outer = meta_loss or OuterLoss(p.policy, config.clip)
-    return Learner(config, p.lr, InnerLoss(p.policy), outer, threads)
+    return Learner(config, p.lr, InnerLoss(p.policy), outer, threads, chunk)
 
 
 def update(
@@ -47,8 +50,9 @@ def update(
     state: LearnerState | None = None,
     meta_loss: MetaLoss | None = None,
     threads: int = 1,
+    chunk: int = CHUNK,
 ) -> tuple[LearnerState, Report]:
-    learner = make(p, config, meta_loss, threads)
+    learner = make(p, config, meta_loss, threads, chunk)
     state = state or learner.init(p.theta_0, p.phi)
     return learner.update(state, trajectory or p.trajectory, np.random.default_rng(0))
 
@@ -294,6 +298,78 @@ def test_a_fixed_initialisation_stays_where_it_is(problem: Problem) -> None:
     assert same_bits(state.theta, problem.theta_0) and not same_bits(state.phi, problem.phi)
 
 
+# --- two time scales ----------------------------------------------------------------------------
+
+SLOWLY = replace(ONLINE, objective="two-time-scale", warp_every=3, lr=0.01)
+
+
+@pytest.fixture(scope="module")
+def start() -> Problem:
+    """Data at theta_0 alone: no inner step is taken."""
+    return make_problem("gate", 0, tasks=TASKS)
+
+
+def gradients_at_start(p: Problem, theta_0: Params, phi: Params) -> tuple[Params, Params]:
+    """Of theta_0 and phi, by the naive loop over tasks."""
+    setting = p.setting()
+
+    def loss(theta_0: Params, phi: Params) -> Tensor:
+        terms = [naive.meta_loss(setting, theta_0, phi, path.data[0]) for path in p.paths]
+        return torch.stack(terms).mean()
+
+    by_theta = naive.gradient(lambda at: loss(at, phi), theta_0)
+    return by_theta, naive.gradient(lambda at: loss(theta_0, at), phi)
+
+
+def test_on_two_time_scales_phi_waits_and_steps_along_the_sum_of_its_gradients(
+    start: Problem,
+) -> None:
+    state = make(start, SLOWLY).init(start.theta_0, start.phi)
+    total: Params = {}
+    for iteration in (1, 2, 3):
+        before = replace(state, kl_coefficient=KL_COEFFICIENT)  # it adapts
+        theta, phi = gradients_at_start(start, before.theta, before.phi)
+        total = {name: phi[name] + total.get(name, 0.0) for name in phi}
+        state, report = update(start, SLOWLY, state=before)
+        assert report.metrics["meta_steps"] == 1
+        assert same_bits(state.phi, before.phi) == (iteration < 3)
+        assert not same_bits(state.theta, before.theta)
+        if iteration == 1:
+            first = {name: state.moments[f"theta.{name}.exp_avg"] / 0.1 for name in theta}
+            assert relative_error(first, theta) < 1e-6
+        if iteration < 3:
+            assert relative_error(state.gathered, total) < 1e-6
+    # Adam's first step of phi, three updates late, is along the sum.
+    found = {name: state.moments[f"phi.{name}.exp_avg"] / 0.1 for name in total}
+    assert relative_error(found, total) < 1e-6
+    assert state.gathered == {}
+
+
+def test_what_waits_for_phi_s_turn_outlasts_a_resume(start: Problem) -> None:
+    straight = interrupted = make(start, SLOWLY).init(start.theta_0, start.phi)
+    for _ in range(4):
+        straight, _ = update(start, SLOWLY, state=straight)
+        interrupted, _ = update(start, SLOWLY, state=interrupted)
+        scalars = json.loads(json.dumps(interrupted.to_scalars()))
+        interrupted = LearnerState.from_tensors(interrupted.to_tensors(), scalars)
+    assert same_state(straight, interrupted)
+    assert straight.gathered and not same_bits(straight.phi, start.phi)
+
+
+def test_a_task_that_is_not_finite_adds_nothing_to_what_phi_gathers(start: Problem) -> None:
+    bad = poisoned(start.trajectory, 2, logp=-1e4)
+    found, report = update(start, SLOWLY, bad)
+    expected, _ = update(start, SLOWLY, without(start.trajectory, 2))
+    assert report.diverged == (2,)
+    assert relative_error(found.gathered, expected.gathered) < 1e-9
+
+
+def test_a_state_from_before_phi_could_wait_is_read(problem: Problem) -> None:
+    state, _ = update(problem, OFFLINE)
+    older = {n: x for n, x in state.to_tensors().items() if not n.startswith("gathered.")}
+    assert same_state(LearnerState.from_tensors(older, state.to_scalars()), state)
+
+
 # --- KL guard -----------------------------------------------------------------------------------
 
 
@@ -442,12 +518,9 @@ def test_number_of_threads_does_not_change_a_bit(warp: WarpKind | None) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_size_of_the_chunks_changes_the_rounding_alone(
-    problem: Problem, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_size_of_the_chunks_changes_the_rounding_alone(problem: Problem, chunk: int) -> None:
     expected, _ = update(problem, ONLINE)
-    monkeypatch.setattr(learner_module, "CHUNK", chunk)
-    found, _ = update(problem, ONLINE)
+    found, _ = update(problem, ONLINE, chunk=chunk)
     assert relative_error(found.to_tensors(), expected.to_tensors()) < 1e-10
 
 

@@ -82,11 +82,13 @@ def test_recording_ends_with_the_episode() -> None:
 
 def test_captions_name_step_and_return() -> None:
     episode = render.Episode([], [1.0, 2.25])
-    assert render.caption(0, episode, 4.0, 20) == (
+    plain, memory = AdaptationConfig(episodes=20), AdaptationConfig(by="memory")
+    assert render.caption(0, episode, 4.0, plain) == (
         "before adaptation", "return 3.2 (mean of 20: 4.0)"
     )  # fmt: skip
-    assert render.caption(1, episode, 4.0, 20)[0] == "after 1 inner step"
-    assert render.caption(2, episode, 4.0, 20)[0] == "after 2 inner steps"
+    assert render.caption(1, episode, 4.0, plain)[0] == "after 1 inner step"
+    assert render.caption(2, episode, 4.0, plain)[0] == "after 2 inner steps"
+    assert render.caption(2, episode, 4.0, memory)[0] == "after 2 episodes"
 
 
 @pytest.mark.parametrize(("panels", "shape"), [(2, (400, 640, 3)), (6, (768, 1280, 3))])

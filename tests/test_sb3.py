@@ -253,6 +253,10 @@ def test_what_cannot_be_exported_is_refused(
         (("export", "gone", "--out", new), "no run 'gone'"),
     ]:
         assert message in refused(capsys, *arguments)
+    by_memory = ("policy.memory=gru", "policy.warp=none")
+    fabricate(tmp_path / "b", CHEETAH, *by_memory)
+    message = refused(capsys, "export", "b", "--task", "direction=-1", "--out", new)
+    assert "has a memory (policy.memory = gru), and PPO of Stable-Baselines3 acts with" in message
     assert (tmp_path / "mine.zip").read_text() == "dear diary"
     assert not Path(new).exists()
 
@@ -470,6 +474,9 @@ def test_what_is_no_ppo_model_of_this_shape_is_refused_before_a_run_is_made(
         file = str(tmp_path / name)
         message = refused(capsys, "train", POINT, *TINY, "--trust", "--init-from", file)
         assert f"--init-from {file}: {reason}" in message
+    memory = (*TINY, "--set", "policy.memory=gru", "--set", "policy.warp=none")
+    message = refused(capsys, "train", POINT, *memory, "--trust", "--init-from", file)
+    assert "needs policy.memory = none: a policy of SB3's PPO has none" in message
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 

@@ -33,10 +33,9 @@ class TrajectoryBuffer:
         kept = trajectory_rows(trajectory, torch.nonzero(trajectory.finite).squeeze(1))
         if self._held is None:
             self._held = kept
-        elif self._held.returns.shape[1] != kept.returns.shape[1]:
+        elif self._held.points != kept.points:
             raise ValueError(
-                f"the buffer holds trajectories of {self.steps} inner steps, "
-                f"got {kept.returns.shape[1] - 1}"
+                f"the buffer holds trajectories of {self.steps} inner steps, got {kept.points - 1}"
             )
         else:
             self._held = concatenate([self._held, kept])
@@ -53,7 +52,7 @@ class TrajectoryBuffer:
     @property
     def steps(self) -> int:
         """K, the number of inner steps (and so of states) of each trajectory."""
-        return 0 if self._held is None else self._held.returns.shape[1] - 1
+        return 0 if self._held is None else self._held.points - 1
 
     def __len__(self) -> int:
         """Number of states held."""

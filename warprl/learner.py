@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -19,11 +20,12 @@ from torch import Tensor
 
 from warprl import params as P
 from warprl.buffer import Indices, TrajectoryBuffer
-from warprl.objective import InitKind, ObjectiveKind, init_gradient, init_loss, warp_objective
+from warprl.objective import InitKind, init_gradient, init_loss, warp_objective
 from warprl.trust_region import natural_direction
 from warprl.types import MetaLoss, MetaLossValue, Params, StepSize, TaskLoss, Trajectory
 
 CHUNK = 2  # states differentiated in one call: they fit the cache, and threads end together
+LONG_CHUNK = 5  # where a network runs step by step, which costs the same for several states
 MIN_PENALTY, MAX_PENALTY = 1e-4, 1e2
 KL_BAND = 1.5  # the penalty adapts outside [target / 1.5, target * 1.5] (Schulman et al., 2017)
 BACKTRACKS, BACKTRACK = 15, 0.8  # of TRPO's line search, as the peers
@@ -48,9 +50,13 @@ class LearnerConfig:
     ``trpo`` takes a single natural-gradient step on all states instead, whatever the schedule, of
     the KL ``kl_limit`` (Schulman et al., ICML 2015). It looks at no other of these numbers. Where
     no length of it improves one of both objectives and worsens none, everything stays.
+
+    ``two-time-scale`` looks ahead of no step: theta_0 and phi descend the same loss on the data of
+    theta_0, phi once in ``warp_every`` updates along the sum of their gradients. So did the
+    experiment of the paper's section 4.3 (in its released code, 30).
     """
 
-    objective: ObjectiveKind = "exact"
+    objective: Literal["exact", "approximate", "two-time-scale"] = "exact"
     schedule: Literal["online", "offline"] = "offline"
     init: InitKind = "fixed"
     loss: Literal["ppo", "vpg"] = "ppo"
@@ -64,6 +70,7 @@ class LearnerConfig:
     kl_target: Positive = 0.02
     kl_limit: Positive = 0.1
     max_grad_norm: Positive = 1.0
+    warp_every: Count = 30
 
     def passes(self) -> tuple[int, int]:
         """Epochs and minibatches of one update under the schedule."""
@@ -74,7 +81,8 @@ class LearnerConfig:
 class LearnerState:
     """Everything an update depends on and changes.
 
-    ``moments`` are Adam's, named ``theta.<parameter>.<moment>`` and ``phi.<parameter>.<moment>``.
+    ``moments`` are Adam's, named ``theta.<parameter>.<moment>`` and ``phi.<parameter>.<moment>``;
+    ``gathered`` is the sum of phi's gradients that wait for its turn (``two-time-scale``).
     """
 
     theta: Params  # the initialisation theta_0, unstacked
@@ -83,6 +91,7 @@ class LearnerState:
     kl_coefficient: float
     step_scale: float  # of both step sizes, in (0, 1]
     iteration: int
+    gathered: Params = field(default_factory=dict)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """All tensors under flat names, for a checkpoint."""
@@ -90,6 +99,7 @@ class LearnerState:
             P.prefix("theta", self.theta)
             | P.prefix("phi", self.phi)
             | P.prefix("moments", self.moments)
+            | P.prefix("gathered", self.gathered)
         )
 
     def to_scalars(self) -> dict[str, float | int]:
@@ -110,6 +120,7 @@ class LearnerState:
             kl_coefficient=float(scalars["kl_coefficient"]),
             step_scale=float(scalars["step_scale"]),
             iteration=int(scalars["iteration"]),
+            gathered=P.subtree("gathered", tensors),
         )
 
 
@@ -149,6 +160,7 @@ class Learner:
     task_loss: TaskLoss
     meta_loss: MetaLoss
     threads: int = 1
+    chunk: int = CHUNK
 
     def init(self, theta: Params, phi: Params) -> LearnerState:
         """The state before the first update."""
@@ -165,7 +177,10 @@ class Learner:
         buffer = TrajectoryBuffer()
         buffer.add(trajectory)
         diverged = set(trajectory.task[~trajectory.finite].tolist())
-        with ThreadPoolExecutor(self.threads) as pool:
+        # A new thread does not inherit torch's number of threads; with more than one each, those of
+        # the pool would wait for one another at every small operation.
+        one_each = partial(torch.set_num_threads, 1)
+        with ThreadPoolExecutor(self.threads, initializer=one_each) as pool:
             if self.config.optimizer == "trpo":
                 updated = self._trust_region(pool, state, buffer, diverged)
             else:
@@ -271,6 +286,7 @@ class Learner:
         def kl(chunk: Indices, leaves: Params) -> Tensor:
             losses = self.task_loss, self.meta_loss
             if group == "phi":
+                assert self.config.objective != "two-time-scale"
                 states = buffer.states(chunk)
                 return warp_objective(
                     self.config.objective, *losses, state.theta, leaves, states, self.inner_lr, 0.0
@@ -294,7 +310,7 @@ class Learner:
                 found = torch.autograd.grad(rise, inputs, materialize_grads=True)
                 return P.flatten(dict(zip(leaves, found, strict=True)))
 
-            parts = list(pool.map(of, _chunks(items)))
+            parts = list(pool.map(of, self._chunks(items)))
             return torch.stack(parts).sum(0) / len(items)
 
         return product
@@ -314,14 +330,16 @@ class Learner:
         First-order MAML's is the outer factor of the look-ahead's from the last visited point: with
         warps it is had on the way to theirs, from the states, and the trajectories are not needed.
         """
-        kind = self.config.init
+        if self.config.objective == "two-time-scale":
+            return self._gradient_at_start(pool, buffer, theta, phi, rows, kl_coefficient)
+        kind, objective = self.config.init, self.config.objective
         on_the_way = bool(phi) and kind == "fomaml"
 
         def warp(chunk: Indices) -> _Part:
             leaves = P.leaves(phi)
             states = buffer.states(chunk)
             ahead, value = warp_objective(
-                self.config.objective, self.task_loss, self.meta_loss,
+                objective, self.task_loss, self.meta_loss,
                 theta, leaves, states, self.inner_lr, kl_coefficient,
             )  # fmt: skip
             inputs = [*leaves.values(), *(ahead.values() if on_the_way else ())]
@@ -343,11 +361,41 @@ class Learner:
             gradient = P.tree_map(lambda g: g.sum(0), stacked)
             return _Part(init=_summed(gradient, value, trajectories.task))
 
-        jobs = [(warp, chunk) for chunk in _chunks(numbers)] if phi else []
+        jobs = [(warp, chunk) for chunk in self._chunks(numbers)] if phi else []
         if kind != "fixed" and not on_the_way:
-            jobs += [(init, chunk) for chunk in _chunks(rows)]
+            jobs += [(init, chunk) for chunk in self._chunks(rows)]
         parts = list(pool.map(lambda job: _finite(*job), jobs))
         return _joint(_mean([part.warp for part in parts]), _mean([part.init for part in parts]))
+
+    def _gradient_at_start(
+        self,
+        pool: ThreadPoolExecutor,
+        buffer: TrajectoryBuffer,
+        theta: Params,
+        phi: Params,
+        rows: Indices,
+        kl_coefficient: float,
+    ) -> _Joint:
+        """The gradients of the meta-loss at theta_0, without any step, in phi and theta_0."""
+
+        def both(chunk: Indices) -> _Part:
+            trajectories = buffer.trajectories(chunk)
+            initial, warps = P.leaves(theta), P.leaves(phi)
+            value = init_loss(
+                "maml", self.task_loss, self.meta_loss,
+                P.broadcast(initial, len(chunk)), warps, trajectories,
+                self.inner_lr, kl_coefficient,
+            )  # fmt: skip
+            inputs = [*warps.values(), *initial.values()]
+            gradients = iter(torch.autograd.grad(value.loss.sum(), inputs, materialize_grads=True))
+            found = [{name: next(gradients) for name in group} for group in (warps, initial)]
+            return _Part(*(_summed(gradient, value, trajectories.task) for gradient in found))
+
+        parts = list(pool.map(lambda chunk: _finite(both, chunk), self._chunks(rows)))
+        return _joint(_mean([part.warp for part in parts]), _mean([part.init for part in parts]))
+
+    def _chunks(self, numbers: Indices) -> Iterable[Indices]:
+        return [numbers[i : i + self.chunk] for i in range(0, len(numbers), self.chunk)]
 
 
 class _Joint(NamedTuple):
@@ -390,6 +438,9 @@ class _Trainer:
         self.theta = P.leaves(P.tree_map(torch.clone, state.theta))
         self.phi = P.leaves(P.tree_map(torch.clone, state.phi))
         self.steps = 0
+        self._gathered = state.gathered
+        self._slow = config.objective == "two-time-scale"
+        self._due = (state.iteration + 1) % config.warp_every == 0
         self._max_norm = config.max_grad_norm
         self._iteration = state.iteration
         self._named = P.prefix("theta", self.theta) | P.prefix("phi", self.phi)
@@ -403,6 +454,8 @@ class _Trainer:
     def step(self, theta_gradient: Params, phi_gradient: Params) -> None:
         """One Adam step along the two gradients, each clipped by its norm."""
         self._before = P.tree_map(torch.clone, P.detach(self._named)), self._moments()
+        if self._slow:
+            phi_gradient = self._turn_of_phi(phi_gradient)
         gradients = P.prefix("theta", theta_gradient) | P.prefix("phi", phi_gradient)
         for name, parameter in self._named.items():
             parameter.grad = gradients.get(name)  # Adam's momentum moves nothing without one
@@ -424,8 +477,14 @@ class _Trainer:
         """The learner's state after these steps."""
         return LearnerState(
             P.detach(self.theta), P.detach(self.phi), self._moments(),
-            kl_coefficient, step_scale, self._iteration + 1,
+            kl_coefficient, step_scale, self._iteration + 1, self._gathered,
         )  # fmt: skip
+
+    def _turn_of_phi(self, gradient: Params) -> Params:
+        """All of phi's gradients since its last step if it is due, else none."""
+        total = P.add(self._gathered, gradient) if self._gathered else gradient
+        self._gathered = {} if self._due else total
+        return total if self._due else {}
 
     def _moments(self) -> dict[str, Tensor]:
         moments: dict[str, Tensor] = {}
@@ -451,10 +510,6 @@ def _report(state: LearnerState, at: _Joint, steps: int, diverged: set[int]) -> 
         "step_scale": state.step_scale,
     }
     return Report(metrics, tuple(sorted(diverged)))
-
-
-def _chunks(numbers: Indices) -> Iterable[Indices]:
-    return [numbers[i : i + CHUNK] for i in range(0, len(numbers), CHUNK)]
 
 
 def _summed(gradient: Params, value: MetaLossValue, task: Tensor) -> _Gradient:

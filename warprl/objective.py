@@ -138,7 +138,7 @@ def init_gradient(
     """
     phi = P.detach(phi)
     start = P.broadcast(P.detach(theta_0), len(trajectory.task))
-    last = trajectory.returns.shape[1] - 1
+    last = trajectory.points - 1
     none = torch.zeros(len(trajectory.task))
     match kind:
         case "fixed":
@@ -175,7 +175,7 @@ def init_loss(
     ``start`` is theta_0 once for each task, ``[T, ...]``; the kinds are those of
     :func:`init_gradient`.
     """
-    last = trajectory.returns.shape[1] - 1
+    last = trajectory.points - 1
     theta = start
     match kind:
         case "fomaml":
@@ -211,9 +211,8 @@ def _path_length_gradient(
     Both ends of segment k are measured with the loss on D_k, whose gradient made the step. The
     end of a segment and the dependence of theta_k on theta_0 beyond a shift are held constant.
     """
-    points = trajectory.returns.shape[1]
     total = P.zeros_like(P.select(trajectory.theta, slice(None), 0))
-    for k in range(points - 1):
+    for k in range(trajectory.points - 1):
         batch = _data(trajectory, k)
         visited, begun = (P.select(trajectory.theta, slice(None), step) for step in (k, 0))
         here = P.leaves(_moved_along(visited, begun, start))

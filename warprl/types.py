@@ -67,13 +67,19 @@ class Trajectory(NamedTuple):
     """Adaptation trajectories of T tasks: ``theta_0 .. theta_K`` and the data drawn at each.
 
     The pair ``(t, k)``, k < K, names the trajectory state ``(theta_k, D_k, D_{k+1})`` of task t.
+    Where a memory adapts and theta stays, there is a single point, and its data are whole trials.
     """
 
     task: Tensor  # [T] int64, position of the task in the meta-batch
     theta: Params  # [T, K+1, ...]
     data: Batch  # [T, K+1, N, ...]
-    returns: Tensor  # [T, K+1], mean undiscounted return over the E episodes
+    returns: Tensor  # [T, K+1], mean undiscounted return over the E episodes; of each of a trial
     finite: Tensor  # [T], bool; False masks a diverged task out of the meta-update
+
+    @property
+    def points(self) -> int:
+        """How many theta each task has: K + 1, or 1 if a memory adapts."""
+        return self.data.valid.shape[1]
 
 
 class TrajectoryState(NamedTuple):
