@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import get_args
 
@@ -117,7 +118,10 @@ def require_both_sides_of_the_clip(p: Problem) -> None:
 def test_inner_step_descends_the_gradient_of_the_task_loss(
     warp: WarpKind | None, steps: int
 ) -> None:
-    p = problem(warp, steps)
+    require_inner_steps_descend(problem(warp, steps))
+
+
+def require_inner_steps_descend(p: Problem) -> None:
     states = p.states()
     moved = inner_step(InnerLoss(p.policy), states.theta, p.phi, states.support, LR)
     for s, (t, k) in enumerate(zip(states.task.tolist(), states.step.tolist(), strict=True)):
@@ -127,9 +131,13 @@ def test_inner_step_descends_the_gradient_of_the_task_loss(
         def loss(theta: Params, data: list[naive.Transition] = data) -> torch.Tensor:
             return naive.task_loss(p.setting(), theta, p.phi, data)
 
-        assert relative_error(found, naive.gradient(loss, start)) < TOLERANCE
-        differences = finite_difference(loss, start)
-        assert relative_error(found, differences) < TOLERANCE
+        require_gradient(found, loss, start)
+
+
+def require_gradient(found: Params, of: Callable[[Params], torch.Tensor], at: Params) -> None:
+    """By the naive loop and by finite differences."""
+    assert relative_error(found, naive.gradient(of, at)) < TOLERANCE
+    assert relative_error(found, finite_difference(of, at)) < TOLERANCE
 
 
 def test_inner_step_without_a_graph_is_a_constant() -> None:
@@ -141,6 +149,14 @@ def test_inner_step_without_a_graph_is_a_constant() -> None:
 
 
 # --- the meta-gradient with respect to phi ------------------------------------------------------
+
+
+def naive_meta_objective(p: Problem, kind: ObjectiveKind) -> Callable[[Params], torch.Tensor]:
+    """Equation 11 or 12 as a function of phi."""
+    if kind == "exact":
+        return lambda phi: naive.exact(p.setting(), p.theta_0, phi, p.paths)
+    brackets = naive.look_aheads(p.setting(), p.theta_0, p.phi, p.paths)
+    return lambda phi: naive.approximate(p.setting(), phi, p.paths, brackets)
 
 
 @each_warp
@@ -160,14 +176,7 @@ def test_approximate_meta_gradient_is_the_derivative_of_equation_12(
 ) -> None:
     p = problem(warp, steps)
     found = package_meta_gradient(p, "approximate")
-    brackets = naive.look_aheads(p.setting(), p.theta_0, p.phi, p.paths)
-
-    def objective(phi: Params) -> torch.Tensor:
-        return naive.approximate(p.setting(), phi, p.paths, brackets)
-
-    assert relative_error(found, naive.gradient(objective, p.phi)) < TOLERANCE
-    differences = finite_difference(objective, p.phi)
-    assert relative_error(found, differences) < TOLERANCE
+    require_gradient(found, naive_meta_objective(p, "approximate"), p.phi)
 
 
 @each_warp
@@ -229,6 +238,14 @@ def package_init_gradient(p: Problem, kind: InitKind, clip: float | None = CLIP)
     return {name: value.mean(dim=0) for name, value in stacked.items()}
 
 
+def naive_init_objective(p: Problem, kind: InitKind) -> Callable[[Params], torch.Tensor]:
+    def objective(theta_0: Params) -> torch.Tensor:
+        terms = [naive.init_objective(kind, p.setting(), theta_0, p.phi, q) for q in p.paths]
+        return sum(terms, torch.zeros((), dtype=torch.float64)) / len(terms)
+
+    return objective
+
+
 @each_warp_and_none
 @each_length
 @pytest.mark.parametrize("kind", INIT_KINDS)
@@ -236,11 +253,7 @@ def test_initialisation_gradient_is_the_derivative_of_its_objective(
     kind: InitKind, warp: WarpKind | None, steps: int
 ) -> None:
     p = problem(warp, steps)
-
-    def objective(theta_0: Params) -> torch.Tensor:
-        terms = [naive.init_objective(kind, p.setting(), theta_0, p.phi, q) for q in p.paths]
-        return sum(terms, torch.zeros((), dtype=torch.float64)) / len(terms)
-
+    objective = naive_init_objective(p, kind)
     found = package_init_gradient(p, kind)
     differences = finite_difference(objective, p.theta_0)
     assert relative_error(found, differences) < TOLERANCE
@@ -316,11 +329,7 @@ def test_gradient_of_the_rates_is_the_derivative_of_equation_11(
     )
     found = dict(zip(phi, slopes, strict=True))
 
-    def objective(phi: Params) -> torch.Tensor:
-        return naive.exact(p.setting(), p.theta_0, phi, p.paths)
-
-    assert relative_error(found, naive.gradient(objective, p.phi)) < TOLERANCE
-    assert relative_error(found, finite_difference(objective, p.phi)) < TOLERANCE
+    require_gradient(found, naive_meta_objective(p, "exact"), p.phi)
     adapted = set(p.policy.layers(layers))
     for name in p.theta_0:
         assert bool(found[f"rate.{name}"].any()) == (name in adapted)
@@ -333,14 +342,8 @@ def test_initialisation_of_layers_that_stay_is_learned_too(
     kind: InitKind, steps: int, layers: Layers
 ) -> None:
     p = make_problem("gate", steps, rates=True, layers=layers)
-
-    def objective(theta_0: Params) -> torch.Tensor:
-        terms = [naive.init_objective(kind, p.setting(), theta_0, p.phi, q) for q in p.paths]
-        return torch.stack(terms).mean()
-
     found = package_init_gradient(p, kind)
-    assert relative_error(found, naive.gradient(objective, p.theta_0)) < TOLERANCE
-    assert relative_error(found, finite_difference(objective, p.theta_0)) < TOLERANCE
+    require_gradient(found, naive_init_objective(p, kind), p.theta_0)
     assert all(bool(slope.any()) for slope in found.values())
 
 
@@ -354,17 +357,7 @@ def test_problems_of_choosing_policies_clip_some_ratios_too(warp: WarpKind | Non
 
 @each_warp_and_none
 def test_the_inner_step_of_a_choosing_policy_descends_its_task_loss(warp: WarpKind | None) -> None:
-    p = choosing_problem(warp)
-    states = p.states()
-    moved = inner_step(InnerLoss(p.policy), states.theta, p.phi, states.support, LR)
-    for s, (t, k) in enumerate(zip(states.task.tolist(), states.step.tolist(), strict=True)):
-        found = {name: (states.theta[name][s] - moved[name][s]) / LR for name in moved}
-
-        def loss(theta: Params, data: list[naive.Transition] = p.paths[t].data[k]) -> torch.Tensor:
-            return naive.task_loss(p.setting(), theta, p.phi, data)
-
-        assert relative_error(found, naive.gradient(loss, p.paths[t].theta[k])) < TOLERANCE
-        assert relative_error(found, finite_difference(loss, p.paths[t].theta[k])) < TOLERANCE
+    require_inner_steps_descend(choosing_problem(warp))
 
 
 @each_warp
@@ -373,16 +366,7 @@ def test_the_meta_gradient_of_a_choosing_policy_is_the_derivative_of_its_equatio
     warp: WarpKind, kind: ObjectiveKind
 ) -> None:
     p = choosing_problem(warp)
-    brackets = naive.look_aheads(p.setting(), p.theta_0, p.phi, p.paths)
-
-    def objective(phi: Params) -> torch.Tensor:
-        if kind == "exact":
-            return naive.exact(p.setting(), p.theta_0, phi, p.paths)
-        return naive.approximate(p.setting(), phi, p.paths, brackets)
-
-    found = package_meta_gradient(p, kind)
-    assert relative_error(found, naive.gradient(objective, p.phi)) < TOLERANCE
-    assert relative_error(found, finite_difference(objective, p.phi)) < TOLERANCE
+    require_gradient(package_meta_gradient(p, kind), naive_meta_objective(p, kind), p.phi)
 
 
 @each_warp_and_none
@@ -391,14 +375,8 @@ def test_the_initialisation_of_a_choosing_policy_descends_its_objective(
     kind: InitKind, warp: WarpKind | None
 ) -> None:
     p = choosing_problem(warp)
-
-    def objective(theta_0: Params) -> torch.Tensor:
-        terms = [naive.init_objective(kind, p.setting(), theta_0, p.phi, q) for q in p.paths]
-        return torch.stack(terms).mean()
-
     found = package_init_gradient(p, kind)
-    assert relative_error(found, naive.gradient(objective, p.theta_0)) < TOLERANCE
-    assert relative_error(found, finite_difference(objective, p.theta_0)) < TOLERANCE
+    require_gradient(found, naive_init_objective(p, kind), p.theta_0)
 
 
 # --- policies with memory -------------------------------------------------------------------------
@@ -421,16 +399,7 @@ def test_the_inner_step_of_a_memory_descends_its_loss_through_whole_sequences(
 ) -> None:
     p = memory_problem(memory, warped, steps)
     require_both_sides_of_the_clip(p)
-    states = p.states()
-    moved = inner_step(InnerLoss(p.policy), states.theta, p.phi, states.support, LR)
-    for s, (t, k) in enumerate(zip(states.task.tolist(), states.step.tolist(), strict=True)):
-        found = {name: (states.theta[name][s] - moved[name][s]) / LR for name in moved}
-
-        def loss(theta: Params, data: list[naive.Transition] = p.paths[t].data[k]) -> torch.Tensor:
-            return naive.task_loss(p.setting(), theta, p.phi, data)
-
-        assert relative_error(found, naive.gradient(loss, p.paths[t].theta[k])) < TOLERANCE
-        assert relative_error(found, finite_difference(loss, p.paths[t].theta[k])) < TOLERANCE
+    require_inner_steps_descend(p)
 
 
 @few_steps
@@ -439,13 +408,7 @@ def test_the_meta_gradient_of_the_gates_of_a_memory_is_the_derivative_of_its_equ
     kind: ObjectiveKind, steps: int
 ) -> None:
     p = memory_problem("rnn", True, steps)
-    brackets = naive.look_aheads(p.setting(), p.theta_0, p.phi, p.paths)
-
-    def objective(phi: Params) -> torch.Tensor:
-        if kind == "exact":
-            return naive.exact(p.setting(), p.theta_0, phi, p.paths)
-        return naive.approximate(p.setting(), phi, p.paths, brackets)
-
+    objective = naive_meta_objective(p, kind)
     found = package_meta_gradient(p, kind)
     assert relative_error(found, naive.gradient(objective, p.phi)) < TOLERANCE
     if steps == 1:
@@ -460,11 +423,5 @@ def test_the_initialisation_of_a_memory_descends_its_objective(
     kind: InitKind, memory: MemoryKind, warped: bool
 ) -> None:
     p = memory_problem(memory, warped, 2)
-
-    def objective(theta_0: Params) -> torch.Tensor:
-        terms = [naive.init_objective(kind, p.setting(), theta_0, p.phi, q) for q in p.paths]
-        return torch.stack(terms).mean()
-
     found = package_init_gradient(p, kind)
-    assert relative_error(found, naive.gradient(objective, p.theta_0)) < TOLERANCE
-    assert relative_error(found, finite_difference(objective, p.theta_0)) < TOLERANCE
+    require_gradient(found, naive_init_objective(p, kind), p.theta_0)
