@@ -75,7 +75,7 @@ def compare(experiment: str, found: Mapping[Path, Cell]) -> None:
         subprocess.run(
             [
                 sys.executable, "-m", "warprl.launch.cli", "compare", *map(str, found),
-                "--out", str(out),
+                "--episodes", str(EXPERIMENTS[experiment].evaluated), "--out", str(out),
             ],
             check=True,
         )  # fmt: skip

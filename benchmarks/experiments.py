@@ -33,6 +33,7 @@ class Experiment:
     settings: tuple[str, ...] = ()  # what is changed in every method alike
     seeds: tuple[int, ...] = (1, 2, 3)
     thresholds: tuple[float, ...] = ()  # returns that are to be reached
+    evaluated: int = 20  # episodes at every step of an adaptation to a held-out task
 
 
 GRADIENT = (
@@ -81,9 +82,13 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
         "half-cheetah-dir-long": Experiment(
             "half-cheetah-dir-v1", 20_000_000, CONTRASTED, FEW, thresholds=(230.0, 300.0)
         ),
-        "half-cheetah-vel": Experiment("half-cheetah-vel-v1", 4_000_000, GRADIENT, SMALL),
+        "half-cheetah-vel": Experiment(
+            "half-cheetah-vel-v1", 4_000_000, GRADIENT, SMALL, evaluated=10
+        ),
         "ant-dir": Experiment("ant-dir-v1", 3_000_000, GRADIENT, FEW),
-        "walker2d-rand-params": Experiment("walker2d-rand-params-v1", 3_000_000, GRADIENT, SMALL),
+        "walker2d-rand-params": Experiment(
+            "walker2d-rand-params-v1", 3_000_000, GRADIENT, SMALL, evaluated=10
+        ),
         "point-navigation-ablation": Experiment(
             POINT.family, POINT.steps, ABLATION, POINT.settings, POINT.seeds
         ),
