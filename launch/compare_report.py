@@ -75,7 +75,7 @@ def plot(path: Path, summary: Summary, training: Sequence[Sequence[NDArray[np.fl
                     steps, returns, color=colour, linewidth=1, alpha=0.7,
                     label=group["group"] if seed == 0 else None,
                 )  # fmt: skip
-    left.set(xlabel="inner steps", ylabel="return on held-out tasks, mean and 95 % interval")
+    left.set(xlabel="steps of adaptation", ylabel="held-out return, mean and 95 % interval")
     for axes in right:
         axes.set(xlabel="environment steps", ylabel="return after adaptation in training, a seed")
     for axes in (left, *right):

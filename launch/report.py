@@ -65,7 +65,7 @@ def plot(path: Path, summary: Summary) -> None:
         summary["trained_inner_steps"], color="grey", linestyle=":", label="steps in training"
     )
     axes.set_xticks(range(summary["inner_steps"] + 1))
-    axes.set_xlabel("inner steps")
+    axes.set_xlabel("steps of adaptation")
     axes.set_ylabel("mean return, 95 % interval")
     axes.set_title(
         f"{summary['family']}, {summary['agent']}, iteration {summary['checkpoint']}, "
@@ -121,7 +121,7 @@ def _curve_table(curve: Mapping[str, Any]) -> str:
     lines = [table([*header, *(DIAGNOSTICS[name] for name in measured)], rows)]
     gain, area = curve["gain"], curve["area"]
     lines += [
-        f"gain of {len(rows) - 1} inner steps: {gain['mean']:+.1f}, "
+        f"gain of {len(rows) - 1} steps: {gain['mean']:+.1f}, "
         f"95 % interval {gain['low']:+.1f} to {gain['high']:+.1f}; "
         f"{curve['worse']:.0%} of the adaptations end below their start",
         f"area under the curve (mean of its {len(rows)} points): {area['mean']:.1f}, "

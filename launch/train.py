@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 
 from warprl import checkpoint as checkpoints
+from warprl.agents.inner import AdaptationConfig
 from warprl.checkpoint import Checkpoint
 from warprl.launch import config as configuration
 from warprl.launch import runs, stored
@@ -191,10 +192,18 @@ def _outcome(folder: Path, config: RunConfig, metrics: dict[str, Any], stop: Sto
     end = f"stopped by {data['stopped_by']} and saved" if stop.signal else "finished"
     text = (
         f"{end} at iteration {metrics['iteration']}, {metrics['env_steps']:,} environment steps; "
-        f"last returns after 0 to {config.adaptation.steps} inner steps: {returns_text(metrics)}\n"
+        f"{_last_returns(config.adaptation)}: {returns_text(metrics)}\n"
         f"{folder}"
     )
     return Outcome(data, text, 128 + stop.signal if stop.signal else 0)
+
+
+def _last_returns(adaptation: AdaptationConfig) -> str:
+    if adaptation.by == "memory":
+        return f"last returns of the {adaptation.steps + 1} episodes of a trial"
+    if not adaptation.steps:
+        return "last return"
+    return f"last returns after 0 to {adaptation.steps} inner steps"
 
 
 def say(console: Console, line: str) -> None:

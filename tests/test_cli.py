@@ -291,6 +291,22 @@ def test_training_leaves_a_whole_run_and_prints_it_last(
     assert "is complete at iteration 2: give --iterations" in refused(capsys, "resume", "new")
 
 
+@pytest.mark.parametrize(
+    ("agent", "told"),
+    [
+        ("promp", "last returns after 0 to 1 inner steps: "),
+        ("multitask", "last return: "),
+        ("rl2", "last returns of the 4 episodes of a trial: "),
+    ],
+)
+def test_the_last_returns_are_said_to_be_what_the_agent_makes_them(
+    agent: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", FAMILY, *TINY, "--agent", agent, "--iterations", "1", "--run", "new"]
+    assert main(arguments) == 0
+    assert f"environment steps; {told}-" in capsys.readouterr().out
+
+
 def test_every_iteration_logs_what_tools_rely_on(whole: Path) -> None:
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [1, 2, 3]

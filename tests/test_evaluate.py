@@ -215,7 +215,7 @@ def test_people_get_tables(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     header = "trained mean std error 95 % interval IQM KL cosine condition"
     assert lines[6].split() == header.split()
     assert lines[8].split()[-3:-1] != lines[7].split()[-3:-1], "step 0 has no step behind it"
-    assert lines[9].startswith("gain of 1 inner steps: ")
+    assert lines[9].startswith("gain of 1 steps: ")
     assert re.search(r"; \d+% of the adaptations end below their start$", lines[9])
     assert lines[10].startswith("area under the curve (mean of its 2 points): ")
     assert lines[-1].startswith("written to ")
