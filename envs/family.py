@@ -55,6 +55,12 @@ class Definition:
 class RenderableBatch(BatchEnv, ABC):
     """What the batches of this package offer beyond the sampler's protocol."""
 
+    def reset(
+        self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
+    ) -> NDArray[np.float64]:
+        """Start an episode in every simulation. Raises ValueError if T does not divide N."""
+        return self.restart(np.arange(self.num_envs), tasks, generators)
+
     @abstractmethod
     def restart(
         self,

@@ -298,12 +298,6 @@ class GymBatch(RenderableBatch):
         self._running = np.zeros(num_envs, dtype=np.bool_)
         self._faults = np.zeros(num_envs, dtype=np.bool_)
 
-    def reset(
-        self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
-    ) -> NDArray[np.float64]:
-        """Start an episode in every environment. Raises ValueError if T does not divide N."""
-        return self.restart(np.arange(self.num_envs), tasks, generators)
-
     def restart(
         self,
         ids: NDArray[np.intp],

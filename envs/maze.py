@@ -136,12 +136,6 @@ class MazeBatch(RenderableBatch):
         self._sent_to = np.zeros((num_envs, family.horizon), dtype=np.intp)
         self._steps = np.zeros(num_envs, dtype=np.intp)
 
-    def reset(
-        self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
-    ) -> NDArray[np.float64]:
-        """Put every agent in the centre and draw where the goal will send it."""
-        return self.restart(np.arange(self.num_envs), tasks, generators)
-
     def restart(
         self,
         ids: NDArray[np.intp],
