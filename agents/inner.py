@@ -132,9 +132,9 @@ def _by_gradient(
         batches.append(batch)
         returns.append(_returns(rollout))
         if k < config.steps:
-            stepped = _step_each(loss, theta, phi, batch, config.step_sizes(policy))
+            stepped = step_each(loss, theta, phi, batch, config.step_sizes(policy))
             finite = finite & P.finite_rows(stepped)
-            theta = _where(finite, stepped, theta)
+            theta = P.where(finite, stepped, theta)
         timing.inner += time.perf_counter() - began
     return _Adapted(thetas, batches, returns, finite)
 
@@ -193,7 +193,8 @@ def _returns(rollout: Rollout) -> Tensor:
     return rollout.reward.sum(-1).mean(-1)
 
 
-def _step_each(loss: InnerLoss, theta: Params, phi: Params, batch: Batch, lr: StepSize) -> Params:
+def step_each(loss: InnerLoss, theta: Params, phi: Params, batch: Batch, lr: StepSize) -> Params:
+    """Stacked theta ``[T, ...]`` after one inner step of each task on its data ``[T, N, ...]``."""
     # Task by task: as fast as stacked here, and a task's bits cannot depend on its neighbours.
     stepped = [
         inner_step(
@@ -211,8 +212,3 @@ def _step_each(loss: InnerLoss, theta: Params, phi: Params, batch: Batch, lr: St
 def _sound(rollout: Rollout, batch: Batch) -> Tensor:
     """Which tasks have finite data throughout and no physics fault: bool ``[T]``."""
     return ~rollout.fault & P.finite_rows(batch._asdict()) & P.finite_rows({"r": rollout.reward})
-
-
-def _where(keep: Tensor, new: Params, old: Params) -> Params:
-    rows = {name: keep.reshape(-1, *[1] * (tensor.dim() - 1)) for name, tensor in new.items()}
-    return {name: torch.where(rows[name], tensor, old[name]) for name, tensor in new.items()}

@@ -20,16 +20,15 @@ from rich.console import Console
 from torch import Tensor
 
 from warprl import params as P
-from warprl.agents.inner import MAX_EPISODES, to_batch
+from warprl.agents.inner import MAX_EPISODES, step_each, to_batch
 from warprl.agents.losses import InnerLoss
 from warprl.envs import is_meta_world
 from warprl.launch import runs, stored
 from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.outcome import Outcome, table, to_json
 from warprl.launch.stored import StoredRun
-from warprl.objective import inner_step
 from warprl.seeding import generator
-from warprl.types import Batch, Params, Rollout
+from warprl.types import Params, Rollout
 
 # Meta-World's defaults (metaworld.evaluation.metalearning_evaluation).
 STEPS = 1
@@ -97,21 +96,9 @@ class Agent:
         """
         theta = self._copies(len(self._recorded[0].reward))
         batch = to_batch(self._rollout(theta), self._adaptation, self._policy.obs_dim)
-        stepped = [
-            inner_step(
-                InnerLoss(self._policy),
-                P.select(theta, slice(t, t + 1)),
-                self._phi,
-                Batch(*(tensor[t : t + 1] for tensor in batch)),
-                self._adaptation.step_sizes(self._policy),
-            )
-            for t in range(len(batch.logp))
-        ]
-        rows = [
-            new if P.finite_rows(new).all() else P.select(theta, slice(t, t + 1))
-            for t, new in enumerate(stepped)
-        ]
-        self._theta = {name: torch.cat([row[name] for row in rows]).detach() for name in theta}
+        sizes = self._adaptation.step_sizes(self._policy)
+        stepped = step_each(InnerLoss(self._policy), theta, self._phi, batch, sizes)
+        self._theta = P.where(P.finite_rows(stepped), stepped, theta)
         self._begin(self._k + 1)
 
     def eval_action(self, observations: Floats) -> Floats:

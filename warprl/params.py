@@ -89,3 +89,9 @@ def finite_rows(params: Params) -> Tensor:
     """Which rows of the leading axis of stacked parameters are finite: bool ``[T]``."""
     rows = [torch.isfinite(tensor).flatten(1).all(1) for tensor in params.values()]
     return torch.stack(rows).all(0)
+
+
+def where(keep: Tensor, new: Params, old: Params) -> Params:
+    """The rows of stacked ``new`` where ``keep [T]`` says so, those of ``old`` elsewhere."""
+    rows = {name: keep.reshape(-1, *[1] * (tensor.dim() - 1)) for name, tensor in new.items()}
+    return {name: torch.where(rows[name], tensor, old[name]) for name, tensor in new.items()}
