@@ -15,8 +15,8 @@ from typing import Any, Generic, TypeVar
 import gymnasium
 import mujoco
 import numpy as np
-from gymnasium.spaces import Box
-from gymnasium.spaces.utils import flatten_space
+from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces.utils import flatdim, flatten_space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from warprl.envs.held_out import NUM_HELD_OUT
 from warprl.envs.screen import Picture, Screen
 from warprl.envs.tasks import TaskDistribution
 from warprl.seeding import generator
-from warprl.types import Task
+from warprl.types import ActionSpace, Task
 
 TaskT = TypeVar("TaskT", bound=Task)
 Env = gymnasium.Env[Any, Any]
@@ -53,13 +53,12 @@ class GymFamily(TaskFamily, Generic[TaskT]):
     nothing over from earlier episodes. And ``set_task``, called before each episode on an
     environment that may have had any other task, sets values and never scales the present ones.
 
-    The policy's output is clipped to the action space; ``policy.log_std`` sets how wide it explores
-    at first. Observations are flattened. ``horizon`` defaults to the registered step limit, and
-    takes its place.
+    The policy's output is clipped to a Box of actions; ``policy.log_std`` sets how wide it explores
+    at first. Of Discrete actions it draws one. Observations are flattened. ``horizon`` defaults to
+    the registered step limit, and takes its place.
     """
 
     action_scale = 1.0
-    action_space: Box
     distribution: Split
 
     def __init__(
@@ -73,21 +72,18 @@ class GymFamily(TaskFamily, Generic[TaskT]):
     ) -> None:
         """Make one environment, for its spaces.
 
-        Raises ValueError, in one line, for an environment whose actions are no Box of floats, whose
-        observations cannot be flattened into a Box or that has no step limit while no ``horizon``
-        is given, and for tasks that are too few, no finite numbers, or both trained on and held
-        out.
+        Raises ValueError, in one line, for an environment whose actions are neither a Box of floats
+        nor Discrete, whose observations cannot be flattened into a Box or that has no step limit
+        while no ``horizon`` is given, and for tasks that are too few, no finite numbers, or both
+        trained on and held out.
         """
         self.name = name
         self.env_id = env_id
         self.set_task: Callable[[Env, Any], None] = set_task
         self.horizon = self._require_horizon(horizon)
         env = self.make_env()
-        self.env_action_space = self._require_box_actions(env.action_space)
-        low, high = (
-            np.ravel(end) for end in (self.env_action_space.low, self.env_action_space.high)
-        )
-        self.action_space = Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+        self.env_action_space = self._require_actions(env.action_space)
+        self.action_space = _flat(self.env_action_space)
         assert isinstance(env.observation_space, Box)
         low, high = env.observation_space.low, env.observation_space.high
         self.observation_space = Box(
@@ -143,8 +139,7 @@ class GymFamily(TaskFamily, Generic[TaskT]):
             frame_skip=self._frame_skip,
             dt=self.dt,
             observation=f"{its} ({self.observation_space.shape[0]}), flattened",
-            action=f"{its} ({self.action_space.shape[0]}), to whose range the policy's output is "
-            "clipped",
+            action=f"{its} {self._action_text}",
             action_scale=self.action_scale,
             initial_state=f"{its} after reset(seed=...)",
             termination=f"{its}; the horizon truncates",
@@ -158,6 +153,13 @@ class GymFamily(TaskFamily, Generic[TaskT]):
         """What the card says about the tasks for evaluation."""
         return self.distribution.held_out_text
 
+    @property
+    def _action_text(self) -> str:
+        if isinstance(self.action_space, Discrete):
+            return f"({self.action_space.n} to choose from)"
+        size = self.action_space.shape[0]
+        return f"({size}), to whose range the policy's output is clipped"
+
     def _require_horizon(self, horizon: int | None) -> int:
         steps = gymnasium.spec(self.env_id).max_episode_steps if horizon is None else horizon
         if steps is None:
@@ -166,13 +168,15 @@ class GymFamily(TaskFamily, Generic[TaskT]):
             raise ValueError(f"{self.name}: the horizon must be at least 1, got {steps}")
         return steps
 
-    def _require_box_actions(self, space: gymnasium.Space[Any]) -> Box:
-        if not isinstance(space, Box) or not np.issubdtype(space.dtype, np.floating):
-            raise ValueError(
-                f"{self.name}: the actions of {self.env_id} must be a Box of floats, "
-                f"and are {space}"
-            )
-        return space
+    def _require_actions(self, space: gymnasium.Space[Any]) -> ActionSpace:
+        if isinstance(space, Discrete):
+            return space
+        if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
+            return space
+        raise ValueError(
+            f"{self.name}: the actions of {self.env_id} must be a Box of floats or Discrete, "
+            f"and are {space}"
+        )
 
 
 class Split(TaskDistribution):
@@ -293,7 +297,8 @@ class GymBatch(RenderableBatch):
             [family.make_env] * num_envs, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP
         )
         self._seeds = np.zeros(num_envs, dtype=np.int64)
-        self._actions = np.zeros((num_envs, family.horizon, *family.action_space.shape), np.float32)
+        width = flatdim(family.action_space)
+        self._actions = np.zeros((num_envs, family.horizon, width), np.float32)
         self._steps = np.zeros(num_envs, dtype=np.int64)
         self._running = np.zeros(num_envs, dtype=np.bool_)
         self._faults = np.zeros(num_envs, dtype=np.bool_)
@@ -324,7 +329,7 @@ class GymBatch(RenderableBatch):
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """Advance by one step under actions ``[N, A]``; see the protocol.
+        """Advance by one step under actions ``[N, A]``, one-hot if Discrete; see the protocol.
 
         Raises RuntimeError if an environment truncates an episode before the horizon: the sampler
         would take it for a termination.
@@ -405,18 +410,29 @@ class _Replay:
         elif known == len(history):
             return self._picture
         space = self._family.env_action_space
-        shape = (-1, *self._family.action_space.shape)
-        for action in _fit(history[known:].reshape(shape), space):
+        for action in _fit(history[known:].reshape(-1, flatdim(space)), space):
             self.env.step(action)
         self._history = history
         self._picture = np.asarray(self.env.render())
         return self._picture
 
 
-def _fit(actions: NDArray[Any], space: Box) -> NDArray[Any]:
+def _flat(space: ActionSpace) -> ActionSpace:
+    """The actions that the policy draws: numbers in a row, or one of the first n integers."""
+    if isinstance(space, Discrete):
+        return Discrete(int(space.n))
+    low, high = (np.ravel(end).astype(np.float32) for end in (space.low, space.high))
+    return Box(low, high, dtype=np.float32)
+
+
+def _fit(actions: NDArray[Any], space: ActionSpace) -> NDArray[Any]:
     """Actions ``[n, A]`` as the environment takes them: its type, its shape, within its range."""
-    shaped = actions.astype(space.dtype).reshape(-1, *space.shape)
-    fitted: NDArray[Any] = np.clip(shaped, space.low, space.high)
+    fitted: NDArray[Any]
+    if isinstance(space, Discrete):
+        fitted = space.start + actions.argmax(axis=1)
+    else:
+        shaped = actions.astype(space.dtype).reshape(-1, *space.shape)
+        fitted = np.clip(shaped, space.low, space.high)
     return fitted
 
 

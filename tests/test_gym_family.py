@@ -16,7 +16,7 @@ import gymnasium
 import imageio_ffmpeg  # type: ignore[import-untyped]
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, Graph
+from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiDiscrete
 from gymnasium.spaces.utils import flatten
 from gymnasium.vector import SyncVectorEnv
 from helpers_launch import fabricate
@@ -206,6 +206,83 @@ def test_the_vector_environment_does_what_single_ones_do() -> None:
     assert ends.min() >= 2
 
 
+@dataclass(frozen=True)
+class Push(Task):
+    force: float
+
+
+def push(env: gymnasium.Env[Any, Any], task: Push) -> None:
+    env.unwrapped.force_mag = task.force  # type: ignore[attr-defined]
+
+
+CART = GymFamily("cart-v1", "CartPole-v1", [Push(10), Push(-10)], push, horizon=60)
+
+
+def test_of_discrete_actions_the_environment_is_given_the_one_chosen() -> None:
+    assert CART.action_space == Discrete(2)
+    batch = CART.make_batch(2)
+    observation = batch.reset([Push(10.0), Push(-10.0)], generators(2))
+    choices = np.random.default_rng(5).integers(2, size=(60, 2))
+    singles: list[Any] = [gymnasium.make("CartPole-v1") for _ in range(2)]
+    for i, single in enumerate(singles):
+        push(single, Push((10.0, -10.0)[i]))
+        seed = int(generators(2)[i].integers(2**31))
+        assert np.array_equal(observation[i], single.reset(seed=seed)[0])
+    alive = np.ones(2, np.bool_)
+    for choice in choices:
+        observation, reward, terminated = batch.step(np.eye(2, dtype=np.float32)[choice])
+        for i in np.flatnonzero(alive).tolist():
+            by_hand = singles[i].step(choice[i])
+            assert np.array_equal(observation[i], by_hand[0])
+            assert (reward[i], terminated[i]) == by_hand[1:3]
+        alive &= ~terminated
+    assert not alive.any(), "they end, each at its own time"
+
+
+def count(self: Walk, action: Any) -> Any:
+    assert self.action_space.contains(action)
+    self.steps += 1
+    return int(action), float(action), False, False, {}
+
+
+COUNTED = GymFamily(
+    "counted-v1",
+    registered(
+        "Counted", action_space=Discrete(3, start=3), observation_space=Discrete(10),
+        step=count, seen=lambda self: 0,
+    ),
+    draw, set_speed, horizon=12,
+)  # fmt: skip
+
+
+def test_discrete_actions_may_start_anywhere_and_discrete_observations_are_one_hot() -> None:
+    batch = COUNTED.make_batch(3)
+    batch.reset([Speed(1.0)], [np.random.default_rng(0)])
+    observation, reward, _ = batch.step(np.eye(3, dtype=np.float32))
+    assert reward.tolist() == [3.0, 4.0, 5.0]
+    assert observation.argmax(axis=1).tolist() == [3, 4, 5]
+    screen = COUNTED.screen(Speed(1.0), 16)
+    assert screen.draw(batch.render_state(1))[8, 8].tolist() == [20, 20, 20]
+    screen.close()
+
+
+def test_a_family_with_discrete_actions_is_trained_evaluated_and_described(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, run = f"{__name__}:CART", str(tmp_path / "run")
+    assert main(["envs", name]) == 0
+    assert "CartPole-v1 (2 to choose from)" in capsys.readouterr().out
+    tiny = ("tasks=2", "adaptation.episodes=2", "policy.hidden=[8]")
+    settings = [part for setting in tiny for part in ("--set", setting)]
+    start = ["train", name, "--iterations", "2", "--workers", "0", "--run", run, *settings]
+    assert main(start) == 0
+    capsys.readouterr()
+    assert main(["evaluate", run, "--episodes", "2", "--steps", "1", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["family"], summary["tasks"]) == (name, 2)
+    assert all(1 <= point["mean"] <= 60 for point in summary["curves"][0]["curve"])
+
+
 def test_an_environment_that_truncates_before_the_horizon_is_an_error() -> None:
     batch = IMPATIENT.make_batch(1)
     batch.reset([Speed(1.0)], generators(1))
@@ -297,13 +374,14 @@ def make(
 
 GRAPH = registered("Graph", observation_space=Graph(Box(0, 1, (1,)), None))
 WHOLE = registered("Whole", action_space=Box(0, 5, (1,), np.int64))
+SEVERAL = registered("Several", action_space=MultiDiscrete([2, 3]))
 
 
 @pytest.mark.parametrize(
     ("family", "message"),
     [
-        (make("CartPole-v1"), r"the actions of CartPole-v1 must be a Box of floats, and are Disc"),
-        (make(WHOLE), "the actions of Whole-v0 must be a Box of floats, and are Box"),
+        (make(WHOLE), "the actions of Whole-v0 must be a Box of floats or Discrete, and are Box"),
+        (make(SEVERAL), "the actions of Several-v0 must be a Box of floats or Discrete, and are M"),
         (make(GRAPH), "the observations of Graph-v0 must flatten into a Box, and are Graph"),
         (make(horizon=None), "Walk-v0 has no step limit: give a horizon"),
         (make(horizon=0), "the horizon must be at least 1, got 0"),
@@ -340,7 +418,10 @@ def test_a_family_that_cannot_be_is_refused_in_one_line(
         ("json:dumps", "'dumps' of 'json' is a function; it has no families"),
         ("needy:FAMILY", "needy imports 'gone', and there is no such module"),
         ("broken:FAMILY", "importing 'broken' failed with ZeroDivisionError: division by zero"),
-        ("discrete:FAMILY", "importing 'discrete' failed with ValueError: mine: the actions of"),
+        (
+            "limitless:FAMILY",
+            "importing 'limitless' failed with ValueError: mine: the horizon",
+        ),
         (":FAMILY", "the form is package.module:FAMILY"),
         ("my_family:", "the form is package.module:FAMILY"),
         ("my family.py:FAMILY", "the form is package.module:FAMILY"),
@@ -352,8 +433,8 @@ def test_a_name_that_is_no_family_is_one_line_and_status_2(
 ) -> None:  # fmt: skip
     (home / "needy.py").write_text("import gone")
     (home / "broken.py").write_text("1 / 0")
-    cart = "GymFamily('mine', 'CartPole-v1', print, print)"
-    (home / "discrete.py").write_text(f"from warprl.envs import GymFamily\nFAMILY = {cart}")
+    cart = "GymFamily('mine', 'CartPole-v1', print, print, horizon=0)"
+    (home / "limitless.py").write_text(f"from warprl.envs import GymFamily\nFAMILY = {cart}")
     monkeypatch.syspath_prepend(str(home))  # and so the command's own entry goes afterwards
     for arguments in (["envs", name], ["config", name], ["train", name]):
         assert main(arguments) == 2
