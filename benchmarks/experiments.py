@@ -41,6 +41,7 @@ GRADIENT = (
     "boil", "maml", "maml-trpo", "fomaml", "leap", "reptile",
 )  # fmt: skip
 CONTRASTED = ("warpgrad", "promp", "maml")
+PAIRED = ("warpgrad", "warp-promp", "promp", "maml")
 
 # What makes warpgrad what it is, one thing changed at a time; then what might make it better.
 VARIANTS = {
@@ -78,16 +79,24 @@ POINT = Experiment(
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
     {
         "point-navigation": POINT,
-        "half-cheetah-dir": Experiment("half-cheetah-dir-v1", 4_000_000, GRADIENT, FEW),
+        "half-cheetah-dir": Experiment(
+            "half-cheetah-dir-v1", 2_000_000, GRADIENT, FEW, seeds=(1, 2, 3, 4, 5)
+        ),
         "half-cheetah-dir-long": Experiment(
             "half-cheetah-dir-v1", 20_000_000, CONTRASTED, FEW, thresholds=(230.0, 300.0)
         ),
         "half-cheetah-vel": Experiment(
-            "half-cheetah-vel-v1", 4_000_000, GRADIENT, SMALL, evaluated=10
+            "half-cheetah-vel-v1", 2_000_000, GRADIENT, SMALL, evaluated=10
         ),
-        "ant-dir": Experiment("ant-dir-v1", 3_000_000, GRADIENT, FEW),
+        "half-cheetah-vel-long": Experiment(
+            "half-cheetah-vel-v1", 4_000_000, PAIRED, SMALL, seeds=(1, 2), evaluated=10
+        ),
+        "ant-dir": Experiment("ant-dir-v1", 1_000_000, GRADIENT, FEW),
         "walker2d-rand-params": Experiment(
-            "walker2d-rand-params-v1", 3_000_000, GRADIENT, SMALL, evaluated=10
+            "walker2d-rand-params-v1", 1_000_000, GRADIENT, SMALL, evaluated=10
+        ),
+        "walker2d-rand-params-long": Experiment(
+            "walker2d-rand-params-v1", 3_000_000, PAIRED, SMALL, evaluated=10
         ),
         "point-navigation-ablation": Experiment(
             POINT.family, POINT.steps, ABLATION, POINT.settings, POINT.seeds
