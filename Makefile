@@ -66,7 +66,7 @@ lint: $(READY) ## ruff: style, imports, docstrings, formatting
 type: $(READY) ## mypy, strict, over the package, the tests and the benchmarks
 	$(BIN)/mypy
 
-check: lint type test ## everything that CI runs, except the demo
+check: lint type test ## lint, types and tests
 
 format: $(READY) ## rewrite the code as `make lint` wants it
 	$(BIN)/ruff check --fix .
@@ -82,7 +82,7 @@ benchmark-learning: $(READY) ## train the experiments and report the learning cu
 	$(BIN)/python benchmarks/learning.py
 	$(BIN)/python benchmarks/learning.py --report
 
-benchmark-comparison: $(READY) ## held-out adaptation of those runs, and docs/results.md (minutes)
+benchmark-comparison: $(READY) ## held-out adaptation of those runs, and docs/results.md (hours)
 	$(BIN)/python benchmarks/comparison.py
 
 lock: $(READY) ## rewrite constraints.txt from what .venv holds

@@ -91,7 +91,9 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
         "half-cheetah-vel-long": Experiment(
             "half-cheetah-vel-v1", 4_000_000, PAIRED, SMALL, seeds=(1, 2), evaluated=10
         ),
-        "ant-dir": Experiment("ant-dir-v1", 1_000_000, GRADIENT, FEW),
+        "ant-dir": Experiment(
+            "ant-dir-v1", 600_000, GRADIENT, ("tasks=4", "adaptation.episodes=10"), evaluated=5
+        ),
         "walker2d-rand-params": Experiment(
             "walker2d-rand-params-v1", 1_000_000, GRADIENT, SMALL, evaluated=10
         ),

@@ -80,7 +80,7 @@ def check_physics() -> Finding:
     if importlib.util.find_spec("mujoco.batch") is not None:
         return Finding("physics", "native batch found")
     meta_world = importlib.util.find_spec("metaworld") is not None
-    seen = "no native batch: only Meta-World's and other Gymnasium families run"
+    seen = "no native batch: only points, mazes and Gymnasium's families run"
     advice = "pip install 'mujoco>=3.17', in an environment without Meta-World"
     return Finding("physics", seen, advice, needed=not meta_world)
 
