@@ -214,19 +214,18 @@ def from_ppo(model: PPO, policy: Policy, action_space: ActionSpace) -> Params:
 class TaskObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Appends the task's numbers, which ``info["task"]`` of a reset names, to the observation."""
 
-    def __init__(self, env: Env, names: Sequence[str]) -> None:
-        """``names`` are the task's fields."""
+    def __init__(self, env: Env, numbers: int) -> None:
+        """A task has so many ``numbers``, some of them in tuples."""
         super().__init__(env)
-        self._names = tuple(names)
         (size,) = env.observation_space.shape or ()
-        self.observation_space = Box(-np.inf, np.inf, (size + len(names),), np.float64)
+        self.observation_space = Box(-np.inf, np.inf, (size + numbers,), np.float64)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
         """Start an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._task = np.array([info["task"][name] for name in self._names])
+        self._task = np.hstack(list(info["task"].values()))
         return np.concatenate((observation, self._task)), info
 
     def step(self, action: Any) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """What Stable-Baselines3's PPO makes of the steps that a run's policy adapts in.
 
-``python benchmarks/sb3_reference.py RUN`` puts these through what ``warprl evaluate RUN`` does (the
+``python benchmarks/sb3_reference.py RUN`` puts these through what ``warprl compare RUN`` does (the
 same held-out tasks, inner steps and episodes), and so each gives adaptation curves:
 
 * ``trained``: the run's own policy, adapted
@@ -13,7 +13,7 @@ One PPO update takes as many environment steps as one inner step, and has the ne
 standard deviation, discount and lambda of the run; the rest are SB3's defaults. ``fine-tuned`` and
 ``oracle`` are trained beforehand for as many steps as the run was, or ``--pretrain-steps``. Writes
 ``results/sb3_FAMILY.json`` with 95 % bootstrap intervals, and every adaptation to
-``results/sb3_FAMILY.csv``.
+``results/sb3_FAMILY.csv``; of a family of the user's own, the colon becomes a hyphen.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from common import RESULTS, provenance, write_csv, write_json
@@ -33,11 +32,12 @@ from rich.console import Console
 from stable_baselines3 import PPO
 
 from warprl.agents import sb3
-from warprl.envs.vector import gymnasium_id
-from warprl.launch import runs, stored
+from warprl.envs.family import task_rows
+from warprl.envs.vector import FamilyEnv
+from warprl.launch import compare_report, evaluate, runs, stored
 from warprl.launch.config import steps_per_iteration
 from warprl.launch.errors import UserError
-from warprl.launch.evaluate import Protocol, Subject, measure, protocol_of
+from warprl.launch.evaluate import Protocol, Subject, make_protocol, measure
 from warprl.launch.outcome import parameters, table
 from warprl.launch.statistics import estimate
 from warprl.launch.stored import StoredRun
@@ -105,19 +105,18 @@ class Reference:
     def ppo(self, make_env: sb3.MakeEnv, seed: int) -> PPO:
         """PPO as large as the run's policy, with updates as large as its inner steps."""
         config = self.run.config
-        return sb3.new_ppo(
-            make_env, config.policy, config.adaptation, self.protocol.family.horizon, seed
-        )
+        adaptation = replace(config.adaptation, episodes=self.protocol.episodes)
+        return sb3.new_ppo(make_env, config.policy, adaptation, self.protocol.family.horizon, seed)
 
     def environments(self, task: Task | None, sees_task: bool = False) -> sb3.MakeEnv:
         """Makes the family's environment with one task, or with tasks drawn at every reset."""
-        family = self.protocol.family
+        name = self.run.config.family
         values = None if task is None else asdict(task)
-        names = [field.name for field in fields(family.task_type)]
+        numbers = task_rows(self.protocol.tasks[:1], 1).shape[1]
 
         def make_env() -> sb3.Env:
-            env: sb3.Env = gymnasium.make(gymnasium_id(family.name), task=values)
-            return sb3.TaskObservation(env, names) if sees_task else env
+            env = FamilyEnv(name, values)
+            return sb3.TaskObservation(env, numbers) if sees_task else env
 
         return make_env
 
@@ -128,7 +127,7 @@ class Reference:
 
 
 def summarise(returns: Returns, protocol: Protocol) -> dict[str, Any]:
-    """Every point of the curve and the gain from first to last, with 95 % bootstrap intervals.
+    """Every point of the curve, its area and the gain, with 95 % bootstrap intervals, and worse.
 
     Adaptations whose return is not finite are left out and counted.
     """
@@ -140,7 +139,9 @@ def summarise(returns: Returns, protocol: Protocol) -> dict[str, Any]:
 
     return {
         "curve": [over_tasks(column) for column in returns.T],
+        "area": over_tasks(evaluate.area(returns)),
         "gain": over_tasks(returns[:, -1] - returns[:, 0]),
+        "worse": float(evaluate.got_worse(returns[usable]).mean()),
         "left_out": int((~usable).sum()),
     }
 
@@ -160,12 +161,14 @@ def lines(name: str, returns: Returns, protocol: Protocol) -> list[dict[str, Any
 
 
 def show(found: dict[str, dict[str, Any]]) -> str:
-    """The curves as a table: mean and 95 % interval."""
+    """The areas and curves as a table: means, and the area's 95 % interval."""
     rows = [
-        [name, *(f"{p['mean']:.1f} [{p['low']:.1f}, {p['high']:.1f}]" for p in summary["curve"])]
+        [name, compare_report.interval(summary["area"]), f"{summary['worse']:.0%}"]
+        + [f"{point['mean']:.1f}" for point in summary["curve"]]
         for name, summary in found.items()
     ]
-    return table(["return", *(f"step {k}" for k in range(len(rows[0]) - 1))], rows)
+    steps = [f"step {k}" for k in range(len(rows[0]) - 3)]
+    return table(["return", "area", "worse", *steps], rows)
 
 
 def compare(name: str, options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -176,7 +179,8 @@ def compare(name: str, options: argparse.Namespace, console: Console) -> dict[st
     if options.pretrain_steps is not None and options.pretrain_steps < 1:
         raise UserError(f"--pretrain-steps {options.pretrain_steps}: must be 1 or more")
     run = stored.open_run(runs.find(name), None)
-    config, protocol = run.config, protocol_of(run, options.steps, None, options.seed)
+    config = run.config
+    protocol = make_protocol(config.family, options.steps, options.episodes, options.seed)
     trained_on = run.iteration * steps_per_iteration(config)
     reference = Reference(run, protocol, options.pretrain_steps or trained_on)
     subject = Subject("trained", run.policy, run.theta, run.phi, config.adaptation)
@@ -198,10 +202,10 @@ def compare(name: str, options: argparse.Namespace, console: Console) -> dict[st
         "policies": {name: summarise(returns, protocol) for name, returns in curves.items()},
     }
     RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"sb3_{config.family}"
+    target = f"sb3_{config.family.replace(':', '-')}"
     rows = [row for name, returns in curves.items() for row in lines(name, returns, protocol)]
-    write_csv(target.with_suffix(".csv"), rows)
-    write_json(target.with_suffix(".json"), document)
+    write_csv(RESULTS / f"{target}.csv", rows)
+    write_json(RESULTS / f"{target}.json", document)
     return document
 
 
@@ -209,8 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write and show."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="a name under runs/, or a path")
-    parser.add_argument("--steps", type=int, help="inner steps; default: as evaluate")
-    parser.add_argument("--seed", type=int, help="default: the run's")
+    parser.add_argument("--steps", type=int, default=10, help="inner steps")
+    parser.add_argument("--episodes", type=int, default=20, help="a task and step")
+    parser.add_argument("--seed", type=int, default=0, help="of the episodes")
     parser.add_argument("--pretrain-steps", type=int, help="default: as many as the run took")
     parser.add_argument("--references", nargs="+", choices=REFERENCES, default=REFERENCES)
     options = parser.parse_args(arguments)

@@ -530,20 +530,20 @@ def reference(family: str, seed: int = 0) -> PPO:
 
 
 @pytest.mark.parametrize(
-    ("family", "names"), [(CHEETAH, ["direction"]), (POINT, ["x", "y"]), (MAZE, ["row", "col"])]
+    ("family", "numbers"), [(CHEETAH, 1), (POINT, 2), (MAZE, 2), ("hopper-rand-params-v1", 41)]
 )
-def test_the_oracle_sees_the_task(family: str, names: list[str]) -> None:
+def test_the_oracle_sees_the_task(family: str, numbers: int) -> None:
     plain: gymnasium.Env[Any, Any] = gymnasium.make(gymnasium_id(family))
-    env = sb3.TaskObservation(plain, names)
+    env = sb3.TaskObservation(plain, numbers)
     seen = set()
     for seed in range(8):
         observation, info = env.reset(seed=seed)
-        expected = [info["task"][name] for name in names]
-        assert observation[-len(names) :].tolist() == expected
+        expected = np.hstack(list(info["task"].values())).tolist()
+        assert observation[-numbers:].tolist() == expected
         assert observation in env.observation_space
-        assert observation[: -len(names)].tolist() == plain.reset(seed=seed)[0].tolist()
+        assert observation[:-numbers].tolist() == plain.reset(seed=seed)[0].tolist()
         after = env.step(np.zeros_like(env.action_space.sample()))[0]
-        assert after[-len(names) :].tolist() == expected
+        assert after[-numbers:].tolist() == expected
         seen.add(tuple(expected))
     assert len(seen) > 1, "the tasks differ, and were seen to"
 
@@ -580,7 +580,7 @@ def test_fine_tuning_begins_with_the_trained_model_and_leaves_it_as_it_was() -> 
     assert all(torch.equal(value, kept[n]) for n, value in trained.policy.state_dict().items())
 
 
-def test_the_benchmark_measures_all_references_like_evaluate_and_again_alike(
+def test_the_benchmark_measures_all_references_like_compare_and_again_alike(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sb3_reference, "RESULTS", tmp_path / "results")
@@ -588,7 +588,8 @@ def test_the_benchmark_measures_all_references_like_evaluate_and_again_alike(
     fabricate(tmp_path / "a", CHEETAH)
     documents = []
     for _ in range(2):
-        assert sb3_reference.main(["a", "--steps", "2", "--pretrain-steps", "200"]) == 0
+        short = ["--steps", "2", "--episodes", "2", "--pretrain-steps", "200"]
+        assert sb3_reference.main(["a", *short]) == 0
         path = tmp_path / "results" / f"sb3_{CHEETAH}.json"
         documents.append(json.loads(path.read_text())["policies"])
     assert documents[0] == documents[1]
@@ -603,6 +604,19 @@ def test_the_benchmark_measures_all_references_like_evaluate_and_again_alike(
     assert np.mean(trained) == pytest.approx(documents[0]["trained"]["curve"][2]["mean"], abs=0.001)
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in shown[1:5]] == list(documents[0])
+
+
+def test_a_family_of_ones_own_has_references_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sb3_reference, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr("warprl.launch.evaluate.ADAPTATIONS", 2)
+    fabricate(tmp_path / "a", "test_gym_family:CART")
+    short = ["--steps", "1", "--episodes", "2", "--pretrain-steps", "120"]
+    assert sb3_reference.main([str(tmp_path / "a"), *short]) == 0
+    assert capsys.readouterr().out.count("\n") == 5
+    written = sorted(path.name for path in (tmp_path / "results").iterdir())
+    assert written == ["sb3_test_gym_family-CART.csv", "sb3_test_gym_family-CART.json"]
 
 
 def test_references_that_cannot_be_measured_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
