@@ -21,6 +21,7 @@ from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.evaluate import Protocol
 from warprl.launch.logging import Metrics
 from warprl.launch.outcome import Outcome, to_json
+from warprl.launch.report import DIAGNOSTICS
 from warprl.launch.statistics import estimate_over_seeds
 from warprl.seeding import generator
 
@@ -183,7 +184,7 @@ def _group_summary(
     console: Console,
 ) -> dict[str, Any]:
     """Estimates over the seeds and tasks of a group; measures what is not known yet."""
-    rows, values, strata = [], [], []
+    rows, values, strata, finite = [], [], [], []
     for member in group.members:
         evaluation = known[member.run.folder]
         reused = evaluation is not None
@@ -194,6 +195,7 @@ def _group_summary(
         usable = np.isfinite(returns).all(axis=1)
         values.append(_quantities(returns[usable]))
         strata.append(protocol.strata[usable])
+        finite += [row for row in curve["adaptations"] if row["finite"]]
         last = member.history[-1] if member.history else {}
         rows.append(
             {
@@ -223,10 +225,17 @@ def _group_summary(
         "area": area,
         "gain": gain,
         "worse": worse["mean"],
+        "steps": evaluate.over_steps(_diagnostics(finite), protocol),
         "env_steps": _mean([row["env_steps"] for row in rows]),
         "wall_s": _mean([row["wall_s"] for row in rows]),
         "runs": rows,
     }
+
+
+def _diagnostics(adaptations: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:
+    """What was found of every step of every adaptation, ``[n, N]``; not all policies have all."""
+    names = [name for name in DIAGNOSTICS if any(name in row for row in adaptations)]
+    return {name: np.array([row[name] for row in adaptations], dtype=np.float64) for name in names}
 
 
 def _quantities(returns: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from warprl.launch.logging import duration
 from warprl.launch.outcome import table
+from warprl.launch.report import DIAGNOSTICS
 
 Summary = Mapping[str, Any]
 
@@ -27,7 +30,8 @@ def write_table(path: Path, summary: Summary) -> None:
         bounds = ("mean", "stderr", "low", "high")
         writer.writerow([
             "group", "agent", "iteration", "seeds", "tasks", "repeats", "inner_steps", *bounds,
-            "iqm", *(f"area_{key}" for key in bounds), *(f"gain_{key}" for key in bounds),
+            "iqm", *(f"area_{key}" for key in (*bounds, "iqm")),
+            *(f"gain_{key}" for key in bounds),
             "worse", "interval_over", "env_steps", "wall_s",
         ])  # fmt: skip
         for group in summary["groups"]:
@@ -36,20 +40,21 @@ def write_table(path: Path, summary: Summary) -> None:
                 group["group"], group["agent"], group["iteration"], group["seeds"],
                 summary["tasks"], summary["repeats"], summary["inner_steps"],
                 *(last[key] for key in bounds), last["iqm"],
-                *(area[key] for key in bounds), *(gain[key] for key in bounds),
+                *(area[key] for key in (*bounds, "iqm")), *(gain[key] for key in bounds),
                 group["worse"], group["interval_over"], group["env_steps"], group["wall_s"],
             ])  # fmt: skip
 
 
 def write_curves(path: Path, summary: Summary) -> None:
-    """One line for each group and number of inner steps."""
+    """One line for each group and number of inner steps, with what the last of them did."""
     with path.open("w", newline="", encoding="utf-8") as file:
         points = ("mean", "stderr", "low", "high", "iqm", "n")
-        writer = csv.DictWriter(file, ["group", "inner_step", *points])
+        writer = csv.DictWriter(file, ["group", "inner_step", *points, *DIAGNOSTICS])
         writer.writeheader()
         for group in summary["groups"]:
-            for step, point in enumerate(group["curve"]):
-                writer.writerow({"group": group["group"], "inner_step": step, **point})
+            steps = chain([{}], group["steps"])
+            for step, (point, last) in enumerate(zip(group["curve"], steps, strict=True)):
+                writer.writerow({"group": group["group"], "inner_step": step, **point, **last})
 
 
 def plot(path: Path, summary: Summary, training: Sequence[Sequence[NDArray[np.float64]]]) -> None:
@@ -96,6 +101,7 @@ def text(summary: Summary) -> str:
         _heading(summary),
         table(header, rows),
         table(["mean return after", *steps], curves),
+        *(table(*found) for found in _step_cells(summary)),
         "\n".join(_notes(summary)),
         f"written to {summary['folder']}",
     ]
@@ -103,12 +109,16 @@ def text(summary: Summary) -> str:
 
 
 def markdown(summary: Summary) -> str:
-    """The table with what its numbers are."""
-    header, rows = _cells(summary)
-    ruler = ["---", *["---:"] * (len(header) - 1)]
-    lines = [f"| {' | '.join(row)} |" for row in (header, ruler, *rows)]
+    """The tables with what their numbers are."""
+    tables = [_cells(summary), *_step_cells(summary)]
     notes = [f"- {note}" for note in _notes(summary)]
-    return "\n".join([f"# {_heading(summary)}", "", *lines, "", *notes, ""])
+    return "\n".join([f"# {_heading(summary)}", "", *map(_markdown_table, tables), *notes, ""])
+
+
+def _markdown_table(cells: tuple[list[str], list[list[str]]]) -> str:
+    header, rows = cells
+    ruler = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ruler, *rows))
 
 
 def _heading(summary: Summary) -> str:
@@ -142,6 +152,27 @@ def _cells(summary: Summary) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+def _step_cells(summary: Summary) -> list[tuple[list[str], list[list[str]]]]:
+    """What the first and the last inner step did: one table, or none where no group took any."""
+    first, last = "step 1", f"step {summary['inner_steps']}"
+    rows = [
+        [group["group"]]
+        + [_number(step.get(name)) for name in DIAGNOSTICS for step in _ends(group["steps"])]
+        for group in summary["groups"]
+        if any(group["steps"])
+    ]
+    columns = [f"{word}, {step}" for word in DIAGNOSTICS.values() for step in (first, last)]
+    return [(["inner steps", *columns], rows)] if rows else []
+
+
+def _ends(steps: Sequence[Mapping[str, float]]) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    return steps[0], steps[-1]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3g}"
+
+
 def interval(estimate: Mapping[str, float]) -> str:
     """An estimate as ``mean [low, high]``."""
     return f"{estimate['mean']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}]"
@@ -156,6 +187,12 @@ def _notes(summary: Summary) -> list[str]:
         "share of adaptations that end below the return they began at",
         "env steps and training (wall time) are means a seed",
     ]
+    if _step_cells(summary):
+        notes.append(
+            "of an inner step: mean KL of the policy after it from the one before, mean cosine "
+            "between the task's gradients with and without the warps, median condition number of "
+            "the warps' Jacobian"
+        )
     for seeds in sorted({group["seeds"] for group in summary["groups"]}):
         alike = ", ".join(g["group"] for g in summary["groups"] if g["seeds"] == seeds)
         if seeds == 1:

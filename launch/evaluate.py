@@ -265,7 +265,7 @@ def _estimates(curve: Curve, protocol: Protocol) -> dict[str, Any]:
         "area": over_tasks(areas[usable]),
         "gain": over_tasks(returns[:, -1] - returns[:, 0]),
         "worse": float(worse[usable].mean()),
-        "steps": _steps(curve, protocol.steps),
+        "steps": over_steps({name: v[curve.finite] for name, v in curve.steps.items()}, protocol),
         "diverged": np.flatnonzero(~curve.finite).tolist(),
         "left_out": np.flatnonzero(~usable).tolist(),
         "adaptations": [
@@ -299,15 +299,17 @@ def got_worse(returns: NDArray[np.float64]) -> NDArray[np.bool_]:
     return worse
 
 
-def _steps(curve: Curve, number: int) -> list[dict[str, float]]:
-    """Every step over the adaptations that stayed finite: mean KL and cosine, median condition.
+def over_steps(
+    found: Mapping[str, NDArray[np.float64]], protocol: Protocol
+) -> list[dict[str, float]]:
+    """Every step over adaptations ``[n, N]``: mean KL and cosine, median condition.
 
     The median, because a single warp that is nearly singular would be all that a mean shows. Where
     no episode was rewarded there is no gradient and hence no cosine: the mean is over the others.
     """
-    kept = {name: values[curve.finite] for name, values in curve.steps.items()}
     return [
-        {name: _middle(name, values[:, k]) for name, values in kept.items()} for k in range(number)
+        {name: _middle(name, values[:, k]) for name, values in found.items()}
+        for k in range(protocol.steps)
     ]
 
 

@@ -91,6 +91,34 @@ def test_a_group_is_measured_as_its_runs_are_evaluated_one_by_one(
     )
 
 
+def test_what_inner_steps_do_is_told_over_all_seeds_and_only_of_what_takes_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for seed, moved in ((1, 0.0), (2, 0.3)):
+        fabricate(tmp_path / f"gates{seed}", POINT, f"seed={seed}", warp_shift=moved)
+    fabricate(tmp_path / "plain", POINT, "policy.warp=none")
+    gates, plain = compare(capsys, "gates1", "gates2", "plain")["groups"]
+    alone = [answer(capsys, "evaluate", f"gates{s}", *QUICK, "--seed", "0") for s in (1, 2)]
+    found = [row for summary in alone for row in summary["curves"][0]["adaptations"]]
+    for k, step in enumerate(gates["steps"]):
+        assert step["kl"] == pytest.approx(np.mean([row["kl"][k] for row in found]))
+        assert step["cosine"] == pytest.approx(np.mean([row["cosine"][k] for row in found]))
+        assert step["condition"] == pytest.approx(np.median([row["condition"][k] for row in found]))
+    assert [list(step) for step in plain["steps"]] == [["kl"], ["kl"]]
+    remembers = ("policy.memory=gru", "policy.warp=none", "adaptation.by=memory")
+    fabricate(tmp_path / "memory", POINT, *remembers, "learner.init=maml")
+    assert main(["compare", "gates1", "memory", *QUICK]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    head = "inner steps KL, step 1 KL, step 2 cosine, step 1 cosine, step 2 condition, step 1"
+    (first,) = (i for i, line in enumerate(lines) if line[:2] == ["inner", "steps"])
+    assert lines[first][:-3] == head.split()
+    assert "policy.memory=none" in lines[first + 1]
+    assert all(float(cell) > 0 for cell in lines[first + 1][-6:])
+    assert lines[first + 2] == [], "what has a memory takes no inner steps"
+    assert main(["compare", "memory", *QUICK]) == 0
+    assert "cosine" not in capsys.readouterr().out
+
+
 def test_the_interval_is_over_seeds_and_not_over_tasks_alone(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -294,6 +322,7 @@ def test_the_files_hold_what_was_answered(
         assert float(row["mean"]) == group["curve"][2]["mean"]
         assert float(row["iqm"]) == group["curve"][2]["iqm"]
         assert float(row["area_low"]) == group["area"]["low"]
+        assert float(row["area_iqm"]) == group["area"]["iqm"]
         assert float(row["gain_high"]) == group["gain"]["high"]
         assert (int(row["seeds"]), float(row["worse"])) == (group["seeds"], group["worse"])
         assert (row["env_steps"], row["wall_s"]) == ("", ""), "nothing was logged"
@@ -301,10 +330,18 @@ def test_the_files_hold_what_was_answered(
         points = list(csv.DictReader(file))
     expected = [point["mean"] for group in groups for point in group["curve"]]
     assert [float(point["mean"]) for point in points] == expected
+    steps = [step for group in groups for step in group["steps"]]
+    for name in ("kl", "cosine", "condition"):
+        told = [point[name] for point in points]
+        assert told[0::3] == ["", ""], "nothing was done before the first step"
+        assert [float(value) for value in told if value] == [step[name] for step in steps]
     lines = (folder / "comparison.md").read_text().splitlines()
     assert lines[0] == f"# {POINT}: 40 held-out tasks, 2 episodes each at every step"
     assert [line.count("|") for line in lines[2:6]] == [11] * 4
     assert lines[4].startswith(f"| {groups[0]['group']} | 2 | 40 | 1 | ")
+    assert [line.count("|") for line in lines[7:11]] == [8] * 4
+    assert lines[7].startswith("| inner steps | KL, step 1 | KL, step 2 | cosine, step 1 | ")
+    assert float(lines[9].split("|")[2]) == pytest.approx(groups[0]["steps"][0]["kl"], rel=5e-3)
 
 
 def test_people_get_a_table_a_line_a_group(
