@@ -44,7 +44,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "warp-maml": Preset("maml with warp layers", _GATES, _ONE, _MAML),
         "warp-promp": Preset("promp with warp layers", _GATES, _ONE, _PROMP),
         "t-net": Preset(
-            "promp with linear warp layers (Lee & Choi, ICML 2018)",
+            "promp with linear warp layers, after the activations (Lee & Choi, ICML 2018: before)",
             PolicyConfig(warp="linear"),
             _ONE,
             _PROMP,
@@ -95,13 +95,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "initialisation from which the paths of adaptation are short",
             PolicyConfig(),
             _THREE,
-            LearnerConfig(init="leap", schedule="online"),
+            LearnerConfig(init="leap", schedule="online", init_lr=1e-2),
         ),
         "reptile": Preset(
             "initialisation moved towards the adapted parameters",
             PolicyConfig(),
             _THREE,
-            LearnerConfig(init="reptile", schedule="online"),
+            LearnerConfig(init="reptile", schedule="online", init_lr=5e-3),
         ),
         "rl2": Preset(
             "a memory (GRU) that adapts over the episodes of a trial (Duan et al., 2016)",
@@ -110,7 +110,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             _PROMP,
         ),
         "warp-rnn": Preset(
-            "gated memory, warps and policy learned on two time scales, as in the paper's maze",
+            "gated memory, warps and policy learned on two time scales, after the paper's maze",
             _GATED_RNN,
             AdaptationConfig(steps=0),
             LearnerConfig(objective="two-time-scale", schedule="online", init="maml", loss="vpg"),

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from warprl.agents.presets import PRESETS
-from warprl.launch.config import RunConfig, dump, load, resolve
+from warprl.launch.config import RunConfig, dump, flat, load, resolve
 from warprl.launch.errors import UserError
 
 FAMILY = "point-navigation-v1"
@@ -117,6 +117,59 @@ def test_unknown_names_are_refused_with_the_nearest_one() -> None:
     assert refusal(agent="warpgard") == "unknown agent 'warpgard': did you mean 'warpgrad'?"
     with pytest.raises(UserError, match="did you mean 'point-navigation-v1'"):
         resolve("point-navigation", "promp", {})
+
+
+# policy.warp, adaptation.steps, learner.objective, schedule, init, loss
+METHODS = {
+    "warpgrad": ("gate", 3, "exact", "offline", "fomaml", "ppo"),
+    "warp-leap": ("gate", 3, "exact", "offline", "leap", "ppo"),
+    "warp-maml": ("gate", 1, "exact", "online", "maml", "vpg"),
+    "warp-promp": ("gate", 1, "exact", "offline", "maml", "ppo"),
+    "t-net": ("linear", 1, "exact", "offline", "maml", "ppo"),
+    "meta-sgd": (None, 1, "exact", "offline", "maml", "ppo"),
+    "promp": (None, 1, "exact", "offline", "maml", "ppo"),
+    "anil": (None, 1, "exact", "offline", "maml", "ppo"),
+    "boil": (None, 1, "exact", "offline", "maml", "ppo"),
+    "maml": (None, 1, "exact", "online", "maml", "vpg"),
+    "maml-trpo": (None, 1, "exact", "offline", "maml", "vpg"),
+    "fomaml": (None, 1, "exact", "offline", "fomaml", "ppo"),
+    "leap": (None, 3, "exact", "online", "leap", "ppo"),
+    "reptile": (None, 3, "exact", "online", "reptile", "ppo"),
+    "rl2": (None, 3, "exact", "offline", "maml", "ppo"),
+    "warp-rnn": ("recurrent", 0, "two-time-scale", "online", "maml", "vpg"),
+    "warp-rnn-lookahead": ("recurrent", 1, "exact", "offline", "fomaml", "ppo"),
+    "multitask": (None, 0, "exact", "offline", "maml", "ppo"),
+    "random": (None, 1, "exact", "offline", "fixed", "ppo"),
+}
+
+
+def test_every_preset_is_the_method_of_its_name() -> None:
+    found = {}
+    for agent in PRESETS:
+        config = resolve(FAMILY, agent, {})
+        learner, warp, steps = config.learner, config.policy.warp, config.adaptation.steps
+        found[agent] = (
+            warp, steps, learner.objective, learner.schedule, learner.init, learner.loss
+        )  # fmt: skip
+    assert found == METHODS
+    maml = flat(resolve(FAMILY, "maml", {}))
+    rare = ("policy.rates", "policy.memory", "adaptation.layers", "adaptation.by")
+    unlike = {
+        (agent, key): value
+        for agent in PRESETS
+        for key, value in flat(resolve(FAMILY, agent, {})).items()
+        if key in (*rare, "learner.optimizer") and value != maml[key]
+    }
+    assert unlike == {
+        ("meta-sgd", "policy.rates"): True,
+        ("anil", "adaptation.layers"): "head",
+        ("boil", "adaptation.layers"): "body",
+        ("maml-trpo", "learner.optimizer"): "trpo",
+        ("rl2", "policy.memory"): "gru",
+        ("rl2", "adaptation.by"): "memory",
+        ("warp-rnn", "policy.memory"): "rnn",
+        ("warp-rnn-lookahead", "policy.memory"): "rnn",
+    }
 
 
 @pytest.mark.parametrize("agent", PRESETS)
