@@ -54,7 +54,7 @@ class HalfCheetahDir(HalfCheetah):
             differences="ProMP draws each direction by a coin. MAML 2017 (rllab): frame skip 1, dt "
             "0.01, horizon 200, velocity of the centre of mass, 20-dimensional observation, no "
             "action scale: its returns are not comparable. pytorch-maml-rl and garage add the "
-            "torso position to the observation (20)",
+            "torso position to the observation (20). RLlib neither scales nor clips actions",
             source="ProMP (Rothfuss et al., ICLR 2019), HalfCheetahRandDirec; task first in MAML "
             "(Finn et al., ICML 2017)",
         )
@@ -81,9 +81,11 @@ class HalfCheetahVel(HalfCheetah):
         return self.card(
             reward="-|v_x - v*| - 0.05 * sum(u^2), v_x = (x_after - x_before) / dt of the root "
             "joint",
-            differences="MAML 2017 (rllab) and pytorch-maml-rl draw v* from U[0, 2]; MAML 2017 has "
-            "frame skip 1, dt 0.01, horizon 200, velocity of the centre of mass, 20-dimensional "
-            "observation and no action scale: its returns are not comparable",
+            differences="MAML 2017 (rllab), pytorch-maml-rl and garage draw v* from U[0, 2]; MAML "
+            "2017 has frame skip 1, dt 0.01, horizon 200, velocity of the centre of mass, "
+            "20-dimensional observation and no action scale: its returns are not comparable. "
+            "pytorch-maml-rl and garage, and PEARL and VariBAD at horizon 200, add the torso "
+            "position to the observation (20). AMAGO: HalfCheetah-v4 and horizon 1000",
             source="ProMP (Rothfuss et al., ICLR 2019), HalfCheetahRandVel; task first in MAML "
             "(Finn et al., ICML 2017)",
         )

@@ -21,7 +21,8 @@ _DIFFERENCES = (
     "min(5e-7 * sum of squares, 10)), which the Gym of its time left at nought on MuJoCo 2; its "
     "376 entries also hold 22 constants of the world's body and the root, which v5 leaves out. "
     "Frame skip, healthy height, initial noise and weights are those of v5 (ProMP's "
-    "0.25 / timestep is 1.25 / dt). PEARL has the same reward"
+    "0.25 / timestep is 1.25 / dt). The action scale makes +-10 the actuators' whole range (0.4), "
+    "as ProMP's normalisation does"
 )
 
 
@@ -134,6 +135,6 @@ class HumanoidDir2D(Humanoid):
             "centre of mass (of xipos); the 5 are paid in the step that falls, too (Gymnasium v5: "
             "not)",
             differences=f"{_DIFFERENCES}. ProMP draws g as a normalised normal vector, the same "
-            "distribution",
+            "distribution; PEARL has the same reward and draws an angle",
             source="ProMP (Rothfuss et al., ICLR 2019), HumanoidRandDirec2D; PEARL, HumanoidDir",
         )
