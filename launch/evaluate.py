@@ -20,7 +20,7 @@ from warprl import __version__
 from warprl.agents.diagnostics import diagnose
 from warprl.agents.inner import MAX_EPISODES, AdaptationConfig, adapt
 from warprl.agents.policy import Policy
-from warprl.envs import TaskFamily, make_family
+from warprl.envs import Definition, TaskFamily, make_family
 from warprl.launch import report, runs, stored
 from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.outcome import Outcome, to_json
@@ -85,7 +85,7 @@ class Protocol:
         return {
             "format": FORMAT,
             "versions": {"warprl": __version__} | {name: version(name) for name in MEASURED_BY},
-            "family": asdict(self.family.definition()),
+            "family": _numbers_of(self.family.definition()),
             "tasks": [asdict(task) for task in self.tasks],
             "repeats": self.repeats,
             "steps": self.steps,
@@ -218,6 +218,12 @@ def make_protocol(name: str, steps: int, episodes: int, seed: int) -> Protocol:
     family = make_family(name)
     tasks = family.held_out_tasks()
     return Protocol(family, tasks, -(-ADAPTATIONS // len(tasks)), steps, episodes, seed)
+
+
+def _numbers_of(card: Definition) -> dict[str, Any]:
+    """The lines of a definition card that numbers depend on: what others do is not among them."""
+    lines = asdict(card)
+    return {key: lines[key] for key in lines if key not in ("differences", "source")}
 
 
 def _trained(run: stored.StoredRun) -> Subject:

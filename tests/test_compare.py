@@ -301,6 +301,13 @@ def test_an_evaluation_from_before_the_family_s_card_changed_is_not_used(
     summary = compare(capsys, "a1")
     assert not summary["groups"][0]["runs"][0]["reused"]
     assert summary["family"] == POINT
+    monkeypatch.setattr(
+        type(make_family(POINT)),
+        "definition",
+        lambda self: replace(card, reward="another", differences="from others", source="another"),
+    )
+    reused = compare(capsys, "a1")["groups"][0]["runs"][0]["reused"]
+    assert reused, "on what the card says of others, no number depends"
 
 
 # --- what is written ----------------------------------------------------------------------------
