@@ -1,8 +1,13 @@
 """How the runs of the learning benchmark adapt to held-out tasks, and the page that shows it.
 
-``python benchmarks/comparison.py`` puts the finished runs of ``benchmarks/learning.py`` through
-``warprl compare``, an experiment at a time, keeps what that writes in
-``results/comparison/<experiment>/``, and writes ``docs/results.md`` from all that lies there.
+``python benchmarks/comparison.py`` measures the finished runs of ``benchmarks/learning.py`` as
+``warprl compare`` does, an experiment at a time, and writes ``docs/results.md`` from all that lies
+in ``results/comparison/<experiment>/``:
+
+* ``runs.jsonl``: every run, with each of its adaptations; runs measured before stay, unless they
+  are measured anew or their method's settings or the protocol have changed since
+* ``summary.json``, ``comparison.csv``, ``curve.csv``, ``comparison.png``: what follows from those
+
 ``--page`` writes the page alone.
 """
 
@@ -10,22 +15,35 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import multiprocessing
 import re
 import shlex
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import learning
+import numpy as np
 from common import RESULTS, provenance, write_json
 from experiments import EXPERIMENTS, Cell
+from rich.console import Console
 
 from warprl import checkpoint
-from warprl.launch import compare_report
+from warprl.launch import compare, compare_report, evaluate
+from warprl.launch import config as configuration
+from warprl.launch.config import RunConfig
+from warprl.launch.evaluate import Protocol
+from warprl.launch.outcome import to_json
+from warprl.launch.report import DIAGNOSTICS
+
+Record: TypeAlias = dict[str, Any]
+"""A run that was measured: its method, configuration, training curve and adaptations."""
+
+STEPS = 10  # inner steps of an adaptation
+POINTS = 100  # of a training curve
 
 COMPARISONS = RESULTS / "comparison"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -58,56 +76,115 @@ WARPED, PLAIN = ("warpgrad", "warp-promp"), ("promp", "maml")
 
 def finished(experiment: str, runs: Path) -> dict[Path, Cell]:
     """The run folders of an experiment that have a checkpoint after enough environment steps."""
-    about = EXPERIMENTS[experiment]
     cells = {runs / cell.name: cell for cell in learning.cells([experiment], None, None)}
     return {
         folder: cell
         for folder, cell in cells.items()
-        if max(checkpoint.iterations(folder / "checkpoints"), default=0)
-        >= cell.config(about.steps).iterations
+        if max(checkpoint.iterations(folder / "checkpoints"), default=0) >= wanted(cell).iterations
     }
 
 
-def compare(experiment: str, found: Mapping[Path, Cell]) -> None:
-    """Put runs through ``warprl compare``; replaces what is there of this experiment."""
-    with tempfile.TemporaryDirectory() as temporary:
-        out = Path(temporary) / "comparison"
-        subprocess.run(
-            [
-                sys.executable, "-m", "warprl.launch.cli", "compare", *map(str, found),
-                "--episodes", str(EXPERIMENTS[experiment].evaluated), "--out", str(out),
-            ],
-            check=True,
-        )  # fmt: skip
-        kept = COMPARISONS / experiment
-        shutil.rmtree(kept, ignore_errors=True)
-        kept.mkdir(parents=True)
-        for name in ("comparison.csv", "comparison.png", "curve.csv"):
-            shutil.copy(out / name, kept / name)
-        summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    write_json(kept / "summary.json", {**provenance(), **portable(summary, experiment, found)})
+def wanted(cell: Cell) -> RunConfig:
+    """The configuration of a run as the experiments have it now."""
+    return cell.config(EXPERIMENTS[cell.experiment].steps)
 
 
-def portable(
-    summary: Mapping[str, Any], experiment: str, found: Mapping[Path, Cell]
-) -> dict[str, Any]:
-    """A comparison by method, without folders, which mean something on one machine only."""
-    groups = [
-        {
-            **group,
-            "group": found[Path(group["runs"][0]["run"])].method,
-            "runs": [
-                {key: v for key, v in run.items() if key not in ("run", "evaluation", "reused")}
-                for run in group["runs"]
-            ],
-        }
+def protocol_of(experiment: str) -> Protocol:
+    """What all runs of an experiment are put through."""
+    about = EXPERIMENTS[experiment]
+    return evaluate.make_protocol(about.family, STEPS, about.evaluated, seed=0)
+
+
+def measure(folder: Path, cell: Cell) -> Record:
+    """One run under the protocol of its experiment; an evaluation that it has is used again."""
+    protocol = protocol_of(cell.experiment)
+    member = compare.open_member(folder)
+    known = evaluate.recall(member.run, protocol)
+    found = compare.measure(member, protocol, known, Console(quiet=True))
+    about = {k: v for k, v in found.about.items() if k not in ("run", "evaluation", "reused")}
+    curve = compare.training_curve(member).T
+    shown = np.unique(np.linspace(0, len(curve) - 1, min(POINTS, len(curve))).round().astype(int))
+    return {
+        "method": cell.method,
+        "config": member.run.config.model_dump(mode="json"),
+        **about,
+        "training": rounded(curve[shown].tolist()),
+        "adaptations": [
+            {key: rounded(row[key]) for key in ("finite", "returns", *DIAGNOSTICS) if key in row}
+            for row in found.adaptations
+        ],
+    }
+
+
+def rounded(value: Any) -> Any:
+    """Numbers to five digits, and None for what is not finite: it has no place in JSON."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    return [rounded(part) for part in value] if isinstance(value, list) else value
+
+
+def stored(experiment: str) -> list[Record]:
+    """The runs measured before whose protocol and settings are those of today."""
+    folder = COMPARISONS / experiment
+    if not (folder / "runs.jsonl").exists():
+        return []
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    if summary["protocol"] != json.loads(to_json(protocol_of(experiment).describe())):
+        return []
+    lines = (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if current(experiment, record)]
+
+
+def current(experiment: str, record: Record) -> bool:
+    """Whether a run was trained as the experiment would train it today."""
+    if record["method"] not in EXPERIMENTS[experiment].methods:
+        return False
+    config = wanted(Cell(experiment, record["method"], record["seed"]))
+    found = RunConfig.model_validate_json(json.dumps(record["config"]))
+    return not configuration.differences(found, config) and found.iterations == config.iterations
+
+
+def joined(before: Sequence[Record], now: Iterable[Record]) -> list[Record]:
+    """Records by method and seed; of two of the same run, the one of ``now``."""
+    found = {(record["method"], record["seed"]): record for record in (*before, *now)}
+    return [found[key] for key in sorted(found)]
+
+
+def summarise(experiment: str, records: Sequence[Record]) -> dict[str, Any]:
+    """The comparison of runs, by method."""
+    protocol = protocol_of(experiment)
+    of_run = ("seed", "agent", "iteration", "trained_inner_steps", "diverged", "left_out")
+    groups = []
+    for method in EXPERIMENTS[experiment].methods:
+        seeds = [
+            compare.Measured(
+                {key: record[key] for key in (*of_run, "env_steps", "wall_s")},
+                record["adaptations"],
+            )
+            for record in records
+            if record["method"] == method
+        ]
+        if seeds:
+            groups.append(compare.summarise(method, seeds, protocol))
+    family = EXPERIMENTS[experiment].family
+    return {"experiment": experiment, **compare.summary(family, protocol, groups)}
+
+
+def write(experiment: str, records: Sequence[Record]) -> None:
+    """Everything that is kept of an experiment."""
+    summary = summarise(experiment, records)
+    folder = COMPARISONS / experiment
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(record, separators=(",", ":")) + "\n" for record in records]
+    (folder / "runs.jsonl").write_text("".join(lines), encoding="utf-8")
+    compare_report.write_table(folder / "comparison.csv", summary)
+    compare_report.write_curves(folder / "curve.csv", summary)
+    training = [
+        [np.array(r["training"]).T for r in records if r["method"] == group["group"]]
         for group in summary["groups"]
     ]
-    return (
-        {"experiment": experiment}
-        | {key: v for key, v in summary.items() if key != "folder"}
-        | {"groups": groups}
-    )
+    compare_report.plot(folder / "comparison.png", summary, training)
+    write_json(folder / "summary.json", {**provenance(), **json.loads(to_json(summary))})
 
 
 def page(summaries: Sequence[Mapping[str, Any]]) -> str:
@@ -191,16 +268,20 @@ def kept() -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Compare what is there, then write the page."""
+    """Measure what is there, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/learning"))
-    parser.add_argument("--page", action="store_true", help="compare nothing")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--page", action="store_true", help="measure nothing")
     options = parser.parse_args()
     for experiment in () if options.page else options.experiments or EXPERIMENTS:
         found = finished(experiment, options.runs_dir)
         if found:
-            compare(experiment, found)
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
+                measured = list(pool.map(measure, found.keys(), found.values()))
+            write(experiment, joined(stored(experiment), measured))
     summaries = kept()
     if not summaries:
         print(f"nothing to show: no finished run in {options.runs_dir}", file=sys.stderr)

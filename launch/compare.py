@@ -47,6 +47,14 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """One run under a protocol: what is said about it, and each of its adaptations."""
+
+    about: Mapping[str, Any]
+    adaptations: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class Group:
     """Runs that differ in their seed alone, by seed."""
 
@@ -69,7 +77,7 @@ def compare(
     Raises UserError, before any work, for runs that cannot be compared, values out of range and
     folders that cannot be written.
     """
-    members = [_open(folder) for folder in folders]
+    members = [open_member(folder) for folder in folders]
     first = members[0].run
     for member in members:
         if member.run.config.family != first.config.family:
@@ -85,13 +93,21 @@ def compare(
             runs.require_writable(folder, "evaluation")
     folder = _create(out)
     try:
-        summary = _summary(groups, protocol, known, console) | {"folder": str(folder)}
-        _write(folder, summary, groups)
+        summaries = [
+            summarise(
+                group.label,
+                [measure(m, protocol, known[m.run.folder], console) for m in group.members],
+                protocol,
+            )
+            for group in groups
+        ]
+        found = summary(first.config.family, protocol, summaries) | {"folder": str(folder)}
+        _write(folder, found, groups)
     except BaseException:
         with suppress(OSError):  # what has been written stays
             folder.rmdir()
         raise
-    return Outcome(summary, report.text(summary))
+    return Outcome(found, report.text(found))
 
 
 def group(members: Iterable[Member]) -> list[Group]:
@@ -119,18 +135,15 @@ def group(members: Iterable[Member]) -> list[Group]:
     ]
 
 
-def training_curves(group: Group) -> list[NDArray[np.float64]]:
-    """(environment steps, return after the last inner step) ``[2, iterations]`` of each seed."""
-    curves = []
-    for member in group.members:
-        points = [(m.get("env_steps"), logging.adaptation(m)[-1:]) for m in member.history]
-        whole = [(steps, last[0]) for steps, last in points if steps is not None and last]
-        if whole:
-            curves.append(np.array(whole, dtype=np.float64).T)
-    return curves
+def training_curve(member: Member) -> NDArray[np.float64]:
+    """(environment steps, return after the last inner step) ``[2, iterations]``, as logged."""
+    points = [(m.get("env_steps"), logging.adaptation(m)[-1:]) for m in member.history]
+    whole = [(steps, last[0]) for steps, last in points if steps is not None and last]
+    return np.array(whole, dtype=np.float64).reshape(-1, 2).T
 
 
-def _open(folder: Path) -> Member:
+def open_member(folder: Path) -> Member:
+    """A run at its newest checkpoint. Raises UserError for one that cannot be read."""
     run = stored.open_run(folder, None)
     return Member(run, logging.read(folder / "metrics.jsonl", run.iteration))
 
@@ -159,65 +172,44 @@ def _create(out: str | None) -> Path:
     return folder
 
 
-def _summary(
-    groups: Sequence[Group],
-    protocol: Protocol,
-    known: Mapping[Path, dict[str, Any] | None],
-    console: Console,
-) -> dict[str, Any]:
-    return {
-        "family": groups[0].members[0].run.config.family,
-        "protocol": protocol.describe(),
-        "tasks": len(protocol.tasks),
-        "repeats": protocol.repeats,
-        "inner_steps": protocol.steps,
-        "episodes": protocol.episodes,
-        "seed": protocol.seed,
-        "groups": [_group_summary(group, protocol, known, console) for group in groups],
+def measure(
+    member: Member, protocol: Protocol, known: dict[str, Any] | None, console: Console
+) -> Measured:
+    """What is ``known`` of a run under this protocol; without that, what an evaluation finds."""
+    evaluation = known or evaluate.record(member.run, protocol, console)
+    curve, config = evaluation["curves"][0], member.run.config
+    last = member.history[-1] if member.history else {}
+    about = {
+        "run": str(member.run.folder),
+        "seed": config.seed,
+        "agent": config.agent,
+        "iteration": member.run.iteration,
+        "trained_inner_steps": config.adaptation.steps,
+        "evaluation": evaluation["folder"],
+        "reused": known is not None,
+        "diverged": len(curve["diverged"]),
+        "left_out": len(curve["left_out"]),
+        "env_steps": last.get("env_steps"),
+        "wall_s": last.get("wall_s"),
     }
+    return Measured(about, curve["adaptations"])
 
 
-def _group_summary(
-    group: Group,
-    protocol: Protocol,
-    known: Mapping[Path, dict[str, Any] | None],
-    console: Console,
-) -> dict[str, Any]:
-    """Estimates over the seeds and tasks of a group; measures what is not known yet."""
+def summarise(label: str, seeds: Sequence[Measured], protocol: Protocol) -> dict[str, Any]:
+    """Estimates over the seeds and tasks of a group."""
     rows, values, strata, finite = [], [], [], []
-    for member in group.members:
-        evaluation = known[member.run.folder]
-        reused = evaluation is not None
-        if evaluation is None:
-            evaluation = evaluate.record(member.run, protocol, console)
-        curve = evaluation["curves"][0]
-        returns = np.array([row["returns"] for row in curve["adaptations"]], dtype=np.float64)
+    for seed in seeds:
+        returns = np.array([row["returns"] for row in seed.adaptations], dtype=np.float64)
         usable = np.isfinite(returns).all(axis=1)
         values.append(_quantities(returns[usable]))
         strata.append(protocol.strata[usable])
-        finite += [row for row in curve["adaptations"] if row["finite"]]
-        last = member.history[-1] if member.history else {}
-        rows.append(
-            {
-                "run": str(member.run.folder),
-                "seed": member.run.config.seed,
-                "evaluation": evaluation["folder"],
-                "reused": reused,
-                "mean": float(returns[usable, -1].mean()),
-                "diverged": len(curve["diverged"]),
-                "left_out": len(curve["left_out"]),
-                "env_steps": last.get("env_steps"),
-                "wall_s": last.get("wall_s"),
-            }
-        )
+        finite += [row for row in seed.adaptations if row["finite"]]
+        rows.append({**seed.about, "mean": float(returns[usable, -1].mean())})
     found = estimate_over_seeds(values, strata, generator(protocol.seed, "bootstrap"))
     *curve, area, gain, worse = map(asdict, found)
-    config = group.members[0].run.config
     return {
-        "group": group.label,
-        "agent": config.agent,
-        "iteration": group.members[0].run.iteration,
-        "trained_inner_steps": config.adaptation.steps,
+        "group": label,
+        **{key: rows[0][key] for key in ("agent", "iteration", "trained_inner_steps")},
         "seeds": len(rows),
         "interval_over": "seeds and tasks" if len(rows) > 1 else "tasks of one seed",
         "adaptations": len(rows) * len(protocol.rows),
@@ -229,6 +221,20 @@ def _group_summary(
         "env_steps": _mean([row["env_steps"] for row in rows]),
         "wall_s": _mean([row["wall_s"] for row in rows]),
         "runs": rows,
+    }
+
+
+def summary(family: str, protocol: Protocol, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The comparison of groups that :func:`summarise` made, as the report wants it."""
+    return {
+        "family": family,
+        "protocol": protocol.describe(),
+        "tasks": len(protocol.tasks),
+        "repeats": protocol.repeats,
+        "inner_steps": protocol.steps,
+        "episodes": protocol.episodes,
+        "seed": protocol.seed,
+        "groups": groups,
     }
 
 
@@ -253,7 +259,11 @@ def _write(folder: Path, summary: Mapping[str, Any], groups: Sequence[Group]) ->
     try:
         report.write_table(folder / "comparison.csv", summary)
         report.write_curves(folder / "curve.csv", summary)
-        report.plot(folder / "comparison.png", summary, [training_curves(g) for g in groups])
+        report.plot(
+            folder / "comparison.png",
+            summary,
+            [[training_curve(member) for member in group.members] for group in groups],
+        )
         (folder / "comparison.md").write_text(report.markdown(summary), encoding="utf-8")
         (folder / "summary.json").write_text(to_json(summary) + "\n", encoding="utf-8")
     except OSError as error:

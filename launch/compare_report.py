@@ -60,24 +60,26 @@ def write_curves(path: Path, summary: Summary) -> None:
 def plot(path: Path, summary: Summary, training: Sequence[Sequence[NDArray[np.float64]]]) -> None:
     """Draw the adaptation curves and, if any run has one, the training curves beside them.
 
-    ``training`` holds (environment steps, return) ``[2, iterations]`` of the seeds of each group.
+    ``training`` holds (environment steps, return) ``[2, iterations]`` of the seeds of each group;
+    of some there may be no iterations.
     """
     # The object interface needs no display and leaves matplotlib's global state alone.
     from matplotlib.figure import Figure
 
-    panels = 2 if any(training) else 1
+    panels = 2 if any(curve.size for curves in training for curve in curves) else 1
     figure = Figure(figsize=(6.0 * panels, 4.5), layout="constrained")
     left, *right = figure.subplots(1, panels, squeeze=False)[0]
     for number, group in enumerate(summary["groups"]):
-        colour = f"C{number}"
+        # Ten colours there are; whoever comes after them is dashed.
+        colour, dashes = f"C{number % 10}", ("-", "--", ":")[number // 10 % 3]
         mean, low, high = ([p[key] for p in group["curve"]] for key in ("mean", "low", "high"))
         label = f"{group['group']}, {_count(group['seeds'], 'seed')}"
-        left.plot(range(len(mean)), mean, marker="o", color=colour, label=label)
+        left.plot(range(len(mean)), mean, dashes, marker="o", color=colour, label=label)
         left.fill_between(range(len(mean)), low, high, color=colour, alpha=0.2, linewidth=0)
         for axes in right:
             for seed, (steps, returns) in enumerate(training[number]):
                 axes.plot(
-                    steps, returns, color=colour, linewidth=1, alpha=0.7,
+                    steps, returns, dashes, color=colour, linewidth=1, alpha=0.7,
                     label=group["group"] if seed == 0 else None,
                 )  # fmt: skip
     left.set(xlabel="steps of adaptation", ylabel="held-out return, mean and 95 % interval")
@@ -181,8 +183,8 @@ def interval(estimate: Mapping[str, float]) -> str:
 def _notes(summary: Summary) -> list[str]:
     """What the columns are, and what a reader must know of single groups."""
     notes = [
-        "mean over seeds and tasks, with the 95 % bootstrap interval over both; IQM: mean of the "
-        "middle half of all adaptations; K: inner steps in training",
+        "mean over seeds and tasks, with the 95 % bootstrap interval over both, for comparing on "
+        "these tasks; IQM: mean of the middle half of all adaptations; K: inner steps in training",
         f"area: mean of the {summary['inner_steps'] + 1} points of the adaptation curve; worse: "
         "share of adaptations that end below the return they began at",
         "env steps and training (wall time) are means a seed",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ import pytest
 import throughput
 import torch
 from experiments import EXPERIMENTS, METHODS, Cell
+from helpers_launch import fabricate
 from learning import History
 from throughput import Sample
 
 from warprl.envs import make_family
 from warprl.launch import config as configuration
+from warprl.launch import evaluate
+from warprl.launch.cli import main
 from warprl.launch.errors import UserError
 from warprl.types import Params
 
@@ -271,42 +276,42 @@ def test_an_iteration_that_lost_every_task_has_no_return_to_report(tmp_path: Pat
 # --- comparison: the results page -----------------------------------------------------------------
 
 
-def compared() -> dict[str, Any]:
-    """What a comparison of one preset writes, reduced to what the page reads."""
-    points = [
-        {"mean": mean, "stderr": 1.0, "low": mean - 2.0, "high": mean + 2.0, "iqm": mean, "n": 80}
-        for mean in (-40.0, -12.0)
-    ]
-    run = {"env_steps": 3_200_000, "wall_s": 30.0, "mean": -12.0, "diverged": 0, "left_out": 0}
-    group = {
-        "group": "promp", "agent": "promp", "iteration": 80, "trained_inner_steps": 1, "seeds": 2,
-        "interval_over": "seeds and tasks", "adaptations": 80, "curve": points,
-        "area": points[0] | {"mean": -26.0}, "gain": points[1], "worse": 0.0,
-        "env_steps": 3_200_000.0, "wall_s": 30.0,
-        "runs": [
-            {"run": "/somewhere/a", "evaluation": "/somewhere/a/evaluation/1", "reused": False,
-             "seed": seed, **run}
-            for seed in (1, 2)
-        ],
-    }  # fmt: skip
+QUICK = evaluate.make_protocol("point-navigation-v1", steps=1, episodes=2, seed=0)
+
+
+@pytest.fixture
+def comparisons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for what is kept, and a short protocol."""
+    monkeypatch.setattr(comparison, "COMPARISONS", tmp_path / "kept")
+    monkeypatch.setattr(comparison, "protocol_of", lambda experiment: QUICK)
+    return tmp_path / "kept"
+
+
+def record(
+    method: str = "promp", seed: int = 1, last: float = -12.0, experiment: str = CELL.experiment
+) -> comparison.Record:
+    """A measured run whose adaptations all go from -40 to ``last``."""
+    cell = Cell(experiment, method, seed)
     return {
-        "family": "point-navigation-v1", "tasks": 40, "repeats": 1, "inner_steps": 1,
-        "episodes": 20, "seed": 0, "folder": "/somewhere/else", "groups": [group],
-        "date": "2026-01-02 03:04 UTC", "machine": {"cpu": "a processor", "cores": 2},
+        "method": method, "config": comparison.wanted(cell).model_dump(mode="json"), "seed": seed,
+        "agent": METHODS[method].preset, "iteration": 80, "trained_inner_steps": 1, "diverged": 0,
+        "left_out": 0, "env_steps": 3_200_000, "wall_s": 30.0, "training": [[40_000, -38.0]],
+        "adaptations": [{"finite": True, "returns": [-40.0, last], "kl": [0.25]}] * 40,
     }  # fmt: skip
 
 
-def kept(document: dict[str, Any] | None = None, method: str = "promp") -> dict[str, Any]:
-    cell = CELL._replace(method=method)
-    return comparison.portable(
-        document or compared(), cell.experiment, {Path("/somewhere/a"): cell}
-    )
+def compared(*records: comparison.Record, experiment: str = CELL.experiment) -> dict[str, Any]:
+    """A summary as it is kept."""
+    about = {"date": "2026-01-02 03:04 UTC", "machine": {"cpu": "a processor", "cores": 2}}
+    return about | comparison.summarise(experiment, records)
 
 
+@pytest.mark.usefixtures("comparisons")
 def test_the_results_page_has_curves_commands_and_what_others_published() -> None:
-    text = comparison.page([kept()])
-    assert "## point-navigation\n\npoint-navigation-v1: 40 held-out tasks, 20 episodes each" in text
+    text = comparison.page([compared(record(seed=1), record(seed=2))])
+    assert "## point-navigation\n\npoint-navigation-v1: 40 held-out tasks, 2 episodes each" in text
     assert "| promp | -40.0 | -12.0 |" in text
+    assert "| promp | 0.25 | 0.25 | - | - | - | - |" in text
     assert (
         "- promp: `python benchmarks/learning.py --experiments point-navigation --methods promp "
         "--seeds 1 2`"
@@ -315,23 +320,92 @@ def test_the_results_page_has_curves_commands_and_what_others_published() -> Non
     assert "comparison/point-navigation/comparison.png" in text
 
 
-def test_a_kept_comparison_names_no_folder() -> None:
-    document = kept()
-    assert "somewhere" not in json.dumps(document)
-    assert [run["seed"] for run in document["groups"][0]["runs"]] == [1, 2]
-
-
+@pytest.mark.usefixtures("comparisons")
 def test_a_variant_is_shown_by_its_name() -> None:
-    document = compared()
-    document["groups"][0] |= {"group": "warpgrad learner.schedule=online", "agent": "warpgrad"}
-    assert "| warpgrad-online | -40.0 | -12.0 |" in comparison.page(
-        [kept(document, "warpgrad-online")]
-    )
+    ablation = "point-navigation-ablation"
+    records = [record(method, experiment=ablation) for method in ("warpgrad-online", "warpgrad")]
+    text = comparison.page([compared(*records, experiment=ablation)])
+    assert "| warpgrad-online | -40.0 | -12.0 |" in text
+    assert "--methods warpgrad-online --seeds 1`" in text
 
 
+def test_runs_measured_before_stay_beside_those_measured_now(comparisons: Path) -> None:
+    def measured(*now: comparison.Record) -> dict[str, Any]:
+        records = comparison.joined(comparison.stored(CELL.experiment), now)
+        comparison.write(CELL.experiment, records)
+        assert comparison.stored(CELL.experiment) == records
+        (found,) = comparison.kept()
+        return {
+            group["group"]: {run["seed"]: run["mean"] for run in group["runs"]}
+            for group in found["groups"]
+        }
+
+    assert measured(record(seed=1), record(seed=2)) == {"promp": {1: -12.0, 2: -12.0}}
+    assert measured(record(seed=2, last=-9.0), record("maml")) == {
+        "promp": {1: -12.0, 2: -9.0},
+        "maml": {1: -12.0},
+    }
+    with (comparisons / CELL.experiment / "curve.csv").open(encoding="utf-8") as file:
+        rows = {(row["group"], row["inner_step"]): row["mean"] for row in csv.DictReader(file)}
+    assert float(rows["promp", "1"]) == -10.5
+    assert (comparisons / CELL.experiment / "comparison.png").stat().st_size > 1000
+
+
+def retuned(run: comparison.Record) -> None:
+    run["config"]["learner"]["lr"] = 0.5
+
+
+def trained_shorter(run: comparison.Record) -> None:
+    run["config"]["iterations"] -= 1
+
+
+def given_up(run: comparison.Record) -> None:
+    run["method"] = "warpgrad-online"  # of the ablation, and not of this experiment
+
+
+@pytest.mark.parametrize("change", [retuned, trained_shorter, given_up])
+def test_a_run_that_would_be_trained_otherwise_today_does_not_stay(
+    comparisons: Path, change: Callable[[comparison.Record], None]
+) -> None:
+    comparison.write(CELL.experiment, [record(seed=1), record(seed=2)])
+    path = comparisons / CELL.experiment / "runs.jsonl"
+    first, second = map(json.loads, path.read_text().splitlines())
+    change(second)
+    path.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    assert [run["seed"] for run in comparison.stored(CELL.experiment)] == [1]
+
+
+@pytest.mark.usefixtures("comparisons")
+def test_no_run_of_another_protocol_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison.write(CELL.experiment, [record()])
+    longer = replace(QUICK, episodes=3)
+    monkeypatch.setattr(comparison, "protocol_of", lambda experiment: longer)
+    assert comparison.stored(CELL.experiment) == []
+
+
+@pytest.mark.usefixtures("comparisons")
+def test_a_run_is_measured_as_compare_does_and_kept_without_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    settings = CELL.settings
+    fabricate(folder, CELL.family, *settings, "adaptation.steps=1", iterations=(3,))
+    found = comparison.measure(folder, CELL)
+    assert str(tmp_path) not in json.dumps(found)
+    (group,) = comparison.summarise(CELL.experiment, [found])["groups"]
+    quick = ["--steps", "1", "--episodes", "2", "--out", str(tmp_path / "out"), "--json"]
+    assert main(["compare", str(folder), *quick]) == 0
+    (expected,) = json.loads(capsys.readouterr().out)["groups"]
+    assert expected["runs"][0]["reused"]
+    for name in ("area", "gain"):
+        assert group[name] == pytest.approx(expected[name], rel=1e-4)
+    assert group["steps"] == [pytest.approx(step, rel=1e-4) for step in expected["steps"]]
+
+
+@pytest.mark.usefixtures("comparisons")
 def test_the_overview_says_whether_a_warped_method_is_ahead_of_both_plain_ones() -> None:
     def of(areas: dict[str, float]) -> str:
-        document = kept()
+        document = compared(record())
         (promp,) = document["groups"]
         document["groups"] = [
             promp
