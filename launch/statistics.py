@@ -53,8 +53,12 @@ def estimate_over_seeds(
     The mean is that over seeds of each seed's mean. The interval is a two-stage percentile
     bootstrap (Davison & Hinkley, 1997, section 3.8): seeds are drawn with replacement and, anew in
     each seed drawn, its values as in :func:`estimate`; the standard error is the deviation of those
-    draws. One seed has no spread of seeds in it. All quantities share the draws. The interquartile
-    mean is over the values of all seeds together. Raises ValueError if a seed has no values.
+    draws. One seed has no spread of seeds in it. The seeds met the same tasks, and yet each seed
+    drawn draws its own: the interval is for comparing methods on these very tasks, and for that
+    rather wide. For the mean over all tasks that might have been drawn it is too narrow: the spread
+    of the tasks would have to be in it once, whatever the number of seeds. All quantities share the
+    draws. The interquartile mean is over the values of all seeds together. Raises ValueError if a
+    seed has no values.
     """
     if not values or not all(map(len, values)):
         raise ValueError("an estimate needs at least one value of every seed")
