@@ -230,6 +230,7 @@ def summary(family: str, protocol: Protocol, groups: Sequence[Mapping[str, Any]]
         "family": family,
         "protocol": protocol.describe(),
         "tasks": len(protocol.tasks),
+        "trained_on": protocol.trained_on,
         "repeats": protocol.repeats,
         "inner_steps": protocol.steps,
         "episodes": protocol.episodes,

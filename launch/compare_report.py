@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warprl.launch.logging import duration
-from warprl.launch.outcome import table
+from warprl.launch.outcome import table, tasks_and_repeats
 from warprl.launch.report import DIAGNOSTICS
 
 Summary = Mapping[str, Any]
@@ -124,9 +124,8 @@ def _markdown_table(cells: tuple[list[str], list[list[str]]]) -> str:
 
 
 def _heading(summary: Summary) -> str:
-    repeated = f" x {summary['repeats']} repeats" if summary["repeats"] > 1 else ""
     return (
-        f"{summary['family']}: {summary['tasks']} held-out tasks{repeated}, "
+        f"{summary['family']}: {tasks_and_repeats(summary)}, "
         f"{_count(summary['episodes'], 'episode')} each at every step"
     )
 

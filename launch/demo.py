@@ -32,7 +32,7 @@ def main() -> int:
         print(f"Meta-training on {FAMILY} with two workers: {minutes}", flush=True)
         _warprl("train", FAMILY, "--agent", "warpgrad", "--workers", "2", "--seed", "1",
                 "--run", run, *size)  # fmt: skip
-        print("Measuring adaptation on held-out tasks", flush=True)
+        print("Measuring adaptation to each of its tasks", flush=True)
         evaluation = _warprl("evaluate", run)
         print("Filming one task before and after adaptation", flush=True)
         video = _film(run, options.require_video)
@@ -67,7 +67,7 @@ def _summary(evaluation: dict[str, Any], video: str) -> str:
     ]
     lines = [
         "",
-        "Return on held-out tasks, with 95 % intervals",
+        "Mean return, with 95 % intervals",
         f"  before adaptation     {returns[0]}",
         f"  after {len(curve) - 1} inner steps   {returns[-1]}",
         "Where everything lies",

@@ -72,6 +72,11 @@ class Protocol:
         return [pair for _ in range(self.repeats) for pair in enumerate(self.tasks)]
 
     @property
+    def trained_on(self) -> bool:
+        """Whether training has these tasks, too: where there are few, none is held out."""
+        return not set(self.tasks).isdisjoint(self.family.distribution.all_tasks() or ())
+
+    @property
     def strata(self) -> NDArray[np.int64]:
         """Which adaptations ``[n]`` differ by chance alone, for the intervals.
 
@@ -243,6 +248,7 @@ def _summary(run: stored.StoredRun, protocol: Protocol, curves: Sequence[Curve])
         "checkpoint": run.iteration,
         "seed": protocol.seed,
         "tasks": len(protocol.tasks),
+        "trained_on": protocol.trained_on,
         "repeats": protocol.repeats,
         "adaptations": len(protocol.rows),
         "episodes": protocol.episodes,

@@ -43,6 +43,13 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
+def tasks_and_repeats(summary: Mapping[str, Any]) -> str:
+    """``"40 held-out tasks"``, or ``"all 2 tasks x 10 repeats"`` where training has them, too."""
+    tasks, repeats = summary["tasks"], summary["repeats"]
+    named = f"all {tasks} tasks" if summary["trained_on"] else f"{tasks} held-out tasks"
+    return named + (f" x {repeats} repeats" if repeats > 1 else "")
+
+
 def parameters(task: Mapping[str, Any]) -> str:
     """A task's numbers on one line, of a list their mean: ``"direction=-1 body_mass~1.46"``."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from warprl.launch.outcome import parameters, table
+from warprl.launch.outcome import parameters, table, tasks_and_repeats
 
 Summary = Mapping[str, Any]
 
@@ -78,11 +78,10 @@ def plot(path: Path, summary: Summary) -> None:
 
 def text(summary: Summary) -> str:
     """What a terminal shows: returns task by task, then every curve, then where the files are."""
-    repeated = f" x {summary['repeats']} repeats" if summary["repeats"] > 1 else ""
     parts = [
         _task_table(summary),
         f"{summary['family']}, {summary['agent']}, iteration {summary['checkpoint']}: "
-        f"{summary['tasks']} held-out tasks{repeated}, n = {summary['adaptations']}, "
+        f"{tasks_and_repeats(summary)}, n = {summary['adaptations']}, "
         f"{summary['episodes']} episodes each at every step",
         *map(_curve_table, summary["curves"]),
         f"written to {summary['folder']}",

@@ -211,7 +211,7 @@ def test_people_get_tables(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == "return by task step 0 step 1".split()
     assert lines[1].startswith("0: direction=1 ")
-    assert "2 held-out tasks x 10 repeats, n = 20, 1 episodes each at every step" in lines[4]
+    assert "all 2 tasks x 10 repeats, n = 20, 1 episodes each at every step" in lines[4]
     header = "trained mean std error 95 % interval IQM KL cosine condition"
     assert lines[6].split() == header.split()
     assert lines[8].split()[-3:-1] != lines[7].split()[-3:-1], "step 0 has no step behind it"
