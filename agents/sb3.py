@@ -214,11 +214,11 @@ def from_ppo(model: PPO, policy: Policy, action_space: ActionSpace) -> Params:
 class TaskObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Appends the task's numbers, which ``info["task"]`` of a reset names, to the observation."""
 
-    def __init__(self, env: Env, numbers: int) -> None:
-        """A task has so many ``numbers``, some of them in tuples."""
+    def __init__(self, env: Env, size: int) -> None:
+        """``size`` is how many numbers a task has, those in its tuples included."""
         super().__init__(env)
-        (size,) = env.observation_space.shape or ()
-        self.observation_space = Box(-np.inf, np.inf, (size + numbers,), np.float64)
+        (plain,) = env.observation_space.shape or ()
+        self.observation_space = Box(-np.inf, np.inf, (plain + size,), np.float64)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

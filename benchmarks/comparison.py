@@ -43,7 +43,6 @@ Record: TypeAlias = dict[str, Any]
 """A run that was measured: its method, configuration, training curve and adaptations."""
 
 STEPS = 10  # inner steps of an adaptation
-POINTS = 100  # of a training curve
 
 COMPARISONS = RESULTS / "comparison"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -75,18 +74,23 @@ WARPED, PLAIN = ("warpgrad", "warp-promp"), ("promp", "maml")
 
 
 def finished(experiment: str, runs: Path) -> dict[Path, Cell]:
-    """The run folders of an experiment that have a checkpoint after enough environment steps."""
-    cells = {runs / cell.name: cell for cell in learning.cells([experiment], None, None)}
-    return {
-        folder: cell
-        for folder, cell in cells.items()
-        if max(checkpoint.iterations(folder / "checkpoints"), default=0) >= wanted(cell).iterations
-    }
+    """The run folders of an experiment that are trained to their end, as it has them today."""
+    found = {}
+    for cell in learning.cells([experiment], None, None):
+        folder = runs / cell.name
+        done = max(checkpoint.iterations(folder / "checkpoints"), default=0)
+        if done and current(cell, configuration.load(folder / "config.yaml"), done):
+            found[folder] = cell
+    return found
 
 
-def wanted(cell: Cell) -> RunConfig:
-    """The configuration of a run as the experiments have it now."""
-    return cell.config(EXPERIMENTS[cell.experiment].steps)
+def current(cell: Cell, config: RunConfig, iteration: int) -> bool:
+    """Whether a run is as far as the experiment wants it today, with the same settings."""
+    wanted = cell.config(EXPERIMENTS[cell.experiment].steps)
+    if iteration == wanted.iterations and not configuration.differences(config, wanted):
+        return True
+    print(f"{cell.name} is left out: unfinished, or of other settings", file=sys.stderr)
+    return False
 
 
 def protocol_of(experiment: str) -> Protocol:
@@ -101,14 +105,13 @@ def measure(folder: Path, cell: Cell) -> Record:
     member = compare.open_member(folder)
     known = evaluate.recall(member.run, protocol)
     found = compare.measure(member, protocol, known, Console(quiet=True))
-    about = {k: v for k, v in found.about.items() if k not in ("run", "evaluation", "reused")}
     curve = compare.training_curve(member).T
-    shown = np.unique(np.linspace(0, len(curve) - 1, min(POINTS, len(curve))).round().astype(int))
     return {
         "method": cell.method,
         "config": member.run.config.model_dump(mode="json"),
-        **about,
-        "training": rounded(curve[shown].tolist()),
+        # Folders mean something on one machine only.
+        "about": {k: v for k, v in found.about.items() if k not in ("run", "evaluation", "reused")},
+        "training": rounded(curve[learning.spread(len(curve))].tolist()),
         "adaptations": [
             {key: rounded(row[key]) for key in ("finite", "returns", *DIAGNOSTICS) if key in row}
             for row in found.adaptations
@@ -124,50 +127,48 @@ def rounded(value: Any) -> Any:
 
 
 def stored(experiment: str) -> list[Record]:
-    """The runs measured before whose protocol and settings are those of today."""
+    """The runs measured before whose protocol and settings are those of today.
+
+    Says which are not: they will be replaced.
+    """
     folder = COMPARISONS / experiment
     if not (folder / "runs.jsonl").exists():
         return []
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     if summary["protocol"] != json.loads(to_json(protocol_of(experiment).describe())):
+        print(f"{experiment}: all runs kept are left out: of another protocol", file=sys.stderr)
         return []
     lines = (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if current(experiment, record)]
-
-
-def current(experiment: str, record: Record) -> bool:
-    """Whether a run was trained as the experiment would train it today."""
-    if record["method"] not in EXPERIMENTS[experiment].methods:
-        return False
-    config = wanted(Cell(experiment, record["method"], record["seed"]))
-    found = RunConfig.model_validate_json(json.dumps(record["config"]))
-    return not configuration.differences(found, config) and found.iterations == config.iterations
+    found = []
+    for record in map(json.loads, lines):
+        about, method = record["about"], record["method"]
+        config = RunConfig.model_validate_json(json.dumps(record["config"]))
+        cell = Cell(experiment, method, about["seed"])
+        if method in EXPERIMENTS[experiment].methods and current(cell, config, about["iteration"]):
+            found.append(record)
+    return found
 
 
 def joined(before: Sequence[Record], now: Iterable[Record]) -> list[Record]:
     """Records by method and seed; of two of the same run, the one of ``now``."""
-    found = {(record["method"], record["seed"]): record for record in (*before, *now)}
+    found = {(record["method"], record["about"]["seed"]): record for record in (*before, *now)}
     return [found[key] for key in sorted(found)]
 
 
 def summarise(experiment: str, records: Sequence[Record]) -> dict[str, Any]:
     """The comparison of runs, by method."""
     protocol = protocol_of(experiment)
-    of_run = ("seed", "agent", "iteration", "trained_inner_steps", "diverged", "left_out")
     groups = []
     for method in EXPERIMENTS[experiment].methods:
         seeds = [
-            compare.Measured(
-                {key: record[key] for key in (*of_run, "env_steps", "wall_s")},
-                record["adaptations"],
-            )
+            compare.Measured(record["about"], record["adaptations"])
             for record in records
             if record["method"] == method
         ]
         if seeds:
             groups.append(compare.summarise(method, seeds, protocol))
     family = EXPERIMENTS[experiment].family
-    return {"experiment": experiment, **compare.summary(family, protocol, groups)}
+    return {"experiment": experiment, **compare.document(family, protocol, groups)}
 
 
 def write(experiment: str, records: Sequence[Record]) -> None:
@@ -175,16 +176,20 @@ def write(experiment: str, records: Sequence[Record]) -> None:
     summary = summarise(experiment, records)
     folder = COMPARISONS / experiment
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(record, separators=(",", ":")) + "\n" for record in records]
-    (folder / "runs.jsonl").write_text("".join(lines), encoding="utf-8")
     compare_report.write_table(folder / "comparison.csv", summary)
     compare_report.write_curves(folder / "curve.csv", summary)
     training = [
-        [np.array(r["training"]).T for r in records if r["method"] == group["group"]]
+        [
+            np.array(record["training"], dtype=np.float64).reshape(-1, 2).T
+            for record in records
+            if record["method"] == group["group"]
+        ]
         for group in summary["groups"]
     ]
     compare_report.plot(folder / "comparison.png", summary, training)
     write_json(folder / "summary.json", {**provenance(), **json.loads(to_json(summary))})
+    lines = [json.dumps(record, separators=(",", ":")) + "\n" for record in records]
+    (folder / "runs.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def page(summaries: Sequence[Mapping[str, Any]]) -> str:

@@ -295,8 +295,6 @@ def rank(histories: Mapping[str, Sequence[History]]) -> dict[str, Any]:
 
 def thinned(history: History) -> list[dict[str, Any]]:
     """At most POINTS evenly spaced rows of a run, its last among them."""
-    count = len(history.iteration)
-    rows = np.unique(np.linspace(0, count - 1, min(POINTS, count)).round().astype(int))
     return [
         {
             **history.cell._asdict(),
@@ -305,8 +303,13 @@ def thinned(history: History) -> list[dict[str, Any]]:
             "wall_s": round(float(history.wall_s[i]), 1),
         }
         | {f"return_step_{k}": round(float(v), 3) for k, v in enumerate(history.returns[i])}
-        for i in rows
+        for i in spread(len(history.iteration))
     ]
+
+
+def spread(count: int) -> NDArray[np.int64]:
+    """At most POINTS positions of ``count``, evenly spaced, the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(POINTS, count)).round().astype(np.int64))
 
 
 def plot(path: Path, histories: Mapping[str, Mapping[str, Sequence[History]]]) -> None:

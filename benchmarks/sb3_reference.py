@@ -32,7 +32,6 @@ from rich.console import Console
 from stable_baselines3 import PPO
 
 from warprl.agents import sb3
-from warprl.envs.family import task_rows
 from warprl.envs.vector import FamilyEnv
 from warprl.launch import compare_report, evaluate, runs, stored
 from warprl.launch.config import steps_per_iteration
@@ -112,11 +111,11 @@ class Reference:
         """Makes the family's environment with one task, or with tasks drawn at every reset."""
         name = self.run.config.family
         values = None if task is None else asdict(task)
-        numbers = task_rows(self.protocol.tasks[:1], 1).shape[1]
+        size = self.protocol.family.distribution.size
 
         def make_env() -> sb3.Env:
             env = FamilyEnv(name, values)
-            return sb3.TaskObservation(env, numbers) if sees_task else env
+            return sb3.TaskObservation(env, size) if sees_task else env
 
         return make_env
 

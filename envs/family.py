@@ -23,7 +23,8 @@ from warprl.types import ActionSpace, BatchEnv, Task
 class Definition:
     """The definition card: all that fixes the numbers a family gives.
 
-    Returns are comparable between two programs only if every line of their cards agrees.
+    Returns are comparable between two programs only if every line of their cards but
+    ``differences`` agrees.
     """
 
     name: str

@@ -68,6 +68,13 @@ class Variations(Split):
         return [self.benchmark], [self.benchmark]
 
     @property
+    def size(self) -> int:
+        """The number of the environment, and its vector."""
+        task = self.held_out[0]
+        assert isinstance(task, Variation)
+        return 1 + len(task.vector)
+
+    @property
     def text(self) -> str:
         """Which environments, how often, and how many goals."""
         train, _ = self.classes

@@ -101,7 +101,7 @@ def compare(
             )
             for group in groups
         ]
-        found = summary(first.config.family, protocol, summaries) | {"folder": str(folder)}
+        found = document(first.config.family, protocol, summaries) | {"folder": str(folder)}
         _write(folder, found, groups)
     except BaseException:
         with suppress(OSError):  # what has been written stays
@@ -197,13 +197,13 @@ def measure(
 
 def summarise(label: str, seeds: Sequence[Measured], protocol: Protocol) -> dict[str, Any]:
     """Estimates over the seeds and tasks of a group."""
-    rows, values, strata, finite = [], [], [], []
+    adaptations = [row for seed in seeds for row in seed.adaptations]
+    rows, values, strata = [], [], []
     for seed in seeds:
         returns = np.array([row["returns"] for row in seed.adaptations], dtype=np.float64)
         usable = np.isfinite(returns).all(axis=1)
         values.append(_quantities(returns[usable]))
         strata.append(protocol.strata[usable])
-        finite += [row for row in seed.adaptations if row["finite"]]
         rows.append({**seed.about, "mean": float(returns[usable, -1].mean())})
     found = estimate_over_seeds(values, strata, generator(protocol.seed, "bootstrap"))
     *curve, area, gain, worse = map(asdict, found)
@@ -217,14 +217,16 @@ def summarise(label: str, seeds: Sequence[Measured], protocol: Protocol) -> dict
         "area": area,
         "gain": gain,
         "worse": worse["mean"],
-        "steps": evaluate.over_steps(_diagnostics(finite), protocol),
+        "steps": evaluate.over_steps(_diagnostics(adaptations, protocol.steps), protocol),
         "env_steps": _mean([row["env_steps"] for row in rows]),
         "wall_s": _mean([row["wall_s"] for row in rows]),
         "runs": rows,
     }
 
 
-def summary(family: str, protocol: Protocol, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def document(
+    family: str, protocol: Protocol, groups: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """The comparison of groups that :func:`summarise` made, as the report wants it."""
     return {
         "family": family,
@@ -239,10 +241,19 @@ def summary(family: str, protocol: Protocol, groups: Sequence[Mapping[str, Any]]
     }
 
 
-def _diagnostics(adaptations: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:
-    """What was found of every step of every adaptation, ``[n, N]``; not all policies have all."""
+def _diagnostics(
+    adaptations: Sequence[Mapping[str, Any]], steps: int
+) -> dict[str, NDArray[np.float64]]:
+    """What was found of every step of the finite adaptations, ``[n, N]``; not all have all."""
     names = [name for name in DIAGNOSTICS if any(name in row for row in adaptations)]
-    return {name: np.array([row[name] for row in adaptations], dtype=np.float64) for name in names}
+    finite = [row for row in adaptations if row["finite"]]
+    found = {
+        name: np.array([row[name] for row in finite], dtype=np.float64).reshape(-1, steps)
+        for name in names
+    }
+    if "condition" in found:  # infinite if a warp is singular, and JSON knows no infinity
+        found["condition"] = np.nan_to_num(found["condition"], nan=np.inf, posinf=np.inf)
+    return found
 
 
 def _quantities(returns: NDArray[np.float64]) -> NDArray[np.float64]:

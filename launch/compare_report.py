@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from warprl.launch.logging import duration
 from warprl.launch.outcome import table, tasks_and_repeats
-from warprl.launch.report import DIAGNOSTICS
+from warprl.launch.report import DIAGNOSTICS, write_points
 
 Summary = Mapping[str, Any]
 
@@ -47,14 +46,7 @@ def write_table(path: Path, summary: Summary) -> None:
 
 def write_curves(path: Path, summary: Summary) -> None:
     """One line for each group and number of inner steps, with what the last of them did."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        points = ("mean", "stderr", "low", "high", "iqm", "n")
-        writer = csv.DictWriter(file, ["group", "inner_step", *points, *DIAGNOSTICS])
-        writer.writeheader()
-        for group in summary["groups"]:
-            steps = chain([{}], group["steps"])
-            for step, (point, last) in enumerate(zip(group["curve"], steps, strict=True)):
-                writer.writerow({"group": group["group"], "inner_step": step, **point, **last})
+    write_points(path, "group", summary["groups"])
 
 
 def plot(path: Path, summary: Summary, training: Sequence[Sequence[NDArray[np.float64]]]) -> None:
@@ -82,7 +74,7 @@ def plot(path: Path, summary: Summary, training: Sequence[Sequence[NDArray[np.fl
                     steps, returns, dashes, color=colour, linewidth=1, alpha=0.7,
                     label=group["group"] if seed == 0 else None,
                 )  # fmt: skip
-    left.set(xlabel="steps of adaptation", ylabel="held-out return, mean and 95 % interval")
+    left.set(xlabel="steps of adaptation", ylabel="mean return, 95 % interval")
     for axes in right:
         axes.set(xlabel="environment steps", ylabel="return after adaptation in training, a seed")
     for axes in (left, *right):
@@ -155,19 +147,15 @@ def _cells(summary: Summary) -> tuple[list[str], list[list[str]]]:
 
 def _step_cells(summary: Summary) -> list[tuple[list[str], list[list[str]]]]:
     """What the first and the last inner step did: one table, or none where no group took any."""
-    first, last = "step 1", f"step {summary['inner_steps']}"
+    shown = sorted({1, summary["inner_steps"]})
     rows = [
         [group["group"]]
-        + [_number(step.get(name)) for name in DIAGNOSTICS for step in _ends(group["steps"])]
+        + [_number(group["steps"][k - 1].get(name)) for name in DIAGNOSTICS for k in shown]
         for group in summary["groups"]
         if any(group["steps"])
     ]
-    columns = [f"{word}, {step}" for word in DIAGNOSTICS.values() for step in (first, last)]
+    columns = [f"{word}, step {k}" for word in DIAGNOSTICS.values() for k in shown]
     return [(["inner steps", *columns], rows)] if rows else []
-
-
-def _ends(steps: Sequence[Mapping[str, float]]) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    return steps[0], steps[-1]
 
 
 def _number(value: float | None) -> str:

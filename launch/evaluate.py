@@ -226,9 +226,8 @@ def make_protocol(name: str, steps: int, episodes: int, seed: int) -> Protocol:
 
 
 def _numbers_of(card: Definition) -> dict[str, Any]:
-    """The lines of a definition card that numbers depend on: what others do is not among them."""
-    lines = asdict(card)
-    return {key: lines[key] for key in lines if key not in ("differences", "source")}
+    """The lines of a definition card that numbers depend on: not what others do."""
+    return {key: line for key, line in asdict(card).items() if key != "differences"}
 
 
 def _trained(run: stored.StoredRun) -> Subject:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,19 @@ DIAGNOSTICS = {"kl": "KL", "cosine": "cosine", "condition": "condition"}
 
 def write_curve(path: Path, summary: Summary) -> None:
     """One line for each policy and number of inner steps, with what the last of them did."""
+    write_points(path, "policy", summary["curves"])
+
+
+def write_points(path: Path, name: str, curves: Sequence[Mapping[str, Any]]) -> None:
+    """The points and steps of curves, whose key and column ``name`` tells them apart."""
     with path.open("w", newline="", encoding="utf-8") as file:
         points = ("mean", "stderr", "low", "high", "iqm", "n")
-        writer = csv.DictWriter(file, ["policy", "inner_step", *points, *DIAGNOSTICS])
+        writer = csv.DictWriter(file, [name, "inner_step", *points, *DIAGNOSTICS])
         writer.writeheader()
-        for curve in summary["curves"]:
+        for curve in curves:
             steps = chain([{}], curve["steps"])
             for step, (point, last) in enumerate(zip(curve["curve"], steps, strict=True)):
-                writer.writerow({"policy": curve["policy"], "inner_step": step, **point, **last})
+                writer.writerow({name: curve[name], "inner_step": step, **point, **last})
 
 
 def write_tasks(path: Path, summary: Summary) -> None:

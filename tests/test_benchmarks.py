@@ -291,11 +291,16 @@ def record(
     method: str = "promp", seed: int = 1, last: float = -12.0, experiment: str = CELL.experiment
 ) -> comparison.Record:
     """A measured run whose adaptations all go from -40 to ``last``."""
-    cell = Cell(experiment, method, seed)
+    config = Cell(experiment, method, seed).config(EXPERIMENTS[experiment].steps)
     return {
-        "method": method, "config": comparison.wanted(cell).model_dump(mode="json"), "seed": seed,
-        "agent": METHODS[method].preset, "iteration": 80, "trained_inner_steps": 1, "diverged": 0,
-        "left_out": 0, "env_steps": 3_200_000, "wall_s": 30.0, "training": [[40_000, -38.0]],
+        "method": method,
+        "config": config.model_dump(mode="json"),
+        "about": {
+            "seed": seed, "agent": METHODS[method].preset, "iteration": config.iterations,
+            "trained_inner_steps": 1, "diverged": 0, "left_out": 0, "env_steps": 3_200_000,
+            "wall_s": 30.0,
+        },
+        "training": [[40_000, -38.0]] if seed == 1 else [],
         "adaptations": [{"finite": True, "returns": [-40.0, last], "kl": [0.25]}] * 40,
     }  # fmt: skip
 
@@ -311,7 +316,7 @@ def test_the_results_page_has_curves_commands_and_what_others_published() -> Non
     text = comparison.page([compared(record(seed=1), record(seed=2))])
     assert "## point-navigation\n\npoint-navigation-v1: 40 held-out tasks, 2 episodes each" in text
     assert "| promp | -40.0 | -12.0 |" in text
-    assert "| promp | 0.25 | 0.25 | - | - | - | - |" in text
+    assert "| promp | 0.25 | - | - |" in text
     assert (
         "- promp: `python benchmarks/learning.py --experiments point-navigation --methods promp "
         "--seeds 1 2`"
@@ -356,11 +361,11 @@ def retuned(run: comparison.Record) -> None:
 
 
 def trained_shorter(run: comparison.Record) -> None:
-    run["config"]["iterations"] -= 1
+    run["about"]["iteration"] -= 1
 
 
 def given_up(run: comparison.Record) -> None:
-    run["method"] = "warpgrad-online"  # of the ablation, and not of this experiment
+    run |= record("warpgrad-online", seed=2)  # of the ablation, and not of this experiment
 
 
 @pytest.mark.parametrize("change", [retuned, trained_shorter, given_up])
@@ -372,7 +377,7 @@ def test_a_run_that_would_be_trained_otherwise_today_does_not_stay(
     first, second = map(json.loads, path.read_text().splitlines())
     change(second)
     path.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
-    assert [run["seed"] for run in comparison.stored(CELL.experiment)] == [1]
+    assert [run["about"]["seed"] for run in comparison.stored(CELL.experiment)] == [1]
 
 
 @pytest.mark.usefixtures("comparisons")
@@ -422,12 +427,21 @@ def test_the_overview_says_whether_a_warped_method_is_ahead_of_both_plain_ones()
     assert "| no |" in of({"warpgrad": -10.0, "promp": -12.5, "maml": -8.0})
 
 
-def test_only_finished_runs_are_compared(tmp_path: Path) -> None:
-    finished, begun, _ = (write_run(tmp_path, CELL._replace(seed=n), []) for n in (1, 2, 3))
+def test_only_runs_that_are_finished_and_of_today_s_settings_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished, begun, other, longer, _ = (
+        write_run(tmp_path, CELL._replace(seed=n), []) for n in (1, 2, 3, 4, 5)
+    )
     whole = CELL.config(EXPERIMENTS[CELL.experiment].steps).iterations
-    save(finished, whole)
-    save(begun, whole - 1)
+    for folder, iteration in ((finished, whole), (begun, whole - 1), (other, whole)):
+        save(folder, iteration)
+    save(longer, whole + 1)
+    path = other / "config.yaml"
+    path.write_text(path.read_text().replace("init_lr: 0.001", "init_lr: 0.5"))
     assert comparison.finished(CELL.experiment, tmp_path) == {finished: CELL}
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in told] == [f.name for f in (begun, other, longer)]
 
 
 def test_the_page_is_the_one_of_the_kept_results() -> None:

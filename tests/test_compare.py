@@ -119,6 +119,19 @@ def test_what_inner_steps_do_is_told_over_all_seeds_and_only_of_what_takes_them(
     assert "cosine" not in capsys.readouterr().out
 
 
+def test_a_singular_warp_counts_again_as_it_did_when_it_was_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "shut", POINT, warp_shift=-1e4)  # gates of 1 + tanh(-inf)
+    conditions = []
+    for _ in range(2):
+        assert main(["compare", "shut", *QUICK]) == 0
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        (first,) = (i for i, line in enumerate(lines) if line[:2] == ["inner", "steps"])
+        conditions.append(lines[first + 1][-2:])
+    assert conditions == [["inf", "inf"]] * 2
+
+
 def test_the_interval_is_over_seeds_and_not_over_tasks_alone(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -304,7 +317,7 @@ def test_an_evaluation_from_before_the_family_s_card_changed_is_not_used(
     monkeypatch.setattr(
         type(make_family(POINT)),
         "definition",
-        lambda self: replace(card, reward="another", differences="from others", source="another"),
+        lambda self: replace(card, reward="another", differences="from others"),
     )
     reused = compare(capsys, "a1")["groups"][0]["runs"][0]["reused"]
     assert reused, "on what the card says of others, no number depends"

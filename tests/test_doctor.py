@@ -62,7 +62,7 @@ def test_without_the_native_batch_only_meta_worlds_environment_is_sound(
     monkeypatch.setattr(doctor, "CHECKS", (doctor.check_physics,))
     assert main(["doctor"]) == (0 if meta_world else 1)
     seen, advice = capsys.readouterr().out.splitlines()
-    assert seen.startswith(f"{line}  physics  no native batch: only Meta-World's")
+    assert seen.startswith(f"{line}  physics  no native batch: only points, mazes")
     assert advice.strip().startswith("to do: pip install 'mujoco>=3.17'")
 
 

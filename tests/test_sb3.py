@@ -604,6 +604,12 @@ def test_the_benchmark_measures_all_references_like_compare_and_again_alike(
     assert np.mean(trained) == pytest.approx(documents[0]["trained"]["curve"][2]["mean"], abs=0.001)
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in shown[1:5]] == list(documents[0])
+    options = ["--steps", "2", "--episodes", "2", "--json", "--out", str(tmp_path / "compared")]
+    assert main(["compare", str(tmp_path / "a"), *options]) == 0
+    (group,) = json.loads(capsys.readouterr().out)["groups"]
+    ours = documents[0]["trained"]
+    assert [point["mean"] for point in ours["curve"]] == [p["mean"] for p in group["curve"]]
+    assert (ours["area"]["mean"], ours["worse"]) == (group["area"]["mean"], group["worse"])
 
 
 def test_a_family_of_ones_own_has_references_too(
