@@ -73,6 +73,7 @@ def test_tasks_survive_pickle_and_yaml() -> None:
     task = family(REACH).held_out_tasks()[7]
     assert pickle.loads(pickle.dumps(task)) == task
     assert family(REACH).parse_task(yaml.safe_load(yaml.safe_dump(asdict(task)))) == task
+    assert family(REACH).distribution.size == len(np.hstack(list(asdict(task).values())))
     for values, message in (
         ({"env": 43, "vector": [0.0, 0.6]}, "is not one of Meta-World's tasks under seed"),
         ({"env": "reach", "vector": [0.0]}, "task field 'env' must be a finite number"),
