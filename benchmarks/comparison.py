@@ -68,7 +68,7 @@ steps with the same meta-batches, and its newest checkpoint is adapted to held-o
 inner steps: more than it was trained for. Presets were tuned on returns in training; where a family
 has few tasks, the held-out ones are these same tasks. Settings beside the presets' own are those in
 `benchmarks/experiments.py`. Training times are those of two runs at a time on a machine that had
-other work.
+other work. Where `runs.jsonl` lies beside a figure, it holds every run and adaptation behind it.
 """
 WARPED, PLAIN = ("warpgrad", "warp-promp"), ("promp", "maml")
 
