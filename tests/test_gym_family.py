@@ -19,6 +19,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiDiscrete
 from gymnasium.spaces.utils import flatten
 from gymnasium.vector import SyncVectorEnv
+from helpers_gym import CART, Push, push
 from helpers_launch import fabricate
 
 from warprl.envs import GymFamily, UnknownFamily, make_family
@@ -206,18 +207,6 @@ def test_the_vector_environment_does_what_single_ones_do() -> None:
     assert ends.min() >= 2
 
 
-@dataclass(frozen=True)
-class Push(Task):
-    force: float
-
-
-def push(env: gymnasium.Env[Any, Any], task: Push) -> None:
-    env.unwrapped.force_mag = task.force  # type: ignore[attr-defined]
-
-
-CART = GymFamily("cart-v1", "CartPole-v1", [Push(10), Push(-10)], push, horizon=60)
-
-
 def test_of_discrete_actions_the_environment_is_given_the_one_chosen() -> None:
     assert CART.action_space == Discrete(2)
     batch = CART.make_batch(2)
@@ -269,7 +258,7 @@ def test_discrete_actions_may_start_anywhere_and_discrete_observations_are_one_h
 def test_a_family_with_discrete_actions_is_trained_evaluated_and_described(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name, run = f"{__name__}:CART", str(tmp_path / "run")
+    name, run = "helpers_gym:CART", str(tmp_path / "run")
     assert main(["envs", name]) == 0
     assert "CartPole-v1 (2 to choose from)" in capsys.readouterr().out
     tiny = ("tasks=2", "adaptation.episodes=2", "policy.hidden=[8]")

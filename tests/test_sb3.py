@@ -617,12 +617,12 @@ def test_a_family_of_ones_own_has_references_too(
 ) -> None:
     monkeypatch.setattr(sb3_reference, "RESULTS", tmp_path / "results")
     monkeypatch.setattr("warprl.launch.evaluate.ADAPTATIONS", 2)
-    fabricate(tmp_path / "a", "test_gym_family:CART")
+    fabricate(tmp_path / "a", "helpers_gym:CART")
     short = ["--steps", "1", "--episodes", "2", "--pretrain-steps", "120"]
     assert sb3_reference.main([str(tmp_path / "a"), *short]) == 0
     assert capsys.readouterr().out.count("\n") == 5
     written = sorted(path.name for path in (tmp_path / "results").iterdir())
-    assert written == ["sb3_test_gym_family-CART.csv", "sb3_test_gym_family-CART.json"]
+    assert written == ["sb3_helpers_gym-CART.csv", "sb3_helpers_gym-CART.json"]
 
 
 def test_references_that_cannot_be_measured_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
