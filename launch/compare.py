@@ -217,7 +217,7 @@ def summarise(label: str, seeds: Sequence[Measured], protocol: Protocol) -> dict
         "area": area,
         "gain": gain,
         "worse": worse["mean"],
-        "steps": evaluate.over_steps(_diagnostics(adaptations, protocol.steps), protocol),
+        "steps": evaluate.over_steps(_diagnostics(adaptations, protocol.steps), protocol.steps),
         "env_steps": _mean([row["env_steps"] for row in rows]),
         "wall_s": _mean([row["wall_s"] for row in rows]),
         "runs": rows,
@@ -230,13 +230,7 @@ def document(
     """The comparison of groups that :func:`summarise` made, as the report wants it."""
     return {
         "family": family,
-        "protocol": protocol.describe(),
-        "tasks": len(protocol.tasks),
-        "trained_on": protocol.trained_on,
-        "repeats": protocol.repeats,
-        "inner_steps": protocol.steps,
-        "episodes": protocol.episodes,
-        "seed": protocol.seed,
+        **protocol.summary(),
         "groups": groups,
     }
 

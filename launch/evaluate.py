@@ -98,6 +98,18 @@ class Protocol:
             "seed": self.seed,
         }
 
+    def summary(self) -> dict[str, Any]:
+        """What every report of a measurement begins with."""
+        return {
+            "protocol": self.describe(),
+            "tasks": len(self.tasks),
+            "trained_on": self.trained_on,
+            "repeats": self.repeats,
+            "inner_steps": self.steps,
+            "episodes": self.episodes,
+            "seed": self.seed,
+        }
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -241,17 +253,11 @@ def _subject(run: stored.StoredRun, label: str, theta: Params, phi: Params) -> S
 def _summary(run: stored.StoredRun, protocol: Protocol, curves: Sequence[Curve]) -> dict[str, Any]:
     return {
         "run": str(run.folder),
-        "protocol": protocol.describe(),
         "family": run.config.family,
         "agent": run.config.agent,
         "checkpoint": run.iteration,
-        "seed": protocol.seed,
-        "tasks": len(protocol.tasks),
-        "trained_on": protocol.trained_on,
-        "repeats": protocol.repeats,
+        **protocol.summary(),
         "adaptations": len(protocol.rows),
-        "episodes": protocol.episodes,
-        "inner_steps": protocol.steps,
         "trained_inner_steps": run.config.adaptation.steps,
         "curves": [_estimates(curve, protocol) for curve in curves],
     }
@@ -276,7 +282,9 @@ def _estimates(curve: Curve, protocol: Protocol) -> dict[str, Any]:
         "area": over_tasks(areas[usable]),
         "gain": over_tasks(returns[:, -1] - returns[:, 0]),
         "worse": float(worse[usable].mean()),
-        "steps": over_steps({name: v[curve.finite] for name, v in curve.steps.items()}, protocol),
+        "steps": over_steps(
+            {name: values[curve.finite] for name, values in curve.steps.items()}, protocol.steps
+        ),
         "diverged": np.flatnonzero(~curve.finite).tolist(),
         "left_out": np.flatnonzero(~usable).tolist(),
         "adaptations": [
@@ -310,17 +318,14 @@ def got_worse(returns: NDArray[np.float64]) -> NDArray[np.bool_]:
     return worse
 
 
-def over_steps(
-    found: Mapping[str, NDArray[np.float64]], protocol: Protocol
-) -> list[dict[str, float]]:
+def over_steps(found: Mapping[str, NDArray[np.float64]], number: int) -> list[dict[str, float]]:
     """Every step over adaptations ``[n, N]``: mean KL and cosine, median condition.
 
     The median, because a single warp that is nearly singular would be all that a mean shows. Where
     no episode was rewarded there is no gradient and hence no cosine: the mean is over the others.
     """
     return [
-        {name: _middle(name, values[:, k]) for name, values in found.items()}
-        for k in range(protocol.steps)
+        {name: _middle(name, values[:, k]) for name, values in found.items()} for k in range(number)
     ]
 
 
