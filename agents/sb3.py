@@ -215,8 +215,12 @@ class TaskObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Appends the task's numbers, which ``info["task"]`` of a reset names, to the observation."""
 
     def __init__(self, env: Env, size: int) -> None:
-        """``size`` is how many numbers a task has, those in its tuples included."""
+        """``size`` is how many numbers a task has, those in its tuples included.
+
+        Of tasks that have fewer, zeros take the place of the rest.
+        """
         super().__init__(env)
+        self._size = size
         (plain,) = env.observation_space.shape or ()
         self.observation_space = Box(-np.inf, np.inf, (plain + size,), np.float64)
 
@@ -225,7 +229,8 @@ class TaskObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
         """Start an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._task = np.hstack(list(info["task"].values()))
+        numbers = np.hstack(list(info["task"].values()))
+        self._task = np.pad(numbers, (0, self._size - len(numbers)))
         return np.concatenate((observation, self._task)), info
 
     def step(self, action: Any) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:

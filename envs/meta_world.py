@@ -69,10 +69,8 @@ class Variations(Split):
 
     @property
     def size(self) -> int:
-        """The number of the environment, and its vector."""
-        task = self.held_out[0]
-        assert isinstance(task, Variation)
-        return 1 + len(task.vector)
+        """The number of the environment, and the longest vector: they differ by environment."""
+        return 1 + max(len(task.vector) for tasks in _build(self.benchmark) for task in tasks)
 
     @property
     def text(self) -> str:

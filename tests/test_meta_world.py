@@ -65,6 +65,8 @@ def test_the_environments_of_ml10_are_ten_to_train_on_and_five_others() -> None:
     test = family("ml10").held_out_tasks()
     assert {name for name, *_ in converted(test)} == set(metaworld.env_dict.ML10_V3["test"])
     assert len(set(test)) == 250
+    sizes = {len(np.hstack(list(asdict(task).values()))) for task in test}
+    assert sizes == {4, 7} and family("ml10").distribution.size == 7
     card = make_family("ml45").definition()
     assert card.tasks.count("-v3") == 45 and card.held_out.count("-v3") == 5
 

@@ -548,6 +548,13 @@ def test_the_oracle_sees_the_task(family: str, numbers: int) -> None:
     assert len(seen) > 1, "the tasks differ, and were seen to"
 
 
+def test_an_oracle_of_tasks_of_several_lengths_sees_zeros_behind_the_short_ones() -> None:
+    env = sb3.TaskObservation(gymnasium.make(gymnasium_id(POINT)), 5)
+    observation, info = env.reset(seed=0)
+    assert observation[-5:].tolist() == [info["task"]["x"], info["task"]["y"], 0.0, 0.0, 0.0]
+    assert observation in env.observation_space
+
+
 def test_a_reference_learns_from_as_many_environment_steps_as_our_adaptation() -> None:
     model = reference(POINT)
     row = sb3.learning_row(model, lambda: make_env(POINT), steps=3, episodes=2, seed=1)
