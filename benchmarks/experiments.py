@@ -92,7 +92,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             "half-cheetah-vel-v1", 4_000_000, PAIRED, SMALL, seeds=(1, 2), evaluated=10
         ),
         "ant-dir": Experiment(
-            "ant-dir-v1", 600_000, GRADIENT, ("tasks=4", "adaptation.episodes=10"), evaluated=5
+            "ant-dir-v1", 400_000, GRADIENT, ("tasks=4", "adaptation.episodes=10"), evaluated=5
         ),
         "walker2d-rand-params": Experiment(
             "walker2d-rand-params-v1", 1_000_000, GRADIENT, SMALL, evaluated=10
