@@ -43,14 +43,16 @@ GRADIENT = (
 CONTRASTED = ("warpgrad", "promp", "maml")
 PAIRED = ("warpgrad", "warp-promp", "promp", "maml")
 
-# What makes warpgrad what it is, one thing changed at a time; then what might make it better.
-VARIANTS = {
+# What makes warpgrad what it is, one thing changed at a time.
+PARTS = {
     "approximate": ("learner.objective=approximate",),
     "online": ("learner.schedule=online",),
     "linear": ("policy.warp=linear",),
     "residual": ("policy.warp=residual",),
     "unwarped": ("policy.warp=none",),
-    "warps-alone": ("learner.init=fixed",),
+}
+# What might make it better.
+REMEDIES = {
     "slow-warps": ("learner.lr=3e-4",),
     "slowest-warps": ("learner.lr=1e-4",),
     "five-steps": ("adaptation.steps=5",),
@@ -58,12 +60,15 @@ VARIANTS = {
     "loose-kl": ("learner.kl_target=0.1", "learner.kl_limit=0.3"),
     "fast-init": ("learner.init_lr=3e-3",),
     "maml-init": ("learner.init=maml",),
+    "warps-alone": ("learner.init=fixed",),
 }
+VARIANTS = PARTS | REMEDIES
 METHODS: Mapping[str, Method] = MappingProxyType(
     {name: Method(name) for name in GRADIENT}
     | {f"warpgrad-{name}": Method("warpgrad", settings) for name, settings in VARIANTS.items()}
 )
-ABLATION = tuple(name for name, method in METHODS.items() if method.preset == "warpgrad")
+ABLATION = ("warpgrad", *(f"warpgrad-{name}" for name in VARIANTS))
+ABLATION_SHORT = ("warpgrad", *(f"warpgrad-{name}" for name in (*PARTS, "slow-warps")))
 
 # Small meta-batches learn faster per environment step. The direction families have two tasks only.
 FEW = ("tasks=8",)
@@ -95,7 +100,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             "ant-dir-v1", 400_000, GRADIENT, ("tasks=4", "adaptation.episodes=10"), evaluated=5
         ),
         "walker2d-rand-params": Experiment(
-            "walker2d-rand-params-v1", 1_000_000, GRADIENT, SMALL, evaluated=10
+            "walker2d-rand-params-v1", 1_000_000, GRADIENT, SMALL, evaluated=5
         ),
         "walker2d-rand-params-long": Experiment(
             "walker2d-rand-params-v1", 3_000_000, PAIRED, SMALL, evaluated=10
@@ -103,7 +108,12 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
         "point-navigation-ablation": Experiment(
             POINT.family, POINT.steps, ABLATION, POINT.settings, POINT.seeds
         ),
-        "half-cheetah-dir-ablation": Experiment("half-cheetah-dir-v1", 4_000_000, ABLATION, FEW),
+        "half-cheetah-dir-ablation": Experiment(
+            "half-cheetah-dir-v1", 2_000_000, ABLATION_SHORT, FEW
+        ),
+        "half-cheetah-dir-ablation-long": Experiment(
+            "half-cheetah-dir-v1", 4_000_000, ("warpgrad", "warpgrad-unwarped"), FEW
+        ),
     }
 )
 
