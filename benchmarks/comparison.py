@@ -28,7 +28,7 @@ from typing import Any, TypeAlias
 import learning
 import numpy as np
 from common import RESULTS, provenance, write_json
-from experiments import EXPERIMENTS, Cell
+from experiments import ABLATION, EXPERIMENTS, METHODS, Cell
 from rich.console import Console
 
 from warprl import checkpoint
@@ -194,7 +194,11 @@ def write(experiment: str, records: Sequence[Record]) -> None:
 
 def page(summaries: Sequence[Mapping[str, Any]]) -> str:
     """The results page."""
-    return "\n".join([HEAD, overview(summaries), *(section(summary) for summary in summaries)])
+    parts = [HEAD, overview(summaries), *map(section, summaries)]
+    ablated = [summary for summary in summaries if "-ablation" in summary["experiment"]]
+    if ablated:
+        parts.insert(2, ablation(ablated))
+    return "\n".join(parts)
 
 
 def overview(summaries: Sequence[Mapping[str, Any]]) -> str:
@@ -222,6 +226,31 @@ def overview(summaries: Sequence[Mapping[str, Any]]) -> str:
         late = [f"{late_gain(groups[m]):.1f}" for m in ("warpgrad", "maml")]
         cells = [summary["experiment"], *areas, ", ".join(ahead) or "no", *late]
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def ablation(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """What changing one thing in ``warpgrad`` does, on every family where that was tried."""
+    columns = [{group["group"]: group for group in s["groups"]} for s in summaries]
+    lines = [
+        "## Ablations of warpgrad",
+        "",
+        "Area under the adaptation curve with its 95 % interval, and the number of seeds.",
+        "",
+        f"| changed | {' | '.join(summary['experiment'] for summary in summaries)} |",
+        f"|---|{'---:|' * len(summaries)}",
+    ]
+    for method in ABLATION:
+        if not any(method in groups for groups in columns):
+            continue
+        changed = ", ".join(f"`{setting}`" for setting in METHODS[method].settings) or "nothing"
+        cells = [
+            f"{compare_report.interval(groups[method]['area'])}, {len(groups[method]['runs'])}"
+            if method in groups
+            else "-"
+            for groups in columns
+        ]
+        lines.append(f"| {changed} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 

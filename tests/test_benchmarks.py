@@ -334,6 +334,22 @@ def test_a_variant_is_shown_by_its_name() -> None:
     assert "--methods warpgrad-online --seeds 1`" in text
 
 
+@pytest.mark.usefixtures("comparisons")
+def test_ablations_stand_in_one_table_of_all_families_where_they_were_tried() -> None:
+    point, cheetah = "point-navigation-ablation", "half-cheetah-dir-ablation"
+    online = "warpgrad-online"
+    text = comparison.page([
+        compared(record("warpgrad", experiment=point), record(online, experiment=point),
+                 record(online, 2, experiment=point), experiment=point),
+        compared(record("warpgrad", last=-10.0, experiment=cheetah), experiment=cheetah),
+    ])  # fmt: skip
+    table = text.split("## Ablations of warpgrad")[1].split("##")[0].splitlines()
+    areas = "-26.0 [-26.0, -26.0]"
+    assert f"| changed | {point} | {cheetah} |" in table
+    assert f"| nothing | {areas}, 1 | -25.0 [-25.0, -25.0], 1 |" in table
+    assert f"| `learner.schedule=online` | {areas}, 2 | - |" in table
+
+
 def test_runs_measured_before_stay_beside_those_measured_now(comparisons: Path) -> None:
     def measured(*now: comparison.Record) -> dict[str, Any]:
         records = comparison.joined(comparison.stored(CELL.experiment), now)
