@@ -326,11 +326,11 @@ def iteration_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
 
     Cumulative over the run: ``iteration``, ``env_steps`` (simulated steps, counting those after an
     episode's end), ``wall_s`` (seconds in iterations), ``workers_replaced``. Of this iteration:
-    ``return_step_k`` (mean over finite tasks), ``meta_loss``, ``kl``, ``grad_norm``,
-    ``meta_steps``, ``kl_coefficient``, ``step_scale``, ``diverged_tasks``, ``steps_per_s``, the
-    seconds ``time.physics``, ``time.policy``, ``time.inner`` (means over workers),
-    ``time.transfer`` (messages and waiting for the slowest worker), ``time.meta_update``, and
-    ``physics_fraction``, the first of these over their sum.
+    ``return_step_k`` (mean over finite tasks), ``meta_loss`` (of Leap and Reptile without warps,
+    their own objective), ``kl``, ``grad_norm``, ``meta_steps``, ``kl_coefficient``, ``step_scale``,
+    ``diverged_tasks``, ``steps_per_s``, the seconds ``time.physics``, ``time.policy``,
+    ``time.inner`` (means over workers), ``time.transfer`` (messages and waiting for the slowest
+    worker), ``time.meta_update``, and ``physics_fraction``, the first of these over their sum.
     """
     return dict(result[METRICS])
 

@@ -150,11 +150,6 @@ def require_consistent(
             "learner.objective = two-time-scale needs learner.schedule = online and "
             "learner.optimizer = adam: the warps gather one gradient an iteration"
         )
-    if learner.optimizer == "trpo" and learner.init in ("leap", "reptile"):
-        raise UserError(
-            f"learner.optimizer = trpo needs learner.init = maml, fomaml or fixed: {learner.init} "
-            "has no KL to bound"
-        )
     if learner.init == "reptile" and adaptation.layers != "all":
         raise UserError(
             f"learner.init = reptile needs adaptation.layers = all: beside {adaptation.layers} "

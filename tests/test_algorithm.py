@@ -7,6 +7,7 @@ import logging
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import ray
@@ -53,12 +54,22 @@ def test_what_is_not_learned_stays_bit_for_bit() -> None:
     assert all(name.startswith("phi.") for name in changed)
 
 
-@pytest.mark.parametrize("agent", PRESETS)
-def test_every_preset_learns_what_it_names_and_nothing_else(agent: str) -> None:
+@pytest.mark.parametrize(
+    ("agent", "optimizer"),
+    [
+        (agent, optimizer)
+        for agent, preset in PRESETS.items()
+        for optimizer in ("adam", "trpo")
+        if optimizer == "adam" or preset.learner.objective != "two-time-scale"
+    ],
+)
+def test_every_preset_learns_what_it_names_and_nothing_else(
+    agent: str, optimizer: Literal["adam", "trpo"]
+) -> None:
     preset = PRESETS[agent]
     policy = replace(preset.policy, hidden=(8, 8))
     adaptation = replace(preset.adaptation, episodes=2)
-    learner = replace(preset.learner, warp_every=1)
+    learner = replace(preset.learner, optimizer=optimizer, warp_every=1)
     config = small().meta(policy=policy, adaptation=adaptation, learner=learner)
     with running(config) as algorithm:
         before = algorithm.learner_state.to_tensors()

@@ -190,11 +190,6 @@ def test_every_preset_resolves(agent: str) -> None:
         ("promp", "adaptation.steps=-1", "adaptation.steps = -1: should be greater than or equal"),
         ("multitask", "policy.rates=true", "adaptation.steps = 0 (one policy for all tasks) needs"),
         ("multitask", "learner.init=leap", "adaptation.steps = 0 (one policy for all tasks) needs"),
-        (
-            "leap",
-            "learner.optimizer=trpo",
-            "learner.optimizer = trpo needs learner.init = maml, fom",
-        ),
         ("rl2", "policy.memory=none", "adaptation.by = memory needs policy.memory = gru or rnn"),
         (
             "rl2",

@@ -155,8 +155,8 @@ def test_a_task_has_the_initialisation_gradient_it_has_alone(kind: InitKind) -> 
             torch.testing.assert_close(alone[name], together[name][one], rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("kind", ["fomaml", "maml"])
-def test_initialisation_reports_its_meta_loss(kind: InitKind) -> None:
+@pytest.mark.parametrize("kind", ["leap", "reptile", "fomaml", "maml"])
+def test_initialisation_reports_its_objective(kind: InitKind) -> None:
     p = make_problem("residual", 2)
     found = initialise(p, kind, p.phi, p.trajectory).value.loss
     for t, path in enumerate(p.paths):

@@ -16,7 +16,12 @@ from warprl import params as P
 from warprl.agents.losses import InnerLoss, OuterLoss
 from warprl.learner import Learner, LearnerConfig, LearnerState, Report
 from warprl.objective import InitKind, ObjectiveKind
-from warprl.trust_region import conjugate_gradient, natural_direction
+from warprl.trust_region import (
+    DAMPING,
+    STRONG_DAMPING,
+    conjugate_gradient,
+    natural_direction,
+)
 from warprl.types import Batch, MetaLoss, MetaLossValue, Params
 
 LIMIT = 1e-6  # so short a step that the KL is its quadratic
@@ -64,15 +69,15 @@ def update(
 
 
 def loss_and_kl(p: Problem, init: InitKind, theta_0: Params, phi: Params) -> tuple[Tensor, Tensor]:
-    """Means over tasks of the initialisation's meta-loss and its KL, by the naive loop."""
-    setting = p.setting(clip=None)._replace(kl_coefficient=0.0)
-    losses = [
-        naive.init_objective(init, s, theta_0, phi, path)
-        for s in (setting, setting._replace(kl_coefficient=1.0))
-        for path in p.paths
-    ]
-    plain, penalised = torch.stack(losses).reshape(2, -1).mean(1)
-    return plain, penalised - plain
+    """Means over tasks of the initialisation's objective and of the KL, by the naive loop."""
+    free = p.setting(clip=None)._replace(kl_coefficient=0.0)
+    seen: InitKind = "maml" if init == "maml" else "fomaml"
+
+    def mean(kind: InitKind, setting: naive.Setting) -> Tensor:
+        losses = [naive.init_objective(kind, setting, theta_0, phi, path) for path in p.paths]
+        return torch.stack(losses).mean()
+
+    return mean(init, free), mean(seen, free._replace(kl_coefficient=1.0)) - mean(seen, free)
 
 
 # --- the pure part --------------------------------------------------------------------------------
@@ -96,9 +101,20 @@ def test_flat_vectors_keep_names_and_shapes() -> None:
 # --- the step -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("init", ["maml", "fomaml"])
-def test_initialisation_takes_the_natural_gradient_step_of_the_kl_limit(init: InitKind) -> None:
-    p = on_policy(make_problem(None, 1))
+@pytest.mark.parametrize(
+    ("init", "steps", "shortened", "damping", "least"),
+    # The gradients of the last two lie mostly where no policy changes: the damping bounds the step.
+    [
+        ("maml", 1, 0, DAMPING, 0.9),
+        ("fomaml", 1, 1, DAMPING, 0.6),
+        ("leap", 2, 0, STRONG_DAMPING, 0.05),
+        ("reptile", 2, 0, STRONG_DAMPING, 0.05),
+    ],
+)
+def test_initialisation_takes_the_natural_gradient_step_of_the_kl_limit(
+    init: InitKind, steps: int, shortened: int, damping: float, least: float
+) -> None:
+    p = on_policy(make_problem(None, steps))
     state, report = update(p, replace(TRPO, init=init))
     assert report.metrics["meta_steps"] == 1
 
@@ -110,17 +126,17 @@ def test_initialisation_takes_the_natural_gradient_step_of_the_kl_limit(init: In
         lambda v: loss_and_kl(p, init, unpack(v), p.phi)[1], at
     )
     gradient = naive.gradient(lambda theta: loss_and_kl(p, init, theta, p.phi)[0], p.theta_0)
-    direction, square = natural_direction(lambda v: hessian @ v, P.flatten(gradient))
+    direction, square = natural_direction(lambda v: hessian @ v, P.flatten(gradient), damping)
     step = np.sqrt(2.0 * LIMIT / square) * direction
     found = at - P.flatten(state.theta)
-    share = float(found.dot(step) / step.dot(step))  # the line search may have shortened it once
-    assert any(share == pytest.approx(x, rel=1e-6) for x in (1.0, 0.8))
+    share = float(found.dot(step) / step.dot(step))
+    assert share == pytest.approx(0.8**shortened, rel=1e-6)
     torch.testing.assert_close(found, share * step, rtol=1e-5, atol=1e-9)
     before, after = (
         loss_and_kl(p, init, theta, p.phi) for theta in (p.theta_0, P.detach(state.theta))
     )
     assert after[0] < before[0]
-    assert 0.6 * LIMIT < after[1].item() <= LIMIT
+    assert least * LIMIT < after[1].item() <= LIMIT
     assert report.metrics["kl"] == pytest.approx(after[1].item(), rel=1e-3)
 
 
@@ -157,16 +173,17 @@ def test_warps_take_the_natural_gradient_step_of_the_kl_limit(objective: Objecti
     assert torch.linalg.vector_norm(found - share * step) < 1e-4 * torch.linalg.vector_norm(found)
 
 
-def test_warps_and_initialisation_share_the_limit() -> None:
+@pytest.mark.parametrize("init", ["maml", "leap"])
+def test_warps_and_initialisation_share_the_limit(init: InitKind) -> None:
     p = on_policy(make_problem("residual", 1))
-    state, report = update(p, replace(TRPO, kl_limit=1e-3))
+    state, report = update(p, replace(TRPO, kl_limit=1e-3, init=init))
     assert report.metrics["meta_steps"] == 1
     assert 0.0 < report.metrics["kl"] <= 1e-3
     for before, after in ((p.theta_0, state.theta), (p.phi, state.phi)):
         assert all(not torch.equal(before[name], after[name]) for name in before)
     setting = p.setting(clip=None)._replace(kl_coefficient=0.0)
     risen = [
-        naive.exact(setting, theta, phi, p.paths) + loss_and_kl(p, "maml", theta, phi)[0]
+        naive.exact(setting, theta, phi, p.paths) + loss_and_kl(p, init, theta, phi)[0]
         for theta, phi in ((p.theta_0, p.phi), (P.detach(state.theta), P.detach(state.phi)))
     ]
     assert risen[1] < risen[0]
@@ -254,6 +271,15 @@ def test_without_anything_to_learn_only_the_iteration_changes() -> None:
     state, report = update(p, replace(TRPO, init="fixed", clip=CLIP))
     assert same_bits(P.detach(state.theta), p.theta_0)
     assert (state.iteration, report.metrics["meta_steps"]) == (1, 0)
+
+
+@pytest.mark.parametrize("init", ["leap", "reptile"])
+def test_what_looks_at_no_policy_is_kept_within_the_limit_all_the_same(init: InitKind) -> None:
+    p = on_policy(make_problem(None, 2))
+    far = Far(OuterLoss(p.policy, None))
+    assert update(p, replace(TRPO, init=init), far)[1].metrics["meta_steps"] == 0
+    adam = replace(TRPO, init=init, optimizer="adam")
+    assert update(p, adam, far)[1].metrics["kl"] == 0.0
 
 
 @pytest.mark.parametrize("threads", [2, 3])

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from warprl import params as P
 from warprl.buffer import Indices, TrajectoryBuffer
-from warprl.objective import InitKind, init_gradient, init_loss, warp_objective
-from warprl.trust_region import natural_direction
+from warprl.objective import InitKind, init_gradient, init_kl, init_loss, warp_objective
+from warprl.trust_region import DAMPING, STRONG_DAMPING, natural_direction
 from warprl.types import MetaLoss, MetaLossValue, Params, StepSize, TaskLoss, Trajectory
 
 CHUNK = 2  # states differentiated in one call: they fit the cache, and threads end together
@@ -29,6 +29,8 @@ LONG_CHUNK = 5  # where a network runs step by step, which costs the same for se
 MIN_PENALTY, MAX_PENALTY = 1e-4, 1e2
 KL_BAND = 1.5  # the penalty adapts outside [target / 1.5, target * 1.5] (Schulman et al., 2017)
 BACKTRACKS, BACKTRACK = 15, 0.8  # of TRPO's line search, as the peers
+LONG_SEARCH = 30  # of steps whose objective looks at no policy: the KL says little of their length
+PATHS = ("leap", "reptile")  # initialisations with such an objective
 SHORTEN, LENGTHEN = 0.5, 1.1  # of the step sizes, after an update that went too far or did not
 
 Positive = Annotated[float, Gt(0)]
@@ -49,7 +51,8 @@ class LearnerConfig:
 
     ``trpo`` takes a single natural-gradient step on all states instead, whatever the schedule, of
     the KL ``kl_limit`` (Schulman et al., ICML 2015). It looks at no other of these numbers. Where
-    no length of it improves one of both objectives and worsens none, everything stays.
+    no length of it improves one of both objectives and worsens none, everything stays. For ``leap``
+    and ``reptile``, which have no policy in their objective, the KL is ``fomaml``'s.
 
     ``two-time-scale`` looks ahead of no step: theta_0 and phi descend the same loss on the data of
     theta_0, phi once in ``warp_every`` updates along the sum of their gradients. So did the
@@ -250,14 +253,17 @@ class Learner:
             sound = buffer.without(diverged)
             at = self._gradient(pool, buffer, state.theta, state.phi, *sound, 0.0)
         directions, size = {}, 0.0
+        of_paths = self.config.init in PATHS
         for group, gradient in (("theta", at.theta), ("phi", at.phi)):
             if gradient:
                 product = self._curvature(pool, buffer, state, group, *sound)
-                direction, square = natural_direction(product, P.flatten(gradient))
+                damping = STRONG_DAMPING if group == "theta" and of_paths else DAMPING
+                direction, square = natural_direction(product, P.flatten(gradient), damping)
                 directions[group], size = P.unflatten(direction, gradient), size + square
         theta, phi, found, steps = state.theta, state.phi, at, 0
         length = float(np.sqrt(2.0 * self.config.kl_limit / size)) if size > 0.0 else 0.0
-        for n in range(BACKTRACKS if directions else 0):
+        lengths = LONG_SEARCH if of_paths else BACKTRACKS
+        for n in range(lengths if directions else 0):
             moved = [
                 {k: x - BACKTRACK**n * length * directions[g][k] for k, x in old.items()}
                 if g in directions
@@ -291,11 +297,8 @@ class Learner:
                 return warp_objective(
                     self.config.objective, *losses, state.theta, leaves, states, self.inner_lr, 0.0
                 ).value.kl
-            assert self.config.init in ("fomaml", "maml")
             start, trajectories = P.broadcast(leaves, len(chunk)), buffer.trajectories(chunk)
-            return init_loss(
-                self.config.init, *losses, start, state.phi, trajectories, self.inner_lr, 0.0
-            ).kl
+            return init_kl(self.config.init, *losses, start, state.phi, trajectories, self.inner_lr)
 
         items = numbers if group == "phi" else rows
 
@@ -358,6 +361,12 @@ class Learner:
                 kind, self.task_loss, self.meta_loss,
                 theta, phi, trajectories, self.inner_lr, kl_coefficient,
             )  # fmt: skip
+            if kind in PATHS and self.config.optimizer == "trpo":
+                start = P.broadcast(theta, len(chunk))
+                kl = init_kl(
+                    kind, self.task_loss, self.meta_loss, start, phi, trajectories, self.inner_lr
+                )
+                value = value._replace(kl=kl)
             gradient = P.tree_map(lambda g: g.sum(0), stacked)
             return _Part(init=_summed(gradient, value, trajectories.task))
 

@@ -104,9 +104,9 @@ def warp_objective(
 
 
 class InitGradient(NamedTuple):
-    """Gradients of the initialisation objective ``[T, ...]``, with its meta-loss and KL ``[T]``.
+    """Gradients of the initialisation objective ``[T, ...]``, with its value and KL ``[T]``.
 
-    The last two are zero for the kinds that look at no meta-loss.
+    The KL is zero for the kinds that look at no meta-loss.
     """
 
     gradient: Params
@@ -145,10 +145,10 @@ def init_gradient(
             return InitGradient(P.zeros_like(start), MetaLossValue(none, none))
         case "reptile":
             gradient = {n: tensor - trajectory.theta[n][:, last] for n, tensor in start.items()}
-            return InitGradient(gradient, MetaLossValue(none, none))
+            return InitGradient(gradient, MetaLossValue(0.5 * _squares(gradient), none))
         case "leap":
-            gradient = _path_length_gradient(task_loss, phi, trajectory, start)
-            return InitGradient(gradient, MetaLossValue(none, none))
+            gradient, length = _path_length(task_loss, phi, trajectory, start)
+            return InitGradient(gradient, MetaLossValue(length, none))
         case "fomaml" | "maml":
             leaves = P.leaves(start)
             value = init_loss(
@@ -191,6 +191,25 @@ def init_loss(
     return meta_loss(theta, phi, _data(trajectory, last), kl_coefficient)
 
 
+def init_kl(
+    kind: InitKind,
+    task_loss: TaskLoss,
+    meta_loss: MetaLoss,
+    start: Params,
+    phi: Params,
+    trajectory: Trajectory,
+    lr: StepSize,
+) -> Tensor:
+    """KL of the adapted policies from those that drew the data, ``[T]``.
+
+    It is a function of the start. ``maml`` sees that through all inner steps. For the others the
+    adapted policies move along with it, those without a meta-loss among them: it is what a trust
+    region bounds for them, too.
+    """
+    seen: Literal["fomaml", "maml"] = "maml" if kind == "maml" else "fomaml"
+    return init_loss(seen, task_loss, meta_loss, start, phi, trajectory, lr, 0.0).kl
+
+
 def _moved_along(point: Params, begun: Params, start: Params) -> Params:
     """A point reached from ``begun``, moved as far as the initialisation has since, to ``start``.
 
@@ -203,15 +222,17 @@ def _gradient(loss: Tensor, inputs: Params) -> Params:
     return dict(zip(inputs, torch.autograd.grad(loss.sum(), list(inputs.values())), strict=True))
 
 
-def _path_length_gradient(
+def _path_length(
     task_loss: TaskLoss, phi: Params, trajectory: Trajectory, start: Params
-) -> Params:
-    """``-sum_k (dtheta_k + dL_k grad L(theta_k)) / ||(dtheta_k, dL_k)||``, stacked ``[T, ...]``.
+) -> tuple[Params, Tensor]:
+    """``-sum_k (dtheta_k + dL_k grad L(theta_k)) / ||(dtheta_k, dL_k)||`` and the sum of the norms.
 
-    Both ends of segment k are measured with the loss on D_k, whose gradient made the step. The
-    end of a segment and the dependence of theta_k on theta_0 beyond a shift are held constant.
+    Stacked ``[T, ...]`` and ``[T]``. Both ends of segment k are measured with the loss on D_k,
+    whose gradient made the step. The end of a segment and the dependence of theta_k on theta_0
+    beyond a shift are held constant.
     """
     total = P.zeros_like(P.select(trajectory.theta, slice(None), 0))
+    path = torch.zeros(len(trajectory.task))
     for k in range(trajectory.points - 1):
         batch = _data(trajectory, k)
         visited, begun = (P.select(trajectory.theta, slice(None), step) for step in (k, 0))
@@ -222,11 +243,16 @@ def _path_length_gradient(
         with torch.no_grad():
             fall = task_loss(there, phi, batch) - loss
             move = {n: there[n] - here[n] for n in here}
-            squares = [m.square().flatten(1).sum(1) for m in move.values()]
-            length = torch.sqrt(torch.stack([fall.square(), *squares]).sum(0)).clamp_min(1e-12)
+            length = torch.sqrt(_squares({"loss": fall[:, None], **move})).clamp_min(1e-12)
             for n in total:
                 total[n] -= (move[n] + _rows(fall, move[n]) * gradient[n]) / _rows(length, move[n])
-    return total
+            path = path + length
+    return total, path
+
+
+def _squares(params: Params) -> Tensor:
+    """Squared norm of each row of stacked parameters, ``[T]``."""
+    return torch.stack([tensor.square().flatten(1).sum(1) for tensor in params.values()]).sum(0)
 
 
 def _data(trajectory: Trajectory, k: int) -> Batch:

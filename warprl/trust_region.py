@@ -9,6 +9,7 @@ from torch import Tensor
 
 ITERATIONS = 10  # of conjugate gradients, as the peers
 DAMPING = 1e-5
+STRONG_DAMPING = 0.1  # for gradients that are not those of a policy's loss
 SMALL = 1e-10  # a residual that is nothing
 
 Product = Callable[[Tensor], Tensor]
@@ -34,11 +35,17 @@ def conjugate_gradient(product: Product, b: Tensor, iterations: int = ITERATIONS
     return x
 
 
-def natural_direction(product: Product, gradient: Tensor) -> tuple[Tensor, float]:
-    """``x = F^-1 g`` and ``x^T F x``, whose half is the KL of a step of x to second order."""
+def natural_direction(
+    product: Product, gradient: Tensor, damping: float = DAMPING
+) -> tuple[Tensor, float]:
+    """``x = F^-1 g`` and ``x^T F x``, whose half is the KL of a step of x to second order.
+
+    F is the damped one, ``F + damping I``. Where the gradient leaves the range of F, the KL does
+    not see the step, and the damping alone bounds it.
+    """
 
     def damped(vector: Tensor) -> Tensor:
-        return product(vector) + DAMPING * vector
+        return product(vector) + damping * vector
 
     x = conjugate_gradient(damped, gradient)
     return x, float(x.dot(damped(x)))
