@@ -116,6 +116,7 @@ def collect(
             alive &= ~terminated
             if not alive.any():
                 break
+            env.rest(ended)
         if not alive.all():
             latest = np.where(alive[:, None], latest, 0.0)
     fault |= alive & env.faults()

@@ -74,6 +74,9 @@ class RenderableBatch(BatchEnv, ABC):
         Returns their observations ``[len(ids), O]`` and leaves every other simulation untouched.
         """
 
+    def rest(self, ended: NDArray[np.bool_]) -> None:
+        """Advance them all the same, which costs next to nothing here."""
+
     @abstractmethod
     def render_state(self, index: int) -> NDArray[np.float64]:
         """The numbers from which the family's :class:`Screen` draws one simulation."""

@@ -172,6 +172,7 @@ class LocomotionBatch(RenderableBatch):
         self._low, self._high = model.actuator_ctrlrange.T.astype(np.float32)
         self._init_qpos = model.qpos0.copy()
         self._target = np.full((num_envs, family.distribution.size), np.nan)
+        self._running = np.ones(num_envs, dtype=np.bool_)
 
     def reset(
         self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
@@ -184,6 +185,7 @@ class LocomotionBatch(RenderableBatch):
         self._target[:] = task_rows(tasks, self.num_envs)
         self.family.change_model(self.physics, self._target, None)
         self.physics.reset(*self._initial_states(generators, self.num_envs))
+        self._running[:] = True
         return self.family.observe(self.physics)
 
     def restart(
@@ -197,6 +199,7 @@ class LocomotionBatch(RenderableBatch):
         self._target[ids] = task_rows(tasks, len(ids))
         self.family.change_model(self.physics, self._target[ids], ids)
         self.physics.reset(*self._initial_states(generators, len(ids)), ids)
+        self._running[ids] = True
         return self.family.observe(self.physics)[ids]
 
     def step(
@@ -206,13 +209,17 @@ class LocomotionBatch(RenderableBatch):
         control = np.clip(action / self._scale, self._low, self._high)
         before = self.family.track(self.physics).copy()
         self.physics.ctrl[:] = control
-        self.physics.step()
+        self.physics.step(self._running)
         position = self.family.track(self.physics).copy()
         terminated = self.family.terminated(self.physics)
         velocity = self.family.velocity(self.physics, before, position)
         motion = Motion(position, velocity, control, terminated)
         reward = self.family.reward(motion, self._target)
         return self.family.observe(self.physics), reward, terminated
+
+    def rest(self, ended: NDArray[np.bool_]) -> None:
+        """Spend no physics on ``ended`` until their reset: robots that fell are the slowest."""
+        self._running &= ~ended
 
     def faults(self) -> NDArray[np.bool_]:
         """``[N]``: simulations that MuJoCo warned about since their reset."""

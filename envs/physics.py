@@ -133,13 +133,14 @@ class Physics:
         with self._failures_recorded():
             self._batch.forward(ids)
 
-    def step(self) -> None:
-        """Advance every simulation by ``frame_skip`` physics steps under ``ctrl``.
+    def step(self, running: NDArray[np.bool_]) -> None:
+        """Advance simulations ``running`` ``[N]`` by ``frame_skip`` physics steps under ``ctrl``.
 
         A simulation in which MuJoCo raises an error keeps its state; see :meth:`faults`.
         """
+        ids = None if running.all() else np.flatnonzero(running)
         with self._failures_recorded():
-            self._batch.step(nstep=self._frame_skip, stage=self._stage)
+            self._batch.step(ids, nstep=self._frame_skip, stage=self._stage)
 
     def faults(self) -> NDArray[np.bool_]:
         """``[N]``: simulations MuJoCo warned about or raised in since their last reset.

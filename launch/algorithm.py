@@ -324,8 +324,8 @@ def _require_on_workers(family: str) -> None:
 def iteration_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
     """Ours of what ``train()`` returns, flat, with Python numbers.
 
-    Cumulative over the run: ``iteration``, ``env_steps`` (simulated steps, counting those after an
-    episode's end), ``wall_s`` (seconds in iterations), ``workers_replaced``. Of this iteration:
+    Cumulative over the run: ``iteration``, ``env_steps`` (horizons of all episodes, also of those
+    that end early), ``wall_s`` (seconds in iterations), ``workers_replaced``. Of this iteration:
     ``return_step_k`` (mean over finite tasks), ``meta_loss`` (of Leap and Reptile without warps,
     their own objective), ``kl``, ``grad_norm``, ``meta_steps``, ``kl_coefficient``, ``step_scale``,
     ``diverged_tasks``, ``steps_per_s``, the seconds ``time.physics``, ``time.policy``,

@@ -69,6 +69,7 @@ class Recorder:
         self.observation_space = batch.observation_space
         self.action_space = batch.action_space
         self.faults = batch.faults
+        self.rest = batch.rest
         self.episodes: list[Episode] = []
 
     def reset(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from numpy.typing import NDArray
 
 from warprl.envs import UnknownFamily, family_names, make_family, make_vector
 from warprl.envs.physics import Physics
@@ -128,9 +129,9 @@ def test_a_physics_fault_truncates_and_is_reported(
     monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
     step = Physics.step
 
-    def blow_up(physics: Physics) -> None:
+    def blow_up(physics: Physics, running: NDArray[np.bool_]) -> None:
         physics.qvel[0] = np.nan
-        step(physics)
+        step(physics, running)
 
     vector = FamilyVectorEnv("half-cheetah-dir-v1", num_envs=2)
     vector.reset(seed=0)

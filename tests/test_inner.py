@@ -17,6 +17,10 @@ from warprl.agents.distributions import ActionDistribution, Categorical, Gaussia
 from warprl.agents.inner import AdaptationConfig, adapt, to_batch
 from warprl.agents.policy import Policy, PolicyConfig
 from warprl.agents.rollout import Timing, collect
+from warprl.envs.locomotion import LocomotionBatch
+from warprl.envs.physics import Physics
+from warprl.envs.tasks import Direction
+from warprl.envs.walker2d import Walker2dDir
 from warprl.seeding import Purpose, generator
 from warprl.types import ActionSpace, Params, Rollout, Task, Trajectory
 
@@ -72,6 +76,9 @@ class AimEnv:
         reward = -((action[:, 0] - goal) ** 2).astype(np.float64)
         reward[broken & (self._t % 3 == 0)] = np.nan
         return self._obs.copy(), reward, self._t >= lifetime + self._number
+
+    def rest(self, ended: NDArray[np.bool_]) -> None:
+        """Go on."""
 
     def faults(self) -> NDArray[np.bool_]:
         ends = [
@@ -301,3 +308,36 @@ def test_a_step_that_overflows_marks_its_task() -> None:
     found = run([Aim(0.5)], config=config)
     assert found.finite.tolist() == [False]
     assert all(torch.isfinite(x).all() for x in found.theta.values())
+
+
+class Restless(LocomotionBatch):
+    """Simulates also those that nobody looks at."""
+
+    def rest(self, ended: NDArray[np.bool_]) -> None:
+        """Do nothing."""
+
+
+def test_no_physics_is_spent_behind_an_episodes_end_and_no_bit_depends_on_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    family = Walker2dDir()
+    policy = Policy.for_spaces(family.observation_space, family.action_space, PolicyConfig())
+    theta, phi = policy.init(np.random.default_rng(0))
+    tasks = [Direction(1.0), Direction(-1.0)]
+    advanced, step = [0], Physics.step
+
+    def counted(physics: Physics, running: NDArray[np.bool_]) -> None:
+        advanced[-1] += int(running.sum())
+        step(physics, running)
+
+    monkeypatch.setattr(Physics, "step", counted)
+    rollouts = []
+    for batch in (LocomotionBatch(family, 8), Restless(family, 8)):
+        reset, action = ([generator(0, purpose, task=t) for t in range(2)] for purpose in PURPOSES)
+        stacked = {name: torch.stack([x, x]) for name, x in theta.items()}
+        rollouts.append(collect(batch, policy, stacked, phi, tasks, reset, action, Timing()))
+        advanced.append(0)
+    saving, whole = rollouts
+    assert all(torch.equal(x, y) for x, y in zip(saving, whole, strict=True))
+    steps = saving.valid.flatten(0, 1)
+    assert advanced[0] == steps.sum() < advanced[1] == 8 * steps.any(0).sum()

@@ -139,6 +139,32 @@ def test_a_batch_equals_gymnasium_for_a_thousand_steps(
         peer.close()
 
 
+def test_a_robot_at_rest_lies_still_and_its_neighbour_goes_on() -> None:
+    batch, undisturbed = (Walker2dDir().make_batch(2) for _ in range(2))
+    for each in (batch, undisturbed):
+        each.reset([FORWARD], [np.random.default_rng(0)])
+    still = np.zeros((2, 6), np.float32)
+    batch.step(still), undisturbed.step(still)
+    batch.rest(np.array([False, True]))
+    lying = batch.physics.qpos[1].copy()
+    for _ in range(10):
+        found, expected = batch.step(still), undisturbed.step(still)
+        assert all(np.isfinite(part).all() for part in found)
+        assert np.array_equal(found[0][0], expected[0][0])
+    assert np.array_equal(batch.physics.qpos[1], lying)
+    for whole in (False, True):
+        rng = np.random.default_rng(1)
+        if whole:
+            batch.reset([FORWARD], [rng])
+        else:
+            batch.restart(np.array([1]), [FORWARD], [rng])
+        begun = batch.physics.qpos.copy()
+        batch.step(still)
+        assert (batch.physics.qpos != begun).any(1).all()
+        batch.rest(np.array([True, True]))
+        batch.step(still)
+
+
 @pytest.mark.parametrize(
     ("family", "task", "terms", "weight"),
     [
@@ -348,7 +374,7 @@ def test_per_simulation_masses_equal_separately_compiled_models(file: str) -> No
     physics.reset(qpos, np.zeros((len(models), shared.nv)))
     for u in control:
         physics.ctrl[:] = u
-        physics.step()
+        physics.step(np.ones(len(models), dtype=np.bool_))
     for i, model in enumerate(models):
         assert np.array_equal(physics.qpos[i], simulate(model, qpos[i], control[:, i]))
     assert not np.array_equal(physics.qpos[0], simulate(models[1], qpos[0], control[:, 0]))

@@ -158,6 +158,12 @@ class BatchEnv(Protocol):
         """
         ...
 
+    def rest(self, ended: NDArray[np.bool_]) -> None:
+        """Nobody looks at simulations ``ended`` ``[N]`` before their next reset.
+
+        Where that saves work, they need not be advanced until then.
+        """
+
     def faults(self) -> NDArray[np.bool_]:
         """``[N]``: simulations the physics engine warned about (and may have reset) since reset."""
         ...
