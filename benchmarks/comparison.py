@@ -194,11 +194,9 @@ def write(experiment: str, records: Sequence[Record]) -> None:
 
 def page(summaries: Sequence[Mapping[str, Any]]) -> str:
     """The results page."""
-    parts = [HEAD, overview(summaries), *map(section, summaries)]
-    ablated = [summary for summary in summaries if "-ablation" in summary["experiment"]]
-    if ablated:
-        parts.insert(2, ablation(ablated))
-    return "\n".join(parts)
+    ablated = [s for s in summaries if set(EXPERIMENTS[s["experiment"]].methods) <= set(ABLATION)]
+    tables = [overview(summaries), *([ablation(ablated)] if ablated else [])]
+    return "\n".join([HEAD, *tables, *map(section, summaries)])
 
 
 def overview(summaries: Sequence[Mapping[str, Any]]) -> str:

@@ -50,6 +50,7 @@ PARTS = {
     "linear": ("policy.warp=linear",),
     "residual": ("policy.warp=residual",),
     "unwarped": ("policy.warp=none",),
+    "warps-alone": ("learner.init=fixed",),
 }
 # What might make it better.
 REMEDIES = {
@@ -60,7 +61,6 @@ REMEDIES = {
     "loose-kl": ("learner.kl_target=0.1", "learner.kl_limit=0.3"),
     "fast-init": ("learner.init_lr=3e-3",),
     "maml-init": ("learner.init=maml",),
-    "warps-alone": ("learner.init=fixed",),
 }
 VARIANTS = PARTS | REMEDIES
 METHODS: Mapping[str, Method] = MappingProxyType(

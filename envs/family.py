@@ -75,7 +75,7 @@ class RenderableBatch(BatchEnv, ABC):
         """
 
     def rest(self, ended: NDArray[np.bool_]) -> None:
-        """Advance them all the same, which costs next to nothing here."""
+        """Advance them all the same, where nothing could be saved."""
 
     @abstractmethod
     def render_state(self, index: int) -> NDArray[np.float64]:
