@@ -28,7 +28,7 @@ def diagnose(policy: Policy, phi: Params, trajectory: Trajectory) -> dict[str, T
         found.setdefault("kl", []).append(step_kl(policy, theta, ahead, phi, batch))
         if policy.config.warp is not None:
             found.setdefault("cosine", []).append(warp_cosine(policy, theta, phi, batch))
-        if policy.config.warp not in (None, "recurrent"):
+        if policy.warped:
             found.setdefault("condition", []).append(warp_condition(policy, theta, phi, batch))
     return {name: torch.stack(steps, 1) for name, steps in found.items()}
 
@@ -67,7 +67,7 @@ def warp_cosine(policy: Policy, theta: Params, phi: Params, batch: Batch) -> Ten
 def warp_condition(policy: Policy, theta: Params, phi: Params, batch: Batch) -> Tensor:
     """Condition number of the warps' Jacobians where the task's rollout passes, ``[S]``.
 
-    The median (the lower one of two) over all layers and, in each, the activations at up to SAMPLE
+    The median (the lower one of two) over all warps and, in each, the activations at up to SAMPLE
     valid transitions, evenly spaced in the data. The policy must have warp layers.
     """
     kind = policy.config.warp
@@ -76,8 +76,8 @@ def warp_condition(policy: Policy, theta: Params, phi: Params, batch: Batch) -> 
     with torch.no_grad():
         activations = policy.activations(theta, phi, obs)
     found = [
-        condition_number(warp_jacobian(kind, P.subtree(f"warp_{layer}", phi), x))
-        for layer, x in enumerate(activations)
+        condition_number(warp_jacobian(kind, P.subtree(f"warp_{layer}", phi), activations[layer]))
+        for layer in policy.warped
     ]
     return torch.cat(found, 1).median(1).values
 

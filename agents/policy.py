@@ -2,9 +2,10 @@
 
 The network interleaves task layers h (parameters theta, adapted) with warp layers w (parameters
 phi, shared and frozen in adaptation): ``h_L . w_{L-1} . tanh . h_{L-1} ... w_1 . tanh . h_1``.
-One warp stands behind each hidden activation; the output layer and the parameters of the
-distribution over actions are the task's alone. Without warp layers phi is empty. In a policy with
-memory, a recurrent cell stands in the place of h_1 (:mod:`warprl.agents.recurrent`).
+One warp stands behind each hidden activation, or behind some of them; the output layer and the
+parameters of the distribution over actions are the task's alone. Without warp layers phi is empty.
+In a policy with memory, a recurrent cell stands in the place of h_1
+(:mod:`warprl.agents.recurrent`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from annotated_types import Gt, Interval, Le, Len
+from annotated_types import Ge, Gt, Interval, Le, Len
 from gymnasium.spaces import Box
 from torch import Tensor
 
@@ -38,7 +39,8 @@ class PolicyConfig:
 
     Discrete actions have none. ``rates`` gives every adapted number a step-size factor of its own,
     learned as the warps are. ``memory`` makes the first hidden layer a recurrent cell, which the
-    ``recurrent`` warp gates.
+    ``recurrent`` warp gates. The other kinds stand behind every hidden layer, or only behind those
+    in ``warped``, counted from 0 at the bottom.
     """
 
     hidden: Annotated[tuple[Annotated[int, Gt(0), Le(MAX_WIDTH)], ...], Len(1)] = (64, 64)
@@ -46,6 +48,7 @@ class PolicyConfig:
     rates: bool = False
     log_std: Annotated[float, Interval(ge=-10, le=10)] = 0.0
     memory: MemoryKind | None = None
+    warped: Annotated[tuple[Annotated[int, Ge(0)], ...], Len(1)] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Policy:
 
     theta: ``weight_l [.., in, out]``, ``bias_l [.., out]`` of task layer l, or ``cell.*`` of a
     memory in the place of layer 0, and the distribution's.
-    phi: ``warp_l.*`` for each hidden layer l (see :mod:`warprl.warp`), and ``rate.*`` shaped like
-    theta (see :func:`warprl.objective.inner_step`).
+    phi: ``warp_l.*`` for each warped hidden layer l (see :mod:`warprl.warp`), and ``rate.*`` shaped
+    like theta (see :func:`warprl.objective.inner_step`).
 
     The network *sees* observations. With a memory it sees more, ``[..., seen_dim]``: observation,
     previous action and reward, 1.0 in the first step of an episode, and the flags of
@@ -87,6 +90,14 @@ class Policy:
         return self.obs_dim + self.act_dim + 2
 
     @property
+    def warped(self) -> tuple[int, ...]:
+        """The hidden layers behind which a warp stands, from the bottom; a cell's gates do not."""
+        if self.config.warp in (None, "recurrent"):
+            return ()
+        every = range(len(self.config.hidden))
+        return tuple(every if self.config.warped is None else sorted(self.config.warped))
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Layer widths from observation to action."""
         return (self.obs_dim, *self.config.hidden, self.act_dim)
@@ -113,8 +124,9 @@ class Policy:
             warp = recurrent.init_recurrent_warp(self._cell_inputs, width, rng)
             phi |= prefix("warp_0", warp)
         elif self.config.warp is not None:
-            for layer, width in enumerate(self.config.hidden):
-                phi |= prefix(f"warp_{layer}", init_warp(self.config.warp, width, rng))
+            for layer in self.warped:
+                warp = init_warp(self.config.warp, self.config.hidden[layer], rng)
+                phi |= prefix(f"warp_{layer}", warp)
         if self.config.rates:
             phi |= prefix("rate", tree_map(torch.ones_like, theta))
         return theta, phi
@@ -166,7 +178,7 @@ class Policy:
         return _task_layer(theta, last, x)
 
     def activations(self, theta: Params, phi: Params, obs: Tensor) -> list[Tensor]:
-        """What enters the warp behind each hidden layer, ``[T, N, width]``."""
+        """What each hidden layer puts out ahead of any warp, ``[T, N, width]``."""
         found: list[Tensor] = []
         x = obs
         for layer in range(len(self.config.hidden)):
@@ -175,9 +187,10 @@ class Policy:
         return found
 
     def _warp(self, phi: Params, layer: int, x: Tensor) -> Tensor:
-        if self.config.warp is None or self.config.warp == "recurrent" or not phi:
+        kind = self.config.warp
+        if kind is None or kind == "recurrent" or layer not in self.warped or not phi:
             return x
-        return apply_warp(self.config.warp, subtree(f"warp_{layer}", phi), x)
+        return apply_warp(kind, subtree(f"warp_{layer}", phi), x)
 
     def fold(self, theta: Params, phi: Params) -> tuple[Params, Params]:
         """The same policy with ``linear`` warps merged into the task layers above them.
@@ -188,7 +201,7 @@ class Policy:
         if self.config.warp != "linear" or not phi:
             return theta, phi
         theta = dict(theta)
-        for layer in range(len(self.config.hidden)):
+        for layer in self.warped:
             weight, bias = f"weight_{layer + 1}", f"bias_{layer + 1}"
             theta[weight], theta[bias] = fold_linear(
                 subtree(f"warp_{layer}", phi), theta[weight], theta[bias]

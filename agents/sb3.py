@@ -111,9 +111,17 @@ class WarpedPolicy(ActorCriticPolicy):
     Its warp layers are of any kind; the critic is SB3's.
     """
 
-    def __init__(self, *args: Any, hidden: Sequence[int], warp: WarpKind | None, **kwargs: Any):
-        """``hidden`` and ``warp`` are those of the PolicyConfig; everything else is SB3's."""
-        self._config = PolicyConfig(tuple(hidden), warp)
+    def __init__(
+        self,
+        *args: Any,
+        hidden: Sequence[int],
+        warp: WarpKind | None,
+        warped: Sequence[int] | None = None,  # files from before it existed have none
+        **kwargs: Any,
+    ):
+        """``hidden``, ``warp``, ``warped`` are those of the PolicyConfig; the others are SB3's."""
+        places = None if warped is None else tuple(warped)
+        self._config = PolicyConfig(tuple(hidden), warp, warped=places)
         # SB3's own actor shrinks to the identity on observations; ours stands behind it.
         super().__init__(*args, **kwargs | {"net_arch": {"pi": [], "vf": list(hidden)}})
 
@@ -131,8 +139,12 @@ class WarpedPolicy(ActorCriticPolicy):
         return self.action_net.layers()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = {"hidden": self._config.hidden, "warp": self._config.warp}
-        return super()._get_constructor_parameters() | own
+        return super()._get_constructor_parameters() | _shape(self._config)
+
+
+def _shape(config: PolicyConfig) -> dict[str, Any]:
+    """What a WarpedPolicy is built from besides what SB3 knows."""
+    return {"hidden": config.hidden, "warp": config.warp, "warped": config.warped}
 
 
 def to_ppo(policy: Policy, theta: Params, phi: Params, env: Env) -> PPO:
@@ -140,10 +152,9 @@ def to_ppo(policy: Policy, theta: Params, phi: Params, env: Env) -> PPO:
 
     Its critic is fresh and always the same: a meta-learned policy has none.
     """
-    shape = {"hidden": policy.config.hidden, "warp": policy.config.warp}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = PPO(WarpedPolicy, env, policy_kwargs=shape, device="cpu")
+        model = PPO(WarpedPolicy, env, policy_kwargs=_shape(policy.config), device="cpu")
     actor = model.policy
     assert isinstance(actor, WarpedPolicy) and isinstance(actor.action_net, Actor)
     actor.action_net.copy(theta, phi)

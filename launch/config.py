@@ -26,6 +26,7 @@ from warprl.envs.physics import NoNativeBatchError
 from warprl.launch.errors import UserError, nearest
 from warprl.launch.machine import available_cores
 from warprl.learner import LearnerConfig
+from warprl.warp import WARP_KINDS
 
 MAX_SEED = 2**32 - 1
 MAX_TASKS = 10_000
@@ -131,6 +132,7 @@ def require_consistent(
 ) -> None:
     """Raise UserError for parts that are each in range and cannot work together."""
     _require_cell(policy, adaptation)
+    _require_places(policy)
     slow, remembers = learner.objective == "two-time-scale", adaptation.by == "memory"
     if not adaptation.steps or remembers:
         if (policy.warp and not slow) or policy.rates or learner.init != "maml":
@@ -175,6 +177,22 @@ def _require_cell(policy: PolicyConfig, adaptation: AdaptationConfig) -> None:
         raise UserError(
             f"policy.memory = {policy.memory} needs policy.warp = recurrent (of an rnn) or none: "
             f"{policy.warp} warps stand behind feed-forward layers"
+        )
+
+
+def _require_places(policy: PolicyConfig) -> None:
+    """Raise UserError unless there are warps and layers where some are to stand."""
+    if policy.warped is None:
+        return
+    places, layers = list(policy.warped), len(policy.hidden)
+    if policy.warp in (None, "recurrent"):
+        raise UserError(
+            f"policy.warped = {places} needs policy.warp = {', '.join(WARP_KINDS)}: it says behind "
+            "which hidden layers these stand"
+        )
+    if max(places) >= layers or len(set(places)) < len(places):
+        raise UserError(
+            f"policy.warped = {places} wants hidden layers from 0 to {layers - 1}, each once"
         )
 
 

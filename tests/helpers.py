@@ -117,13 +117,14 @@ def make_problem(
     rates: bool = False,
     layers: Layers = "all",
     distribution: ActionDistribution = GAUSSIAN,
+    warped: tuple[int, ...] | None = None,
 ) -> Problem:
     """Float64 trajectories with unequal masks, ratios on both sides of the clip, phi off identity.
 
     They start from a slightly older theta_0 and were reached under a slightly older phi, as in
     every epoch but the first of a meta-update.
     """
-    shape = PolicyConfig(HIDDEN, warp, rates, log_std=-0.3)
+    shape = PolicyConfig(HIDDEN, warp, rates, log_std=-0.3, warped=warped)
     return _problem(Policy(OBS, distribution, shape), steps, tasks, seed, layers)
 
 

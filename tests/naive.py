@@ -75,7 +75,7 @@ def outputs(kind: str | None, theta: Parameters, phi: Parameters, obs: Tensor) -
     x = obs
     for layer in range(layers - 1):
         x = torch.tanh(affine(x, theta[f"weight_{layer}"], theta[f"bias_{layer}"]))
-        if kind is not None:
+        if kind is not None and any(name.startswith(f"warp_{layer}.") for name in phi):
             x = warp(kind, phi, layer, x)
     return affine(x, theta[f"weight_{layers - 1}"], theta[f"bias_{layers - 1}"])
 

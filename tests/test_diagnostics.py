@@ -163,10 +163,12 @@ def test_condition_numbers_are_those_of_numpy() -> None:
     np.testing.assert_allclose(found.numpy(), np.linalg.cond(matrices), rtol=1e-10)
 
 
-def two_layers(kind: WarpKind, number: int) -> tuple[Policy, Params, Batch]:
+def two_layers(
+    kind: WarpKind, number: int, warped: tuple[int, ...] | None = None
+) -> tuple[Policy, Params, Batch]:
     """A policy of widths 2 and 2, its stacked theta, and that many transitions of one task."""
     rng = np.random.default_rng(2)
-    policy = Policy(2, Gaussian(1), PolicyConfig(hidden=(2, 2), warp=kind))
+    policy = Policy(2, Gaussian(1), PolicyConfig((2, 2), kind, warped=warped))
     theta, _ = policy.init(rng)
     stacked = {name: value.double().unsqueeze(0) for name, value in theta.items()}
     obs = torch.as_tensor(rng.standard_normal((1, number, 2)))
@@ -183,6 +185,17 @@ def test_the_condition_is_the_lower_median_over_activations_and_layers() -> None
         "warp_1.bias": doubles(0, 0),
     }
     assert warp_condition(policy, theta, phi, batch).tolist() == pytest.approx([5.0])
+
+
+@pytest.mark.parametrize(("layer", "condition"), [(0, 9.0), (1, 5.0)])
+def test_the_condition_is_that_of_the_layers_that_are_warped(layer: int, condition: float) -> None:
+    policy, theta, batch = two_layers("linear", 20, warped=(layer,))
+    size = (9.0, 5.0)[layer]
+    phi = {
+        f"warp_{layer}.weight": torch.diag(doubles(1, size)),
+        f"warp_{layer}.bias": doubles(0, 0),
+    }
+    assert warp_condition(policy, theta, phi, batch).tolist() == pytest.approx([condition])
 
 
 def test_the_condition_is_taken_at_evenly_spaced_real_transitions() -> None:

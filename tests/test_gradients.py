@@ -170,6 +170,22 @@ def test_exact_meta_gradient_is_the_derivative_of_equation_11(warp: WarpKind, st
 
 
 @each_warp
+@pytest.mark.parametrize("layer", [0, 1])
+def test_exact_meta_gradient_holds_for_a_warp_behind_one_layer_alone(
+    warp: WarpKind, layer: int
+) -> None:
+    p = make_problem(warp, 2, warped=(layer,))
+    assert {name.partition(".")[0] for name in p.phi} == {f"warp_{layer}"}
+    found = package_meta_gradient(p, "exact")
+
+    def by_loop(phi: Params) -> torch.Tensor:
+        return naive.exact(p.setting(), p.theta_0, phi, p.paths)
+
+    assert relative_error(found, naive.gradient(by_loop, p.phi)) < TOLERANCE
+    assert relative_error(found, finite_difference(by_loop, p.phi)) < TOLERANCE
+
+
+@each_warp
 @each_length
 def test_approximate_meta_gradient_is_the_derivative_of_equation_12(
     warp: WarpKind, steps: int

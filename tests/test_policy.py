@@ -26,8 +26,13 @@ GAUSSIAN, CATEGORICAL = Gaussian(A), Categorical(A)
 each_distribution = pytest.mark.parametrize("distribution", [GAUSSIAN, CATEGORICAL])
 
 
-def policy_with(warp: WarpKind | None, distribution: ActionDistribution = GAUSSIAN) -> Policy:
-    return Policy(O, distribution, PolicyConfig(hidden=(8, 6), warp=warp, log_std=-0.5))
+def policy_with(
+    warp: WarpKind | None,
+    distribution: ActionDistribution = GAUSSIAN,
+    warped: tuple[int, ...] | None = None,
+) -> Policy:
+    shape = PolicyConfig(hidden=(8, 6), warp=warp, log_std=-0.5, warped=warped)
+    return Policy(O, distribution, shape)
 
 
 def stacked(policy: Policy, seed: int = 0) -> tuple[Params, Params, Tensor, Tensor]:
@@ -54,8 +59,11 @@ def test_log_prob_is_that_of_the_distribution_at_the_outputs(
 
 
 @each_warp_and_none
-def test_outputs_are_those_of_the_naive_network(warp: WarpKind | None) -> None:
-    policy = policy_with(warp)
+@pytest.mark.parametrize("warped", [None, (0,), (1,), (1, 0)])
+def test_outputs_are_those_of_the_naive_network(
+    warp: WarpKind | None, warped: tuple[int, ...] | None
+) -> None:
+    policy = policy_with(warp, warped=warped)
     theta, phi, obs, _ = stacked(policy)
     found = policy.outputs(theta, phi, obs)
     for t in range(T):
@@ -66,8 +74,11 @@ def test_outputs_are_those_of_the_naive_network(warp: WarpKind | None) -> None:
 
 
 @each_warp_and_none
-def test_folding_ahead_of_many_steps_changes_no_bit_of_an_action(warp: WarpKind | None) -> None:
-    policy = policy_with(warp)
+@pytest.mark.parametrize("warped", [None, (0,), (1,)])
+def test_folding_ahead_of_many_steps_changes_no_bit_of_an_action(
+    warp: WarpKind | None, warped: tuple[int, ...] | None
+) -> None:
+    policy = policy_with(warp, warped=warped)
     theta, phi, obs, _ = stacked(policy)
     before = {name: value.clone() for name, value in theta.items()}
     folded = policy.fold(theta, phi)
@@ -119,6 +130,17 @@ def test_one_warp_stands_behind_each_hidden_layer_and_none_behind_the_output() -
         "warp_1.weight": (6, 6),
         "warp_1.bias": (6,),
     }
+
+
+@pytest.mark.parametrize(("warped", "names"), [((0,), ["warp_0"]), ((1,), ["warp_1"])])
+def test_warps_stand_only_where_they_are_wanted(warped: tuple[int, ...], names: list[str]) -> None:
+    _, phi = policy_with("gate", warped=warped).init(np.random.default_rng(0))
+    assert sorted({name.partition(".")[0] for name in phi}) == names
+
+
+def test_where_a_warp_stands_does_not_move_the_start_of_training() -> None:
+    every, one = (policy_with("gate", warped=places) for places in (None, (1,)))
+    assert same_bits(every.init(np.random.default_rng(4))[0], one.init(np.random.default_rng(4))[0])
 
 
 @pytest.mark.parametrize(

@@ -55,13 +55,15 @@ def make_env(family: str, task: int = 0) -> gymnasium.Env[Any, Any]:
     return env
 
 
-def some_policy(family: str, warp: WarpKind | None) -> tuple[Policy, Params, Params]:
+def some_policy(
+    family: str, warp: WarpKind | None, warped: tuple[int, ...] | None = None
+) -> tuple[Policy, Params, Params]:
     """A policy with large actions, so that trajectories are chaotic, and phi off the identity."""
     spaces = make_family(family)
     policy = Policy.for_spaces(
         spaces.observation_space,
         spaces.action_space,
-        PolicyConfig((16, 8), warp, rates=True, log_std=0.5),
+        PolicyConfig((16, 8), warp, rates=True, log_std=0.5, warped=warped),
     )
     rng = np.random.default_rng(0)
     theta, phi = (
@@ -140,6 +142,15 @@ def test_an_exported_policy_survives_saving_and_loading(warp: WarpKind | None) -
         loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0]
     )
     torch.testing.assert_close(loaded.policy.log_std, theta["log_std"], rtol=0, atol=0)
+
+
+def test_a_policy_with_a_single_warp_survives_saving_and_loading() -> None:
+    policy, theta, phi = some_policy(POINT, "gate", warped=(1,))
+    loaded = sb3.load_ppo(sb3.save_ppo(sb3.to_ppo(policy, theta, phi, make_env(POINT))))
+    obs = observations(policy)
+    expected = policy.outputs(alone(theta), phi, as_tensor(obs))[0].numpy()
+    found, _ = loaded.predict(obs, deterministic=True)
+    np.testing.assert_array_equal(found, np.clip(expected, -1.0, 1.0))
 
 
 def test_an_exported_policy_is_always_the_same_and_leaves_torchs_generator_alone() -> None:
