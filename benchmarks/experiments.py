@@ -51,6 +51,8 @@ PARTS = {
     "residual": ("policy.warp=residual",),
     "unwarped": ("policy.warp=none",),
     "warps-alone": ("learner.init=fixed",),
+    "low-warp": ("policy.warped=[0]",),
+    "high-warp": ("policy.warped=[1]",),
 }
 # What might make it better.
 REMEDIES = {
