@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,26 +60,23 @@ def plot(path: Path, summary: Summary, training: Sequence[Sequence[NDArray[np.fl
     from matplotlib.figure import Figure
 
     panels = 2 if any(curve.size for curves in training for curve in curves) else 1
-    figure = Figure(figsize=(6.0 * panels, 4.5), layout="constrained")
+    figure = Figure(figsize=(6.0 * panels + 2.5, 4.5), layout="constrained")
     left, *right = figure.subplots(1, panels, squeeze=False)[0]
     for number, group in enumerate(summary["groups"]):
         # Ten colours there are; whoever comes after them is dashed.
         colour, dashes = f"C{number % 10}", ("-", "--", ":")[number // 10 % 3]
         mean, low, high = ([p[key] for p in group["curve"]] for key in ("mean", "low", "high"))
-        label = f"{group['group']}, {_count(group['seeds'], 'seed')}"
+        label = textwrap.fill(f"{group['group']}, {_count(group['seeds'], 'seed')}", 30)
         left.plot(range(len(mean)), mean, dashes, marker="o", color=colour, label=label)
         left.fill_between(range(len(mean)), low, high, color=colour, alpha=0.2, linewidth=0)
         for axes in right:
-            for seed, (steps, returns) in enumerate(training[number]):
-                axes.plot(
-                    steps, returns, dashes, color=colour, linewidth=1, alpha=0.7,
-                    label=group["group"] if seed == 0 else None,
-                )  # fmt: skip
+            for steps, returns in training[number]:
+                axes.plot(steps, returns, dashes, color=colour, linewidth=1, alpha=0.7)
     left.set(xlabel="steps of adaptation", ylabel="mean return, 95 % interval")
     for axes in right:
         axes.set(xlabel="environment steps", ylabel="return after adaptation in training, a seed")
-    for axes in (left, *right):
-        axes.legend(fontsize="small")
+    # Beside the panels, where fourteen agents hide no curve.
+    figure.legend(loc="outside right center", fontsize="small")
     figure.suptitle(_heading(summary), fontsize="medium")
     figure.savefig(path, dpi=120)
 
