@@ -21,11 +21,12 @@ class Method:
 
     preset: str
     settings: tuple[str, ...] = ()
+    trained: bool = True  # or it never learns, and one iteration is all that it takes
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Methods on one family, all for the same environment steps."""
+    """Methods on one family; all that are trained take the same environment steps."""
 
     family: str
     steps: int  # environment steps of a run
@@ -40,6 +41,9 @@ GRADIENT = (
     "warpgrad", "warp-leap", "warp-maml", "warp-promp", "t-net", "meta-sgd", "promp", "anil",
     "boil", "maml", "maml-trpo", "fomaml", "leap", "reptile",
 )  # fmt: skip
+# What there is without meta-learning: pre-training on all tasks, and none.
+REFERENCES = ("multitask", "random")
+COMPARED = (*GRADIENT, *REFERENCES)
 CONTRASTED = ("warpgrad", "promp", "maml")
 PAIRED = ("warpgrad", "warp-promp", "promp", "maml")
 
@@ -66,7 +70,7 @@ REMEDIES = {
 }
 VARIANTS = PARTS | REMEDIES
 METHODS: Mapping[str, Method] = MappingProxyType(
-    {name: Method(name) for name in GRADIENT}
+    {name: Method(name, trained=name != "random") for name in COMPARED}
     | {f"warpgrad-{name}": Method("warpgrad", settings) for name, settings in VARIANTS.items()}
 )
 ABLATION = ("warpgrad", *(f"warpgrad-{name}" for name in VARIANTS))
@@ -78,7 +82,7 @@ SMALL = ("tasks=10", "adaptation.episodes=10")
 POINT = Experiment(
     "point-navigation-v1",
     3_200_000,
-    GRADIENT,
+    COMPARED,
     ("tasks=20", "adaptation.episodes=10"),
     seeds=(1, 2, 3, 4, 5),
     thresholds=(-12.0,),
@@ -87,22 +91,22 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
     {
         "point-navigation": POINT,
         "half-cheetah-dir": Experiment(
-            "half-cheetah-dir-v1", 2_000_000, GRADIENT, FEW, seeds=(1, 2, 3, 4, 5)
+            "half-cheetah-dir-v1", 2_000_000, COMPARED, FEW, seeds=(1, 2, 3, 4, 5)
         ),
         "half-cheetah-dir-long": Experiment(
             "half-cheetah-dir-v1", 20_000_000, CONTRASTED, FEW, thresholds=(230.0, 300.0)
         ),
         "half-cheetah-vel": Experiment(
-            "half-cheetah-vel-v1", 2_000_000, GRADIENT, SMALL, evaluated=10
+            "half-cheetah-vel-v1", 2_000_000, COMPARED, SMALL, evaluated=10
         ),
         "half-cheetah-vel-long": Experiment(
             "half-cheetah-vel-v1", 4_000_000, PAIRED, SMALL, seeds=(1, 2), evaluated=10
         ),
         "ant-dir": Experiment(
-            "ant-dir-v1", 400_000, GRADIENT, ("tasks=4", "adaptation.episodes=10"), evaluated=5
+            "ant-dir-v1", 400_000, COMPARED, ("tasks=4", "adaptation.episodes=10"), evaluated=5
         ),
         "walker2d-rand-params": Experiment(
-            "walker2d-rand-params-v1", 1_000_000, GRADIENT, SMALL, evaluated=5
+            "walker2d-rand-params-v1", 1_000_000, COMPARED, SMALL, evaluated=5
         ),
         "walker2d-rand-params-long": Experiment(
             "walker2d-rand-params-v1", 3_000_000, PAIRED, SMALL, evaluated=10
@@ -143,9 +147,9 @@ class Cell(NamedTuple):
         return EXPERIMENTS[self.experiment].settings + METHODS[self.method].settings
 
     def config(self, steps: int) -> RunConfig:
-        """The configuration that takes at least this many environment steps."""
-        preset = METHODS[self.method].preset
+        """The configuration that takes at least this many environment steps, if it is to learn."""
+        method = METHODS[self.method]
         config = configuration.resolve(
-            self.family, preset, {"workers": 0, "seed": self.seed}, self.settings
+            self.family, method.preset, {"workers": 0, "seed": self.seed}, self.settings
         )
-        return configuration.with_env_steps(config, steps)
+        return configuration.with_env_steps(config, steps if method.trained else 1)
