@@ -81,12 +81,13 @@ class AntDir(RunningAnt):
         return self.card(
             reward="d * v_x + 1 - 0.5 * sum(u^2), v_x = (x_after - x_before) / dt of the torso "
             "frame (xpos)",
-            differences=f"{_CONTACT_FREE}; it draws each direction by a coin. pytorch-maml-rl, in "
-            "Gym's physics: survival 0.05, control cost 0.005 * sum((a / scale)^2), height [0.2, "
-            "1], horizon 100, rotation and position of the torso in the observation. MAML 2017 has "
-            "that reward in rllab: contact forces at work, frame skip 1, dt 0.02, velocity of the "
-            "centre of mass, no action scale, so its returns are not comparable. VariBAD uses +-1 "
-            "as an angle in radians, a different task",
+            differences=f"{_CONTACT_FREE}; ProMP draws each direction by a coin. learn2learn is as "
+            "ProMP, without an action scale. pytorch-maml-rl, in Gym's physics: survival 0.05, "
+            "control cost 0.005 * sum((a / scale)^2), height [0.2, 1], horizon 100, rotation and "
+            "position of the torso in the observation. MAML 2017 has that reward in rllab: contact "
+            "forces at work, frame skip 1, dt 0.02, velocity of the centre of mass, no action "
+            "scale, so its returns are not comparable. PEARL's AntDir draws angles (see "
+            "ant-dir-2d-v1). VariBAD uses +-1 as an angle in radians, a different task",
             source="ProMP (Rothfuss et al., ICLR 2019), AntRandDirec (forward/backward); task "
             "first in MAML (Finn et al., ICML 2017)",
         )
@@ -114,10 +115,11 @@ class AntDir2D(RunningAnt):
         return self.card(
             reward="g . v + 1 - 0.5 * sum(u^2), v = (xy_after - xy_before) / dt of the torso frame "
             "(xpos)",
-            differences=f"{_CONTACT_FREE}; it draws g as a normalised N(0, I), which is the same "
-            "distribution. PEARL (AntDir, angle U[0, 2 pi)): no contact forces in the observation, "
-            "as here, and height [0.2, 1]; its stored configuration trains on two tasks. VariBAD's "
-            "AntDir2D takes cosine and sine of a vector, a different task",
+            differences=f"{_CONTACT_FREE}; ProMP draws g as a normalised N(0, I), which is the "
+            "same distribution. learn2learn is as ProMP, without an action scale. PEARL (AntDir, "
+            "angle U[0, 2 pi)): no contact forces in the observation, as here, height [0.2, 1] and "
+            "action scale 1; its stored configuration trains on two tasks. VariBAD's AntDir2D "
+            "takes cosine and sine of a vector, a different task",
             source="ProMP (Rothfuss et al., ICLR 2019), AntRandDirec2D",
         )
 
@@ -188,7 +190,8 @@ class AntGoal(Ant):
             reward="-|xy - g|_1 - 0.1 * sum(u^2), xy of the torso frame (xpos) after the step",
             differences=f"{_CONTACT_FREE}. MAML 2017 (rllab) and pytorch-maml-rl: goals "
             "U[-3, 3]^2, reward 4 - |xy - g|_1 + 0.05 - 0.005 * sum((a / scale)^2) - contact cost, "
-            "and termination; pytorch-maml-rl's horizon is 100. RLlib neither scales nor clips "
-            "actions",
+            "and termination; MAML 2017: frame skip 1, dt 0.02, no action scale; "
+            "pytorch-maml-rl: horizon 100. PEARL and VariBAD are as ProMP at action scale 1. RLlib "
+            "neither scales nor clips actions",
             source="ProMP (Rothfuss et al., ICLR 2019), AntRandGoal; also PEARL, VariBAD, RLlib",
         )

@@ -53,8 +53,10 @@ class HalfCheetahDir(HalfCheetah):
             reward="d * v_x - 0.05 * sum(u^2), v_x = (x_after - x_before) / dt of the root joint",
             differences="ProMP draws each direction by a coin. MAML 2017 (rllab): frame skip 1, dt "
             "0.01, horizon 200, velocity of the centre of mass, 20-dimensional observation, no "
-            "action scale: its returns are not comparable. pytorch-maml-rl and garage add the "
-            "torso position to the observation (20). RLlib neither scales nor clips actions",
+            "action scale: its returns are not comparable. pytorch-maml-rl, garage, learn2learn, "
+            "PEARL and VariBAD add the torso position to the observation (20); the last two have "
+            "horizon 200 and action scale 1. Neither RLlib nor learn2learn scales actions, and "
+            "RLlib does not clip them",
             source="ProMP (Rothfuss et al., ICLR 2019), HalfCheetahRandDirec; task first in MAML "
             "(Finn et al., ICML 2017)",
         )
@@ -84,8 +86,10 @@ class HalfCheetahVel(HalfCheetah):
             differences="MAML 2017 (rllab), pytorch-maml-rl and garage draw v* from U[0, 2]; MAML "
             "2017 has frame skip 1, dt 0.01, horizon 200, velocity of the centre of mass, "
             "20-dimensional observation and no action scale: its returns are not comparable. "
-            "pytorch-maml-rl and garage, and PEARL and VariBAD at horizon 200, add the torso "
-            "position to the observation (20). AMAGO: HalfCheetah-v4 and horizon 1000",
+            "pytorch-maml-rl, garage, PEARL and VariBAD add the torso position to the observation "
+            "(20); the last two have horizon 200 and action scale 1. PEARL trains on 100 "
+            "velocities and tests on 30 others, drawn once. AMAGO: HalfCheetah-v4 and "
+            "horizon 1000",
             source="ProMP (Rothfuss et al., ICLR 2019), HalfCheetahRandVel; task first in MAML "
             "(Finn et al., ICML 2017)",
         )

@@ -27,7 +27,8 @@ _REWARDED = (
 _DIFFERENCES = (
     "MAML 2017 ran the same robot in MuJoCo 1.31, whose trajectories differ. ProMP, "
     "pytorch-maml-rl, garage, PEARL and VariBAD: frame skip 5, dt 0.05, velocity of the root or "
-    "torso, initial qpos0 + U[-0.1, 0.1]; the first three: action scale 10, horizon 100"
+    "torso, initial qpos0 + U[-0.1, 0.1]; the first three: action scale 10, horizon 100; the last "
+    "two: action scale 1, horizon 200"
 )
 
 
@@ -98,7 +99,8 @@ class HalfCheetahDirMaml2017(HalfCheetahMaml2017, HalfCheetahDir):
         """The definition card."""
         return self.card(
             reward=f"d * v_x - 0.05 * sum(u^2), {_REWARDED}",
-            differences=f"it draws each direction by a coin. {_DIFFERENCES}",
+            differences=f"MAML 2017 draws each direction by a coin. {_DIFFERENCES}. RLlib and "
+            "learn2learn have these physics, too, and no action scale",
             source="MAML (Finn et al., ICML 2017), cbfinn/maml_rl, HalfCheetahEnvRandDirec",
         )
 
@@ -113,7 +115,8 @@ class HalfCheetahVelMaml2017(HalfCheetahMaml2017, HalfCheetahVel):
         """The definition card."""
         return self.card(
             reward=f"-|v_x - v*| - 0.05 * sum(u^2), {_REWARDED}",
-            differences=f"its published returns are for 40 goals drawn from the same U[0, 2], not "
-            f"for these. {_DIFFERENCES}. ProMP, PEARL and VariBAD draw v* from U[0, 3]",
+            differences="MAML 2017's published returns are for 40 goals drawn from the same "
+            f"U[0, 2], not for these. {_DIFFERENCES}. ProMP, PEARL and VariBAD draw v* from U[0, "
+            "3]",
             source="MAML (Finn et al., ICML 2017), cbfinn/maml_rl, HalfCheetahEnvRand",
         )

@@ -46,7 +46,8 @@ class HopperRandParams(RandParams):
             "the 1 is paid in the step that falls, too (Gymnasium v5: not)",
             differences="as in the peers, each entry of an inertia is drawn apart from the mass. "
             "The multipliers are of the nominal model, and mj_setConst follows; the peers leave "
-            "derived constants as they were. Frame skip 4 everywhere",
+            "derived constants as they were. Frame skip 4 everywhere. The action scale and the "
+            "horizon are ProMP's; PEARL and VariBAD have that horizon and action scale 1",
             source="rand_param_envs (dennisl88), HopperRandParams with log_scale_limit 3, as "
             "ProMP (Rothfuss et al., ICLR 2019), PEARL and VariBAD",
         )

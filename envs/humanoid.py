@@ -107,7 +107,8 @@ class HumanoidDir(Humanoid):
             reward="1.25 * d * v_x + 5 - 0.1 * sum(u^2), v = (c_after - c_before) / dt of the "
             "centre of mass (of xipos); the 5 are paid in the step that falls, too (Gymnasium v5: "
             "not)",
-            differences=f"{_DIFFERENCES}. ProMP draws each direction by a coin",
+            differences=f"{_DIFFERENCES}. ProMP draws each direction by a coin, and so does "
+            "learn2learn, whose environment is ProMP's without an action scale",
             source="ProMP (Rothfuss et al., ICLR 2019), HumanoidRandDirec; also learn2learn",
         )
 
@@ -135,6 +136,8 @@ class HumanoidDir2D(Humanoid):
             "centre of mass (of xipos); the 5 are paid in the step that falls, too (Gymnasium v5: "
             "not)",
             differences=f"{_DIFFERENCES}. ProMP draws g as a normalised normal vector, the same "
-            "distribution; PEARL has the same reward and draws an angle",
+            "distribution. PEARL and VariBAD have the same reward, draw an angle, and map [-1, 1] "
+            "to the actuators' range (action scale 1). learn2learn is as ProMP, without an action "
+            "scale",
             source="ProMP (Rothfuss et al., ICLR 2019), HumanoidRandDirec2D; PEARL, HumanoidDir",
         )

@@ -102,8 +102,10 @@ class PointNavigation(Point):
             reward="-|xy_after - g|_2, the Euclidean distance to the goal after the move",
             termination=f"|dx| < {_TOLERANCE:g} and |dy| < {_TOLERANCE:g} after the move; the "
             "horizon truncates",
-            differences="MAML 2017 and pytorch-maml-rl have no action scale; learn2learn's and "
-            "ProMP's point worlds use other starts, corners, or sparse rewards",
+            differences="MAML 2017, pytorch-maml-rl and learn2learn (Particles2D) have no action "
+            "scale. Other tasks: ProMP's point starts in U[-0.2, 0.2]^2, moves by 0.2 and seeks "
+            "one of the four corners (+-2, +-2), with rewards -d, -d^2 or sparse ones; PEARL's "
+            "starts and seeks in U[-1, 1]^2 for 20 steps",
             source="MAML 2017 (cbfinn/maml_rl, 2D navigation) and pytorch-maml-rl "
             "(2DNavigation-v0)",
         )

@@ -116,8 +116,9 @@ class Walker2dRandParams(RandParams, Walker2d):
             "the 1 is paid in the step that falls, too (Gymnasium v5: not)",
             differences="as in the peers, whose base class fixes frame skip 4 (so has v5), each "
             "entry of an inertia is drawn apart from the mass. The multipliers are of the nominal "
-            "model, and mj_setConst follows; the peers leave derived constants as they were; "
-            f"{_FEET}",
+            "model, and mj_setConst follows; the peers leave derived constants as they were. The "
+            "action scale and the horizon are ProMP's; PEARL and VariBAD have that horizon and "
+            f"action scale 1. Also {_FEET}",
             source="rand_param_envs (dennisl88), Walker2DRandParams with log_scale_limit 3, as "
             "ProMP (Rothfuss et al., ICLR 2019), PEARL and VariBAD",
         )
