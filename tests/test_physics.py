@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from warprl.envs.ant import AntDir, AntDir2D, AntVel
+from warprl.envs.ant import AntDir, AntDir2D, AntGoal, AntVel
 from warprl.envs.dynamics import Dynamics
-from warprl.envs.half_cheetah import HalfCheetahDir
+from warprl.envs.half_cheetah import HalfCheetahDir, HalfCheetahVel
 from warprl.envs.half_cheetah_maml2017 import HalfCheetahDirMaml2017, HalfCheetahVelMaml2017
 from warprl.envs.hopper import HopperRandParams
 from warprl.envs.humanoid import HumanoidDir, HumanoidDir2D
 from warprl.envs.locomotion import LocomotionBatch, LocomotionFamily, Motion, control_cost
 from warprl.envs.physics import Physics, load_model, model_path, quiet_compiler
-from warprl.envs.tasks import Direction, Heading, Velocity
+from warprl.envs.tasks import Direction, Goal, Heading, Velocity
 from warprl.envs.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
 from warprl.types import Task
 
@@ -165,34 +165,98 @@ def test_a_robot_at_rest_lies_still_and_its_neighbour_goes_on() -> None:
         batch.step(still)
 
 
+Peer = tuple[str, dict[str, Any]]
+CHEETAH: Peer = ("HalfCheetah-v5", {})
+ANT: Peer = ("Ant-v5", CONTACT_FREE)
+WHOLE_ANT: Peer = (
+    "Ant-v5",
+    {**CONTACT_FREE, "exclude_current_positions_from_observation": False},
+)
+WALKER: Peer = ("Walker2d-v5", {"frame_skip": 8})
+NOMINAL_WALKER: Peer = ("Walker2d-v5", {})
+HOPPER: Peer = ("Hopper-v5", {})
+HUMANOID: Peer = ("Humanoid-v5", CONTACT_FREE)
+
+
+def speed(info: dict[str, np.float64]) -> np.float64:
+    """Forward."""
+    return info["x_velocity"]
+
+
+def speed_towards_4(info: dict[str, np.float64]) -> np.float64:
+    """At an angle of 4 radians."""
+    total: np.float64 = np.cos(4.0) * info["x_velocity"] + np.sin(4.0) * info["y_velocity"]
+    return total
+
+
 @pytest.mark.parametrize(
-    ("family", "task", "terms", "weight"),
+    ("family", "task", "peer", "terms", "weight", "falls"),
     [
-        (AntVel, Velocity(1.2), lambda x, y: 1.0 - abs(x - 1.2) + 0.05, 0.005),
-        (AntDir2D, Heading(4.0), lambda x, y: np.cos(4.0) * x + np.sin(4.0) * y + 1.0, 0.5),
+        (HalfCheetahVel, Velocity(1.2), CHEETAH, lambda i: -abs(speed(i) - 1.2), 0.05, False),
+        (AntDir, BACKWARD, ANT, lambda i: -speed(i) + 1.0, 0.5, True),
+        (AntVel, Velocity(1.2), ANT, lambda i: 1.0 - abs(speed(i) - 1.2) + 0.05, 0.005, True),
+        (AntDir2D, Heading(4.0), ANT, lambda i: speed_towards_4(i) + 1.0, 0.5, True),
+        (
+            AntGoal,
+            Goal(1.0, -2.0),
+            WHOLE_ANT,
+            lambda i: -(abs(i["torso_x"] - 1.0) + abs(i["torso_y"] + 2.0)),
+            0.1,
+            False,
+        ),
+        (Walker2dDir, BACKWARD, WALKER, lambda i: -speed(i) + 1.0, 1e-3, True),
+        (Walker2dVel, Velocity(2.5), WALKER, lambda i: 15.0 - abs(speed(i) - 2.5), 1e-3, True),
+        (
+            Walker2dRandParams,
+            unchanged(8, 8, 9),
+            NOMINAL_WALKER,
+            lambda i: speed(i) + 1.0,
+            1e-3,
+            True,
+        ),
+        (HopperRandParams, unchanged(5, 5, 6), HOPPER, lambda i: speed(i) + 1.0, 1e-3, True),
+        (HumanoidDir, BACKWARD, HUMANOID, lambda i: -1.25 * speed(i) + 5.0, 0.1, True),
+        (
+            HumanoidDir2D,
+            Heading(4.0),
+            HUMANOID,
+            lambda i: 1.25 * speed_towards_4(i) + 5.0,
+            0.1,
+            True,
+        ),
     ],
 )
-def test_an_ants_reward_is_of_gymnasiums_velocities(
+def test_a_reward_is_of_gymnasiums_velocities_in_the_step_that_falls_too(
     family: type[LocomotionFamily],
     task: Task,
-    terms: Callable[[float, float], float],
+    peer: Peer,
+    terms: Callable[[dict[str, np.float64]], np.float64],
     weight: float,
+    falls: bool,
 ) -> None:
-    peer: Any = gymnasium.make("Ant-v5", include_cfrc_ext_in_observation=False).unwrapped
+    with quiet_compiler():
+        name, options = peer
+        robot: Any = gymnasium.make(name, **options).unwrapped
     batch = family().make_batch(1)
     batch.reset([task], [np.random.default_rng(0)])
-    peer.reset()
-    peer.set_state(batch.physics.qpos[0], batch.physics.qvel[0])
+    robot.reset()
+    robot.set_state(batch.physics.qpos[0], batch.physics.qvel[0])
     actions = np.random.default_rng(1)
+    fallen = 0
     for _ in range(300):
-        action = actions.uniform(-11.0, 11.0, (1, 8)).astype(np.float32)
-        observation, reward, _ = batch.step(action)
-        command = np.clip(action / np.float32(10.0), -1.0, 1.0)
-        expected, *_, info = peer.step(command[0])
+        action = actions.uniform(-11.0, 11.0, (1, *batch.action_space.shape)).astype(np.float32)
+        observation, reward, terminated = batch.step(action)
+        high = robot.action_space.high
+        command = np.clip(action[0] / np.float32(batch.family.action_scale), -high, high)
+        expected, *_, info = robot.step(command)
         assert np.array_equal(observation[0], expected)
-        cost = weight * np.square(command[0]).sum()
-        assert reward[0] == terms(info["x_velocity"], info["y_velocity"]) - cost
-    peer.close()
+        info["torso_x"], info["torso_y"] = robot.data.xpos[TORSO, :2]
+        # The humanoid is charged in float64, the others in float32: as Gymnasium does.
+        charged = robot.data.ctrl if name == "Humanoid-v5" else command
+        assert reward[0] == terms(info) - weight * np.square(charged).sum()
+        fallen += int(terminated[0])
+    assert (fallen > 0) == falls
+    robot.close()
 
 
 @pytest.mark.parametrize(
