@@ -40,7 +40,7 @@ class PolicyConfig:
     Discrete actions have none. ``rates`` gives every adapted number a step-size factor of its own,
     learned as the warps are. ``memory`` makes the first hidden layer a recurrent cell, which the
     ``recurrent`` warp gates. The other kinds stand behind every hidden layer, or only behind those
-    in ``warped``, counted from 0 at the bottom.
+    in ``warped``, ascending from 0 at the bottom.
     """
 
     hidden: Annotated[tuple[Annotated[int, Gt(0), Le(MAX_WIDTH)], ...], Len(1)] = (64, 64)
@@ -95,7 +95,7 @@ class Policy:
         if self.config.warp in (None, "recurrent"):
             return ()
         every = range(len(self.config.hidden))
-        return tuple(every if self.config.warped is None else sorted(self.config.warped))
+        return tuple(every if self.config.warped is None else self.config.warped)
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -187,13 +187,19 @@ def _require_places(policy: PolicyConfig) -> None:
     places, layers = list(policy.warped), len(policy.hidden)
     if policy.warp in (None, "recurrent"):
         raise UserError(
-            f"policy.warped = {places} needs policy.warp = {', '.join(WARP_KINDS)}: it says behind "
+            f"policy.warped = {places} needs policy.warp = {_either(WARP_KINDS)}: it says behind "
             "which hidden layers these stand"
         )
-    if max(places) >= layers or len(set(places)) < len(places):
+    # In one order only, so that there is one name for each policy.
+    if max(places) >= layers or places != sorted(set(places)):
         raise UserError(
-            f"policy.warped = {places} wants hidden layers from 0 to {layers - 1}, each once"
+            f"policy.warped = {places}: should be in order and each once, of the hidden layers "
+            f"{list(range(layers))}"
         )
+
+
+def _either(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def saved_policy(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -322,6 +328,8 @@ def explain(error: ValidationError, keys: Sequence[str]) -> str:
     if first["type"] in ("missing", "missing_argument"):
         return f"key {path!r} is missing"
     message = first["msg"].removeprefix("Input ").replace("valid ", "")
+    if first["type"] in ("tuple_type", "too_short"):  # of pydantic's words, "array" and "tuple"
+        message = "should be a list, such as [1]"
     return f"{path} = {json.dumps(first['input'])}: {message}"
 
 

@@ -59,7 +59,7 @@ def test_log_prob_is_that_of_the_distribution_at_the_outputs(
 
 
 @each_warp_and_none
-@pytest.mark.parametrize("warped", [None, (0,), (1,), (1, 0)])
+@pytest.mark.parametrize("warped", [None, (0,), (1,), (0, 1)])
 def test_outputs_are_those_of_the_naive_network(
     warp: WarpKind | None, warped: tuple[int, ...] | None
 ) -> None:

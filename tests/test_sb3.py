@@ -317,13 +317,15 @@ def test_an_imported_policy_acts_as_the_sb3_policy(warp: WarpKind | None) -> Non
     assert theta["log_std"].tolist() == pytest.approx([-0.7] * 6)
 
 
-@pytest.mark.parametrize("exported", ["linear", None])
+@pytest.mark.parametrize(
+    ("exported", "warped"), [("linear", None), ("linear", (0,)), ("linear", (1,)), (None, None)]
+)
 @each_warp_and_none
 def test_an_exported_policy_comes_back_bit_for_bit(
-    exported: WarpKind | None, warp: WarpKind | None
+    exported: WarpKind | None, warped: tuple[int, ...] | None, warp: WarpKind | None
 ) -> None:
     """Its linear warps merged; whatever the kind of warp of the new run."""
-    before, theta, phi = some_policy(CHEETAH, exported)
+    before, theta, phi = some_policy(CHEETAH, exported, warped)
     model = sb3.load_ppo(sb3.save_ppo(sb3.to_ppo(before, theta, phi, make_env(CHEETAH))))
     policy, _, _ = some_policy(CHEETAH, warp)
     found = sb3.from_ppo(model, policy, make_family(CHEETAH).action_space)
