@@ -75,7 +75,7 @@ def plot(path: Path, summary: Summary, training: Sequence[Sequence[NDArray[np.fl
     left.set(xlabel="steps of adaptation", ylabel="mean return, 95 % interval")
     for axes in right:
         axes.set(xlabel="environment steps", ylabel="return after adaptation in training, a seed")
-    # Beside the panels, where fourteen agents hide no curve.
+    # Beside the panels, where many agents hide no curve.
     figure.legend(loc="outside right center", fontsize="small")
     figure.suptitle(_heading(summary), fontsize="medium")
     figure.savefig(path, dpi=120)
@@ -168,11 +168,13 @@ def interval(estimate: Mapping[str, float]) -> str:
 def _notes(summary: Summary) -> list[str]:
     """What the columns are, and what a reader must know of single groups."""
     notes = [
-        "mean over seeds and tasks, with the 95 % bootstrap interval over both, for comparing on "
-        "these tasks; IQM: mean of the middle half of all adaptations; K: inner steps in training",
+        "mean over seeds and tasks, with the 95 % two-stage bootstrap interval over both, for "
+        "comparing on these tasks; IQM: mean of the middle half of all adaptations; K: inner steps "
+        "in training",
         f"area: mean of the {summary['inner_steps'] + 1} points of the adaptation curve; worse: "
         "share of adaptations that end below the return they began at",
-        "env steps and training (wall time) are means a seed",
+        "env steps and training (wall time) are means a seed; episodes that end early count with "
+        "their whole horizon",
     ]
     if _step_cells(summary):
         notes.append(

@@ -401,6 +401,15 @@ def test_a_run_that_would_be_trained_otherwise_today_does_not_stay(
     assert [run["about"]["seed"] for run in comparison.stored(CELL.experiment)] == [1]
 
 
+def test_rows_kept_without_their_runs_are_not_lost_without_a_word(
+    comparisons: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    comparison.write(CELL.experiment, [record()])
+    (comparisons / CELL.experiment / "runs.jsonl").unlink()
+    assert comparison.stored(CELL.experiment) == []
+    assert "rows are kept without their runs" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("comparisons")
 def test_no_run_of_another_protocol_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     comparison.write(CELL.experiment, [record()])
