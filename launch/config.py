@@ -328,8 +328,8 @@ def explain(error: ValidationError, keys: Sequence[str]) -> str:
     if first["type"] in ("missing", "missing_argument"):
         return f"key {path!r} is missing"
     message = first["msg"].removeprefix("Input ").replace("valid ", "")
-    if first["type"] in ("tuple_type", "too_short"):  # of pydantic's words, "array" and "tuple"
-        message = "should be a list, such as [1]"
+    if first["type"] in ("tuple_type", "too_short"):  # lists to people; all have an entry at least
+        message = "should be a list of one or more"
     return f"{path} = {json.dumps(first['input'])}: {message}"
 
 
