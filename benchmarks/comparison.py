@@ -32,12 +32,12 @@ from experiments import ABLATION, EXPERIMENTS, METHODS, Cell
 from rich.console import Console
 
 from warprl import checkpoint
-from warprl.launch import compare, compare_report, evaluate
-from warprl.launch import config as configuration
-from warprl.launch.config import RunConfig
-from warprl.launch.evaluate import Protocol
+from warprl.launch.evaluation import compare, compare_report, evaluate
+from warprl.launch.evaluation.evaluate import Protocol
+from warprl.launch.evaluation.report import DIAGNOSTICS
 from warprl.launch.outcome import to_json
-from warprl.launch.report import DIAGNOSTICS
+from warprl.launch.runs import config as configuration
+from warprl.launch.runs.config import RunConfig
 
 Record: TypeAlias = dict[str, Any]
 """A run that was measured: its method, configuration, training curve and adaptations."""

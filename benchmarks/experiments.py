@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
-from warprl.launch import config as configuration
-from warprl.launch.config import RunConfig
+from warprl.launch.runs import config as configuration
+from warprl.launch.runs.config import RunConfig
 
 
 @dataclass(frozen=True)

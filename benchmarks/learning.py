@@ -39,10 +39,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from warprl import checkpoint
-from warprl.launch import config as configuration
-from warprl.launch.config import RunConfig
 from warprl.launch.errors import UserError
-from warprl.launch.logging import adaptation
+from warprl.launch.runs import config as configuration
+from warprl.launch.runs.config import RunConfig
+from warprl.launch.runs.log import adaptation
 
 REPORTED = ("point-navigation", "half-cheetah-dir-long")  # by --report, unless others are named
 POINTS = 100  # a run, in the CSV

@@ -33,13 +33,14 @@ from stable_baselines3 import PPO
 
 from warprl.agents import sb3
 from warprl.envs.vector import FamilyEnv
-from warprl.launch import compare_report, evaluate, runs, stored
-from warprl.launch.config import steps_per_iteration
 from warprl.launch.errors import UserError
-from warprl.launch.evaluate import Protocol, Subject, make_protocol, measure
+from warprl.launch.evaluation import compare_report, evaluate
+from warprl.launch.evaluation.evaluate import Protocol, Subject, make_protocol, measure
+from warprl.launch.evaluation.statistics import estimate
 from warprl.launch.outcome import parameters, table
-from warprl.launch.statistics import estimate
-from warprl.launch.stored import StoredRun
+from warprl.launch.runs import folders, stored
+from warprl.launch.runs.config import steps_per_iteration
+from warprl.launch.runs.stored import StoredRun
 from warprl.seeding import generator
 from warprl.types import Task
 
@@ -177,7 +178,7 @@ def compare(name: str, options: argparse.Namespace, console: Console) -> dict[st
     """
     if options.pretrain_steps is not None and options.pretrain_steps < 1:
         raise UserError(f"--pretrain-steps {options.pretrain_steps}: must be 1 or more")
-    run = stored.open_run(runs.find(name), None)
+    run = stored.open_run(folders.find(name), None)
     config = run.config
     protocol = make_protocol(config.family, options.steps, options.episodes, options.seed)
     trained_on = run.iteration * steps_per_iteration(config)

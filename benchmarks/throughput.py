@@ -55,7 +55,7 @@ from warprl.seeding import generator
 from warprl.types import Params
 
 if TYPE_CHECKING:
-    from warprl.launch.algorithm import WarpGrad
+    from warprl.launch.training.algorithm import WarpGrad
 
 FAMILIES = ("half-cheetah-dir-v1", "ant-dir-v1")
 GYMNASIUM: dict[str, tuple[str, dict[str, Any]]] = {
@@ -365,8 +365,8 @@ class Trainer:
 
     def __init__(self, name: str, agent: str, tasks: int) -> None:
         """Start the workers and run one meta-iteration to warm everything up."""
-        from warprl.launch.algorithm import build
-        from warprl.launch.config import resolve
+        from warprl.launch.runs.config import resolve
+        from warprl.launch.training.algorithm import build
 
         settings = [
             f"tasks={tasks}", f"adaptation.episodes={EPISODES}", "adaptation.steps=1",
@@ -398,7 +398,7 @@ class Trainer:
         self.algorithm.stop()  # type: ignore[no-untyped-call]
 
     def _train(self) -> dict[str, Any]:
-        from warprl.launch.algorithm import iteration_metrics
+        from warprl.launch.training.algorithm import iteration_metrics
 
         return iteration_metrics(self.algorithm.train())  # type: ignore[no-untyped-call]
 
@@ -441,7 +441,7 @@ def measure_family(
     name: str, repeats: int, raw_steps: int, cores: Sequence[Executor], console: Console
 ) -> tuple[list[Sample], dict[str, Any]]:
     """All quantities of one family, ``repeats`` times each in turn."""
-    from warprl.launch.algorithm import connect
+    from warprl.launch.training.algorithm import connect
 
     connect(CORES * len(METHODS))  # the workers of all methods are there at once, and wait in turn
     samples: list[Sample] = []

@@ -10,15 +10,15 @@ import functools
 import importlib
 import re
 
-from warprl.envs.ant import AntDir, AntDir2D, AntGoal, AntVel
 from warprl.envs.family import TaskFamily
-from warprl.envs.half_cheetah import HalfCheetahDir, HalfCheetahVel
-from warprl.envs.half_cheetah_maml2017 import HalfCheetahDirMaml2017, HalfCheetahVelMaml2017
-from warprl.envs.hopper import HopperRandParams
-from warprl.envs.humanoid import HumanoidDir, HumanoidDir2D
 from warprl.envs.maze import Maze11, Maze13
 from warprl.envs.point import PointNavigation, PointSparse
-from warprl.envs.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
+from warprl.envs.robots.ant import AntDir, AntDir2D, AntGoal, AntVel
+from warprl.envs.robots.half_cheetah import HalfCheetahDir, HalfCheetahVel
+from warprl.envs.robots.half_cheetah_maml2017 import HalfCheetahDirMaml2017, HalfCheetahVelMaml2017
+from warprl.envs.robots.hopper import HopperRandParams
+from warprl.envs.robots.humanoid import HumanoidDir, HumanoidDir2D
+from warprl.envs.robots.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
 
 _FAMILIES: dict[str, type[TaskFamily]] = {
     family.name: family

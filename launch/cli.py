@@ -124,7 +124,8 @@ def train(
     """Meta-train an agent on a task family. Prints the run folder last."""
 
     def work() -> Outcome:
-        from warprl.launch import config, train
+        from warprl.launch.runs import config
+        from warprl.launch.training import train
 
         options = {"iterations": iterations, "workers": workers, "seed": seed}
         resolved = config.resolve(family, agent, options, settings or ())
@@ -132,7 +133,7 @@ def train(
             if trust:
                 raise UserError("--trust: nothing to trust: give the file with --init-from")
             return train.start(resolved, run, _console(json))
-        from warprl.launch import sb3
+        from warprl.launch.evaluation import sb3
 
         imported = sb3.read(init_from, trust, resolved)
         return train.start(resolved, run, _console(json), imported)
@@ -157,9 +158,10 @@ def resume(
     """Continue a run exactly where its newest checkpoint left it."""
 
     def work() -> Outcome:
-        from warprl.launch import runs, train
+        from warprl.launch.runs import folders
+        from warprl.launch.training import train
 
-        return train.resume(runs.find(run), iterations, _console(json))
+        return train.resume(folders.find(run), iterations, _console(json))
 
     return _finish(work, json)
 
@@ -194,7 +196,7 @@ def sweep(
     def work() -> Outcome:
         from pathlib import Path
 
-        from warprl.launch import sweep
+        from warprl.launch.training import sweep
 
         return sweep.sweep(Path(file), _console(json))
 
@@ -243,18 +245,19 @@ def evaluate(
     """
 
     def work() -> Outcome:
-        from warprl.launch import evaluate, runs
+        from warprl.launch.evaluation import evaluate
+        from warprl.launch.runs import folders
 
         if protocol == "metaworld":
-            from warprl.launch import meta_world
+            from warprl.launch.evaluation import meta_world
 
             if against is not None or untrained:
                 raise UserError("--protocol metaworld evaluates one run: no --against, --untrained")
             return meta_world.evaluate(
-                runs.find(run), steps=steps, episodes=episodes, checkpoint=checkpoint, seed=seed,
+                folders.find(run), steps=steps, episodes=episodes, checkpoint=checkpoint, seed=seed,
                 console=_console(json),
             )  # fmt: skip
-        folder, other = runs.find(run), None if against is None else runs.find(against)
+        folder, other = folders.find(run), None if against is None else folders.find(against)
         return evaluate.evaluate(
             folder, steps=steps, episodes=episodes, against=other, untrained=untrained,
             checkpoint=checkpoint, seed=seed, console=_console(json),
@@ -292,10 +295,11 @@ def compare(
     """
 
     def work() -> Outcome:
-        from warprl.launch import compare, runs
+        from warprl.launch.evaluation import compare
+        from warprl.launch.runs import folders
 
         return compare.compare(
-            [runs.find(name) for name in names], steps=steps, episodes=episodes, seed=seed,
+            [folders.find(name) for name in names], steps=steps, episodes=episodes, seed=seed,
             out=out, console=_console(json),
         )  # fmt: skip
 
@@ -320,9 +324,10 @@ def render(
     """Film one task before and after 1..K inner steps, side by side."""
 
     def work() -> Outcome:
-        from warprl.launch import render, runs
+        from warprl.launch.evaluation import render
+        from warprl.launch.runs import folders
 
-        return render.render(runs.find(run), task, steps, checkpoint, _console(json))
+        return render.render(folders.find(run), task, steps, checkpoint, _console(json))
 
     return _finish(work, json)
 
@@ -355,9 +360,10 @@ def export(
     """Adapt to one task and save the policy for Stable-Baselines3's PPO.load."""
 
     def work() -> Outcome:
-        from warprl.launch import runs, sb3
+        from warprl.launch.evaluation import sb3
+        from warprl.launch.runs import folders
 
-        return sb3.export(runs.find(run), task or (), steps, out, checkpoint, seed)
+        return sb3.export(folders.find(run), task or (), steps, out, checkpoint, seed)
 
     return _finish(work, json)
 
@@ -400,7 +406,7 @@ def config(
     """Print the configuration that train would use, and so every key that --set takes."""
 
     def work() -> Outcome:
-        from warprl.launch import config
+        from warprl.launch.runs import config
 
         resolved = config.resolve(family, agent, {}, settings or ())
         return Outcome(resolved.model_dump(mode="json"), config.dump(resolved).rstrip())
@@ -455,7 +461,7 @@ def _family(name: str) -> Outcome:
     from dataclasses import asdict
 
     from warprl.envs import make_family
-    from warprl.launch.config import require_family
+    from warprl.launch.runs.config import require_family
 
     require_family(name)
     definition = make_family(name).definition()

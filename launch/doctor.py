@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from warprl import __version__
-from warprl.launch import machine, runs
+from warprl.launch import machine
 from warprl.launch.outcome import Outcome
+from warprl.launch.runs import folders
 
 PACKAGES = ("torch", "ray", "mujoco", "gymnasium", "stable-baselines3", "numpy")
 FREE_GIB = 2.0
@@ -112,7 +113,7 @@ def check_ffmpeg() -> Finding:
 
 def check_disk() -> Finding:
     """Room for runs, and for Ray's temporary files."""
-    places = {runs.root().absolute(), Path(tempfile.gettempdir())}
+    places = {folders.root().absolute(), Path(tempfile.gettempdir())}
     free = {place: shutil.disk_usage(_existing(place)).free / 2**30 for place in sorted(places)}
     seen = ", ".join(f"{gib:.1f} GiB free in {place}" for place, gib in free.items())
     tight = [str(place) for place, gib in free.items() if gib < FREE_GIB]

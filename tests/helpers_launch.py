@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from warprl import checkpoint
-from warprl.launch import config, stored
+from warprl.launch.runs import config, stored
 from warprl.learner import LearnerState
 from warprl.params import tree_map
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from warprl.agents.inner import AdaptationConfig
 from warprl.agents.policy import PolicyConfig
 from warprl.agents.presets import PRESETS
-from warprl.launch.algorithm import WarpGrad, WarpGradConfig, connect, iteration_metrics
+from warprl.launch.training.algorithm import WarpGrad, WarpGradConfig, connect, iteration_metrics
 
 CPUS = 4  # logical ones, for four workers on any machine
 

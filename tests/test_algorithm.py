@@ -19,8 +19,8 @@ from warprl.agents.inner import AdaptationConfig
 from warprl.agents.policy import PolicyConfig
 from warprl.agents.presets import PRESETS
 from warprl.checkpoint import CheckpointError
-from warprl.launch.algorithm import WarpGrad, WarpGradConfig, iteration_metrics
 from warprl.launch.errors import UserError
+from warprl.launch.training.algorithm import WarpGrad, WarpGradConfig, iteration_metrics
 
 CONTRACT = {
     "iteration", "env_steps", "wall_s", "kl", "meta_loss", "grad_norm", "steps_per_s",

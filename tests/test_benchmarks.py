@@ -21,10 +21,10 @@ from learning import History
 from throughput import Sample
 
 from warprl.envs import make_family
-from warprl.launch import config as configuration
-from warprl.launch import evaluate
 from warprl.launch.cli import main
 from warprl.launch.errors import UserError
+from warprl.launch.evaluation import evaluate
+from warprl.launch.runs import config as configuration
 from warprl.types import Params
 
 CELL = Cell("point-navigation", "promp", 1)

@@ -18,10 +18,12 @@ from helpers_launch import fabricate
 from warprl import __version__, checkpoint
 from warprl.agents.presets import PRESETS
 from warprl.envs import family_names
-from warprl.launch import config, machine, runs, stored, train
+from warprl.launch import machine
 from warprl.launch.cli import main
 from warprl.launch.errors import UserError
-from warprl.launch.logging import RunLog
+from warprl.launch.runs import config, folders, stored
+from warprl.launch.runs.log import RunLog
+from warprl.launch.training import train
 
 FAMILY = "point-navigation-v1"
 TINY = (
@@ -216,8 +218,8 @@ def test_json_output_is_alone_on_stdout_whatever_else_prints() -> None:
 
 def test_a_run_has_one_writer(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from warprl.launch import runs\n"
-        "with runs.lock(Path(sys.argv[1])): print('held', flush=True); input()"
+        "import sys; from pathlib import Path; from warprl.launch.runs import folders\n"
+        "with folders.lock(Path(sys.argv[1])): print('held', flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, tmp_path], text=True,
@@ -226,10 +228,10 @@ def test_a_run_has_one_writer(tmp_path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(UserError, match=f"is being written by process {other.pid}"):
-            with runs.lock(tmp_path):
+            with folders.lock(tmp_path):
                 pass
         other.kill()
-    with runs.lock(tmp_path):
+    with folders.lock(tmp_path):
         assert (tmp_path / "lock").read_text() == str(os.getpid()), "a dead writer holds nothing"
 
 

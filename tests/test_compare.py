@@ -15,9 +15,9 @@ import pytest
 from helpers_launch import fabricate
 
 from warprl.envs import make_family
-from warprl.launch import config as configuration
-from warprl.launch import stored
 from warprl.launch.cli import main
+from warprl.launch.runs import config as configuration
+from warprl.launch.runs import stored
 
 POINT, CHEETAH = "point-navigation-v1", "half-cheetah-dir-v1"
 QUICK = ("--steps", "2", "--episodes", "2")

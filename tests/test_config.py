@@ -12,8 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from warprl.agents.presets import PRESETS
-from warprl.launch.config import RunConfig, dump, flat, load, resolve
 from warprl.launch.errors import UserError
+from warprl.launch.runs.config import RunConfig, dump, flat, load, resolve
 
 FAMILY = "point-navigation-v1"
 

@@ -9,7 +9,7 @@ import pytest
 from helpers_runs import History, history, running, small
 
 from warprl.agents.presets import PRESETS
-from warprl.launch.algorithm import WarpGradConfig
+from warprl.launch.training.algorithm import WarpGradConfig
 
 ITERATIONS = 3
 

@@ -15,9 +15,9 @@ from helpers_launch import fabricate
 
 from warprl.agents.diagnostics import diagnose
 from warprl.agents.inner import adapt
-from warprl.launch import stored
 from warprl.launch.cli import main
-from warprl.launch.evaluate import ADAPTATIONS, area, got_worse
+from warprl.launch.evaluation.evaluate import ADAPTATIONS, area, got_worse
+from warprl.launch.runs import stored
 
 POINT, CHEETAH = "point-navigation-v1", "half-cheetah-dir-v1"
 

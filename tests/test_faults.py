@@ -14,11 +14,11 @@ from helpers_runs import History, history, running, small, start_ray, train
 from ray.exceptions import RayActorError, RayTaskError
 
 from warprl.agents.inner import AdaptationConfig
-from warprl.launch import env_runner
-from warprl.launch.algorithm import WarpGrad, WarpGradConfig, build
-from warprl.launch.config import resolve
-from warprl.launch.env_runner import collect_shards
 from warprl.launch.errors import RunFailedError
+from warprl.launch.runs.config import resolve
+from warprl.launch.training import env_runner
+from warprl.launch.training.algorithm import WarpGrad, WarpGradConfig, build
+from warprl.launch.training.env_runner import collect_shards
 from warprl.types import Task
 
 

@@ -24,8 +24,9 @@ from helpers_launch import fabricate
 
 from warprl.envs import GymFamily, UnknownFamily, make_family
 from warprl.envs.vector import FamilyEnv, FamilyVectorEnv
-from warprl.launch import machine, render
+from warprl.launch import machine
 from warprl.launch.cli import main
+from warprl.launch.evaluation import render
 from warprl.seeding import generator
 from warprl.types import Task
 
@@ -484,10 +485,10 @@ def test_a_family_in_the_working_directory_is_trained_and_evaluated_with_any_num
 def test_the_run_of_a_family_of_ones_own_has_a_name(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from warprl.launch import runs
+    from warprl.launch.runs import folders
 
     monkeypatch.setenv("WARPRL_RUNS", str(tmp_path))
-    folder = runs.create(None, EXAMPLE, "maml", 3)
+    folder = folders.create(None, EXAMPLE, "maml", 3)
     assert folder.parent == tmp_path and folder.name.startswith("my_family-FAMILY-maml-s3-")
 
 

@@ -19,8 +19,8 @@ from warprl.agents.policy import Policy, PolicyConfig
 from warprl.agents.rollout import Timing, collect
 from warprl.envs.locomotion import LocomotionBatch
 from warprl.envs.physics import Physics
+from warprl.envs.robots.walker2d import Walker2dDir
 from warprl.envs.tasks import Direction
-from warprl.envs.walker2d import Walker2dDir
 from warprl.seeding import Purpose, generator
 from warprl.types import ActionSpace, Params, Rollout, Task, Trajectory
 

@@ -8,7 +8,7 @@ import pytest
 from helpers_runs import running, train
 
 from warprl.agents.presets import PRESETS
-from warprl.launch.algorithm import WarpGradConfig
+from warprl.launch.training.algorithm import WarpGradConfig
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 
 from warprl.launch.errors import UserError
-from warprl.launch.logging import RunLog, duration, read
+from warprl.launch.runs.log import RunLog, duration, read
 
 
 def metrics(iteration: int, **more: Any) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from helpers_launch import fabricate
 
 from warprl import params as P
 from warprl.agents.rollout import Timing, collect
-from warprl.launch import stored
 from warprl.launch.cli import main
-from warprl.launch.meta_world import Agent
-from warprl.launch.stored import StoredRun
+from warprl.launch.evaluation.meta_world import Agent
+from warprl.launch.runs import stored
+from warprl.launch.runs.stored import StoredRun
 from warprl.seeding import generator
 from warprl.types import Rollout
 

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from warprl.envs.ant import AntDir, AntDir2D, AntGoal, AntVel
 from warprl.envs.dynamics import Dynamics
-from warprl.envs.half_cheetah import HalfCheetahDir, HalfCheetahVel
-from warprl.envs.half_cheetah_maml2017 import HalfCheetahDirMaml2017, HalfCheetahVelMaml2017
-from warprl.envs.hopper import HopperRandParams
-from warprl.envs.humanoid import HumanoidDir, HumanoidDir2D
 from warprl.envs.locomotion import LocomotionBatch, LocomotionFamily, Motion, control_cost
 from warprl.envs.physics import Physics, load_model, model_path, quiet_compiler
+from warprl.envs.robots.ant import AntDir, AntDir2D, AntGoal, AntVel
+from warprl.envs.robots.half_cheetah import HalfCheetahDir, HalfCheetahVel
+from warprl.envs.robots.half_cheetah_maml2017 import HalfCheetahDirMaml2017, HalfCheetahVelMaml2017
+from warprl.envs.robots.hopper import HopperRandParams
+from warprl.envs.robots.humanoid import HumanoidDir, HumanoidDir2D
+from warprl.envs.robots.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
 from warprl.envs.tasks import Direction, Goal, Heading, Velocity
-from warprl.envs.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
 from warprl.types import Task
 
 FORWARD, BACKWARD = Direction(1.0), Direction(-1.0)

@@ -23,9 +23,11 @@ from warprl.agents.distributions import Gaussian
 from warprl.agents.inner import AdaptationConfig, adapt
 from warprl.agents.policy import Policy, PolicyConfig
 from warprl.envs import make_family
-from warprl.launch import machine, render, stored
+from warprl.launch import machine
 from warprl.launch.cli import main
 from warprl.launch.errors import RunFailedError
+from warprl.launch.evaluation import render
+from warprl.launch.runs import stored
 
 FAMILY = make_family("half-cheetah-dir-v1")
 
@@ -125,7 +127,7 @@ def test_a_video_that_cannot_be_written_leaves_nothing_behind(
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("warprl.launch.render.os.replace", full)
+    monkeypatch.setattr("warprl.launch.evaluation.render.os.replace", full)
     with pytest.raises(RunFailedError, match="cannot write .*film.mp4: No space left on device"):
         render.write(tmp_path / "film.mp4", pictures(2), 20)
     assert list(tmp_path.iterdir()) == []

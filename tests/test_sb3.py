@@ -32,8 +32,8 @@ from warprl.agents.policy import Policy, PolicyConfig
 from warprl.agents.rollout import Timing, collect
 from warprl.envs import make_family
 from warprl.envs.vector import gymnasium_id
-from warprl.launch import config, stored
 from warprl.launch.cli import main
+from warprl.launch.runs import config, stored
 from warprl.types import ActionSpace, Params
 from warprl.warp import WARP_KINDS, WarpKind
 
@@ -604,7 +604,7 @@ def test_the_benchmark_measures_all_references_like_compare_and_again_alike(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sb3_reference, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr("warprl.launch.evaluate.ADAPTATIONS", 2)
+    monkeypatch.setattr("warprl.launch.evaluation.evaluate.ADAPTATIONS", 2)
     fabricate(tmp_path / "a", CHEETAH)
     documents = []
     for _ in range(2):
@@ -636,7 +636,7 @@ def test_a_family_of_ones_own_has_references_too(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sb3_reference, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr("warprl.launch.evaluate.ADAPTATIONS", 2)
+    monkeypatch.setattr("warprl.launch.evaluation.evaluate.ADAPTATIONS", 2)
     fabricate(tmp_path / "a", "helpers_gym:CART")
     short = ["--steps", "1", "--episodes", "2", "--pretrain-steps", "120"]
     assert sb3_reference.main([str(tmp_path / "a"), *short]) == 0

@@ -18,8 +18,9 @@ import yaml
 from helpers_runs import start_ray
 
 from warprl import checkpoint
-from warprl.launch import config, sweep
 from warprl.launch.cli import main
+from warprl.launch.runs import config
+from warprl.launch.training import sweep
 
 FAMILIES = ["point-navigation-v1", "point-sparse-v1"]
 AGENTS = ["promp", "maml"]

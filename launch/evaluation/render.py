@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from warprl.launch import machine, runs
+from warprl.launch import machine
 from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.outcome import Outcome, parameters
+from warprl.launch.runs import folders
 
 if TYPE_CHECKING:
     from warprl.agents.inner import AdaptationConfig
     from warprl.envs.family import RenderableBatch, TaskFamily
     from warprl.envs.screen import Screen
-    from warprl.launch.stored import StoredRun
+    from warprl.launch.runs.stored import StoredRun
     from warprl.types import Task
 
 # Pixels; all but the gap are multiples of 16, the block of the video format.
@@ -103,14 +104,14 @@ def render(
     Call it in a process that has not imported mujoco yet: the GL backend is chosen at that import.
     """
     os.environ["MUJOCO_GL"] = machine.require_backend()
-    from warprl.launch import stored
+    from warprl.launch.runs import stored
 
     run = stored.open_run(folder, checkpoint)
     steps = max(run.config.adaptation.steps, 1) if steps is None else steps
     if not 1 <= steps <= MAX_STEPS:
         raise UserError(f"--steps {steps}: a film shows 1 to {MAX_STEPS}")
     held_out = run.held_out_task(task)
-    runs.require_writable(folder, "videos")
+    folders.require_writable(folder, "videos")
     title = (
         f"{run.config.family}   task {task}: {parameters(asdict(held_out))}   "
         f"{run.config.agent}, iteration {run.iteration}"

@@ -11,8 +11,8 @@ The grid is a YAML file, such as::
     folder: runs/comparison   # default: where all runs are
 
 Each cell is an ordinary run, ``<folder>/<family>-<agent>-s<seed>``, trained on one core in a trial
-of Ray Tune (see :mod:`warprl.launch.trials`). What there is of it decides what is left to do, so
-Tune's own records are not kept.
+of Ray Tune (see :mod:`warprl.launch.training.trials`). The run folder decides what is left to do,
+so Tune's own records are not kept.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
 from warprl import checkpoint as checkpoints
-from warprl.launch import config as configuration
-from warprl.launch import runs, stored
-from warprl.launch.config import RunConfig
 from warprl.launch.errors import UserError
 from warprl.launch.outcome import Outcome
-from warprl.launch.train import say
+from warprl.launch.runs import config as configuration
+from warprl.launch.runs import folders, stored
+from warprl.launch.runs.config import RunConfig
+from warprl.launch.training.train import say
 
 OWN_KEYS = {"seed": "seeds", "iterations": "iterations", "workers": "concurrent"}
 
@@ -89,7 +89,7 @@ def sweep(path: Path, console: Console) -> Outcome:
     for a run that was trained with other settings than the file's.
     """
     grid = read(path)
-    folder = (Path(grid.folder) if grid.folder else runs.root()).absolute()
+    folder = (Path(grid.folder) if grid.folder else folders.root()).absolute()
     cells = plan(grid, folder, path)
     results = {c.name: Result("skipped", c.done or 0) for c in cells if c.finished}
     for name in results:
@@ -101,7 +101,7 @@ def sweep(path: Path, console: Console) -> Outcome:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
-        from warprl.launch import trials
+        from warprl.launch.training import trials
 
         trained, stopped = trials.train(waiting, folder, grid.concurrent, console)
         results |= trained
@@ -139,7 +139,7 @@ def plan(grid: Grid, folder: Path, path: Path) -> list[Cell]:
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         name = f"{family.replace(':', '-')}-{agent}-s{seed}"  # package.module:FAMILY
-        if not runs.NAME.fullmatch(name):
+        if not folders.NAME.fullmatch(name):
             raise UserError(f"{path}: {name!r} is not a run name of up to 100 characters")
         cells.append(Cell(folder / name, config, _done(folder / name, config)))
     name, number = Counter(cell.name for cell in cells).most_common(1)[0]

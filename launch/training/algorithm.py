@@ -33,11 +33,17 @@ from warprl.agents.presets import PRESETS
 from warprl.agents.rollout import Timing
 from warprl.buffer import concatenate
 from warprl.envs import UnknownFamily, make_family
-from warprl.launch.config import WORKER_TIMEOUT_S, RunConfig, require_consistent, saved_policy
-from warprl.launch.env_runner import AdaptationRunner, Request, Shard, collect_shards, to_arrays
 from warprl.launch.errors import UserError
 from warprl.launch.machine import available_cores
-from warprl.launch.rllib_learner import STATE, MetaBatch, WarpGradLearner
+from warprl.launch.runs.config import WORKER_TIMEOUT_S, RunConfig, require_consistent, saved_policy
+from warprl.launch.training.env_runner import (
+    AdaptationRunner,
+    Request,
+    Shard,
+    collect_shards,
+    to_arrays,
+)
+from warprl.launch.training.rllib_learner import STATE, MetaBatch, WarpGradLearner
 from warprl.learner import LearnerConfig, LearnerState, Report
 from warprl.seeding import generator
 from warprl.types import Params, Trajectory

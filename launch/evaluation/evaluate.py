@@ -21,10 +21,11 @@ from warprl.agents.diagnostics import diagnose
 from warprl.agents.inner import MAX_EPISODES, AdaptationConfig, adapt
 from warprl.agents.policy import Policy
 from warprl.envs import Definition, TaskFamily, make_family
-from warprl.launch import report, runs, stored
 from warprl.launch.errors import RunFailedError, UserError
+from warprl.launch.evaluation import report
+from warprl.launch.evaluation.statistics import estimate
 from warprl.launch.outcome import Outcome, to_json
-from warprl.launch.statistics import estimate
+from warprl.launch.runs import folders, stored
 from warprl.seeding import generator
 from warprl.types import Params, Task
 
@@ -150,7 +151,7 @@ def evaluate(
                 f"and {other.folder} of {other.config.family}"
             )
     protocol = protocol_of(run, steps, episodes, seed)
-    runs.require_writable(folder, "evaluation")
+    folders.require_writable(folder, "evaluation")
     subjects = [_trained(run)]
     if untrained:
         subjects.append(_subject(run, "untrained", *stored.initial(folder, config)))

@@ -14,8 +14,8 @@ from warprl.agents.inner import adapt
 from warprl.agents.policy import Policy
 from warprl.checkpoint import Checkpoint, CheckpointError
 from warprl.envs import TaskFamily, make_family
-from warprl.launch import config as configuration
-from warprl.launch.config import RunConfig
+from warprl.launch.runs import config as configuration
+from warprl.launch.runs.config import RunConfig
 from warprl.launch.errors import UserError
 from warprl.params import prefix, subtree
 from warprl.seeding import generator

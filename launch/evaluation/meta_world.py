@@ -23,10 +23,10 @@ from warprl import params as P
 from warprl.agents.inner import MAX_EPISODES, step_each, to_batch
 from warprl.agents.losses import InnerLoss
 from warprl.envs import is_meta_world
-from warprl.launch import runs, stored
 from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.outcome import Outcome, table, to_json
-from warprl.launch.stored import StoredRun
+from warprl.launch.runs import folders, stored
+from warprl.launch.runs.stored import StoredRun
 from warprl.seeding import generator
 from warprl.types import Params, Rollout
 
@@ -191,7 +191,7 @@ def evaluate(
     for option, value in (("steps", steps), ("episodes", episodes)):
         if value is not None and not 1 <= value <= MAX_EPISODES:
             raise UserError(f"--{option} {value}: must be between 1 and {MAX_EPISODES}")
-    runs.require_writable(folder, "evaluation")
+    folders.require_writable(folder, "evaluation")
     torch.set_num_threads(1)
     family = run.family
     assert isinstance(family, MetaWorld)

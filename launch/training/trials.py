@@ -21,12 +21,12 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from rich.console import Console
 
 from warprl import checkpoint as checkpoints
-from warprl.launch import train as training
-from warprl.launch.algorithm import connect
 from warprl.launch.errors import UserError, one_line
 from warprl.launch.machine import available_cores
-from warprl.launch.sweep import Cell, Result
-from warprl.launch.train import Stop, say
+from warprl.launch.training import train as training
+from warprl.launch.training.algorithm import connect
+from warprl.launch.training.sweep import Cell, Result
+from warprl.launch.training.train import Stop, say
 
 # Interruptions, files and output are ours; a user's family may be found in the working directory.
 ENVIRONMENT = {

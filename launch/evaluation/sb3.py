@@ -17,11 +17,11 @@ from warprl import params as P
 from warprl.agents import sb3
 from warprl.envs import family_names, make_family
 from warprl.envs.vector import gymnasium_id
-from warprl.launch import stored
-from warprl.launch.config import RunConfig
 from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.outcome import Outcome, parameters
-from warprl.launch.stored import Imported, StoredRun
+from warprl.launch.runs import stored
+from warprl.launch.runs.config import RunConfig
+from warprl.launch.runs.stored import Imported, StoredRun
 from warprl.types import Params, Task
 
 WHOLE = re.compile(r"-?[0-9]{1,9}")

@@ -15,8 +15,8 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from warprl.envs.family import Definition
-from warprl.envs.half_cheetah import HalfCheetah, HalfCheetahDir, HalfCheetahVel
 from warprl.envs.physics import Physics, model_path, quiet_compiler
+from warprl.envs.robots.half_cheetah import HalfCheetah, HalfCheetahDir, HalfCheetahVel
 from warprl.envs.tasks import UniformVelocity
 
 _POSITION_NOISE, _VELOCITY_NOISE = 0.01, 0.1

@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from warprl.launch import compare_report as report
-from warprl.launch import config as configuration
-from warprl.launch import evaluate, logging, runs, stored
 from warprl.launch.errors import RunFailedError, UserError
-from warprl.launch.evaluate import Protocol
-from warprl.launch.logging import Metrics
+from warprl.launch.evaluation import compare_report as report
+from warprl.launch.evaluation import evaluate
+from warprl.launch.evaluation.evaluate import Protocol
+from warprl.launch.evaluation.report import DIAGNOSTICS
+from warprl.launch.evaluation.statistics import estimate_over_seeds
 from warprl.launch.outcome import Outcome, to_json
-from warprl.launch.report import DIAGNOSTICS
-from warprl.launch.statistics import estimate_over_seeds
+from warprl.launch.runs import config as configuration
+from warprl.launch.runs import folders, log, stored
+from warprl.launch.runs.log import Metrics
 from warprl.seeding import generator
 
 # Keys of a configuration that do not make a run another kind of run.
@@ -63,7 +64,7 @@ class Group:
 
 
 def compare(
-    folders: Sequence[Path],
+    paths: Sequence[Path],
     *,
     steps: int,
     episodes: int,
@@ -77,7 +78,7 @@ def compare(
     Raises UserError, before any work, for runs that cannot be compared, values out of range and
     folders that cannot be written.
     """
-    members = [open_member(folder) for folder in folders]
+    members = [open_member(folder) for folder in paths]
     first = members[0].run
     for member in members:
         if member.run.config.family != first.config.family:
@@ -90,7 +91,7 @@ def compare(
     known = {member.run.folder: evaluate.recall(member.run, protocol) for member in members}
     for folder, evaluation in known.items():
         if evaluation is None:
-            runs.require_writable(folder, "evaluation")
+            folders.require_writable(folder, "evaluation")
     folder = _create(out)
     try:
         summaries = [
@@ -137,7 +138,7 @@ def group(members: Iterable[Member]) -> list[Group]:
 
 def training_curve(member: Member) -> NDArray[np.float64]:
     """(environment steps, return after the last inner step) ``[2, iterations]``, as logged."""
-    points = [(m.get("env_steps"), logging.adaptation(m)[-1:]) for m in member.history]
+    points = [(m.get("env_steps"), log.adaptation(m)[-1:]) for m in member.history]
     whole = [(steps, last[0]) for steps, last in points if steps is not None and last]
     return np.array(whole, dtype=np.float64).reshape(-1, 2).T
 
@@ -145,7 +146,7 @@ def training_curve(member: Member) -> NDArray[np.float64]:
 def open_member(folder: Path) -> Member:
     """A run at its newest checkpoint. Raises UserError for one that cannot be read."""
     run = stored.open_run(folder, None)
-    return Member(run, logging.read(folder / "metrics.jsonl", run.iteration))
+    return Member(run, log.read(folder / "metrics.jsonl", run.iteration))
 
 
 def _label(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
@@ -162,7 +163,7 @@ def _value(value: Any) -> str:
 
 def _create(out: str | None) -> Path:
     stamp = f"{datetime.now():%Y%m%d-%H%M%S-%f}"
-    folder = runs.root() / "comparisons" / stamp if out is None else Path(out)
+    folder = folders.root() / "comparisons" / stamp if out is None else Path(out)
     try:
         folder.mkdir(parents=True)
     except FileExistsError:

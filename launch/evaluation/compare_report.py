@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from warprl.launch.logging import duration
+from warprl.launch.evaluation.report import DIAGNOSTICS, write_points
 from warprl.launch.outcome import table, tasks_and_repeats
-from warprl.launch.report import DIAGNOSTICS, write_points
+from warprl.launch.runs.log import duration
 
 Summary = Mapping[str, Any]
 

@@ -17,17 +17,17 @@ from rich.console import Console
 from warprl import checkpoint as checkpoints
 from warprl.agents.inner import AdaptationConfig
 from warprl.checkpoint import Checkpoint
-from warprl.launch import config as configuration
-from warprl.launch import runs, stored
-from warprl.launch.config import RunConfig
 from warprl.launch.errors import RunFailedError, UserError
-from warprl.launch.logging import RunLog, adaptation, returns_text, truncate
 from warprl.launch.machine import available_cores
 from warprl.launch.outcome import Outcome
-from warprl.launch.stored import Imported
+from warprl.launch.runs import config as configuration
+from warprl.launch.runs import folders, stored
+from warprl.launch.runs.config import RunConfig
+from warprl.launch.runs.log import RunLog, adaptation, returns_text, truncate
+from warprl.launch.runs.stored import Imported
 
 if TYPE_CHECKING:
-    from warprl.launch.algorithm import WarpGrad
+    from warprl.launch.training.algorithm import WarpGrad
 
 
 FRUITLESS = 3  # iterations in a row in which every task diverges end a run
@@ -57,8 +57,8 @@ def start(
     It stops early as ``stopping`` says, by default at a signal.
     Raises UserError, before anything starts, if its folder cannot be made.
     """
-    folder = runs.create(name, config.family, config.agent, config.seed)
-    with runs.lock(folder):
+    folder = folders.create(name, config.family, config.agent, config.seed)
+    with folders.lock(folder):
         with _writing(folder):
             if imported is not None:
                 stored.save_imported(folder, imported)
@@ -77,8 +77,8 @@ def resume(
     if iterations is not None and iterations < 1:
         raise UserError(f"--iterations {iterations}: must be 1 or more")
     config = configuration.load(folder / "config.yaml")
-    runs.require_writable(folder, "checkpoints", "tensorboard")
-    with runs.lock(folder):
+    folders.require_writable(folder, "checkpoints", "tensorboard")
+    with folders.lock(folder):
         saved = None
         if checkpoints.iterations(folder / "checkpoints"):
             saved = stored.load_checkpoint(folder, config, None)
@@ -114,7 +114,7 @@ def _run(
     stopping: Stopping | None,
 ) -> Outcome:
     # Imported here: bad input is answered before Ray is even loaded.
-    from warprl.launch.algorithm import build, connect
+    from warprl.launch.training.algorithm import build, connect
 
     warn_about_cores(config)
     workers = f"{config.workers} worker{'s' * (config.workers != 1)}"
@@ -145,7 +145,7 @@ def _loop(
     Raises UserError, with everything saved, after FRUITLESS iterations in a row without a task to
     learn from: they changed no parameter, so that the next would be like them.
     """
-    from warprl.launch.algorithm import iteration_metrics
+    from warprl.launch.training.algorithm import iteration_metrics
 
     fruitless = 0
     while True:

@@ -1,0 +1,1 @@
+"""What reads a run: adaptation curves, comparison, figures, video, export."""
