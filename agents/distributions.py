@@ -12,11 +12,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
 from torch import Tensor
 
-from warprl.types import ActionSpace, Params
+from warprl.types import Params, Spaces
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -140,12 +139,9 @@ class Categorical:
         return (logp.exp() * (logp - other.log_softmax(-1))).sum(-1)
 
 
-def distribution_for(space: ActionSpace) -> ActionDistribution:
-    """The distribution over a flat Box or over choices 0, 1, ..., n - 1."""
-    if isinstance(space, Discrete):
-        return Categorical(int(space.n))
-    (size,) = space.shape
-    return Gaussian(size)
+def distribution_for(spaces: Spaces) -> ActionDistribution:
+    """The distribution over an environment's actions: Gaussian, or categorical over choices."""
+    return Categorical(spaces.act_size) if spaces.discrete else Gaussian(spaces.act_size)
 
 
 def _log_std(theta: Params) -> Tensor:

@@ -17,7 +17,6 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Interval, Le, Len
-from gymnasium.spaces import Box
 from torch import Tensor
 
 from warprl.activation import tanh
@@ -25,7 +24,7 @@ from warprl.agents import recurrent
 from warprl.agents.distributions import ActionDistribution, distribution_for
 from warprl.agents.recurrent import FLAGS, MemoryKind, State
 from warprl.params import prefix, subtree, tree_map
-from warprl.types import ActionSpace, Params
+from warprl.types import Params, Spaces
 from warprl.warp import apply_warp, fold_linear, init_warp
 
 Layers = Literal["all", "head", "body"]
@@ -70,10 +69,9 @@ class Policy:
     config: PolicyConfig
 
     @classmethod
-    def for_spaces(cls, observation: Box, action: ActionSpace, config: PolicyConfig) -> Policy:
-        """The policy for flat observation and action spaces."""
-        (obs_dim,) = observation.shape
-        return cls(obs_dim, distribution_for(action), config)
+    def for_spaces(cls, spaces: Spaces, config: PolicyConfig) -> Policy:
+        """The policy for an environment's observations and actions."""
+        return cls(spaces.obs_size, distribution_for(spaces), config)
 
     @property
     def act_dim(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeAlias
 from zipfile import is_zipfile
 
 import gymnasium
@@ -34,15 +34,15 @@ from warprl.agents.distributions import (
     ActionDistribution,
     Categorical,
     Gaussian,
-    distribution_for,
 )
 from warprl.agents.inner import AdaptationConfig
 from warprl.agents.policy import Policy, PolicyConfig
 from warprl.seeding import generator
-from warprl.types import ActionSpace, Params
+from warprl.types import Params
 from warprl.warp import WarpKind
 
 Env = gymnasium.Env[Any, Any]
+ActionSpace: TypeAlias = Box | Discrete[Any]
 MakeEnv = Callable[[], Env]
 Layer = tuple[Tensor, Tensor]  # weight [in, out] and bias [out]
 
@@ -128,8 +128,8 @@ class WarpedPolicy(ActorCriticPolicy):
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
         super()._build(lr_schedule)
         assert isinstance(self.action_space, Box | Discrete)
-        distribution = distribution_for(self.action_space)
-        self.action_net = Actor(Policy(self.features_dim, distribution, self._config))
+        policy = Policy(self.features_dim, _distribution(self.action_space), self._config)
+        self.action_net = Actor(policy)
         settings: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
         self.optimizer = self.optimizer_class(self.parameters(), **settings)
 
@@ -185,6 +185,10 @@ def load_ppo(content: bytes) -> PPO:
     except Exception as error:  # unpickling may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"not a PPO model of Stable-Baselines3: {reason}") from error
+
+
+def _distribution(space: ActionSpace) -> ActionDistribution:
+    return Categorical(int(space.n)) if isinstance(space, Discrete) else Gaussian(space.shape[0])
 
 
 def from_ppo(model: PPO, policy: Policy, action_space: ActionSpace) -> Params:

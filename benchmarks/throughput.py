@@ -354,7 +354,7 @@ def reference_episodes(
 def make_policy(family: LocomotionFamily) -> Policy:
     """The ``warpgrad`` preset's policy for a family."""
     config = PRESETS["warpgrad"].policy
-    return Policy.for_spaces(family.observation_space, family.action_space, config)
+    return Policy.for_spaces(family.spaces, config)
 
 
 # --- the whole meta-iteration, through Ray --------------------------------------------------------

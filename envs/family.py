@@ -6,17 +6,20 @@ import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import mujoco
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 from warprl.envs.held_out import NUM_HELD_OUT, load_manifest
 from warprl.envs.screen import ModelScreen, Screen
 from warprl.envs.tasks import TaskDistribution
-from warprl.types import ActionSpace, BatchEnv, Task
+from warprl.types import BatchEnv, Spaces, Task
+
+ActionSpace: TypeAlias = Box | Discrete[Any]
+"""Of a Box, an action is its vector ``[A]``; a discrete one is one-hot, A the number of choices."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,16 @@ class TaskFamily(ABC):
     distribution: TaskDistribution
     observation_space: Box
     action_space: ActionSpace
+
+    @property
+    def spaces(self) -> Spaces:
+        """Observations and actions as plain numbers, for a policy."""
+        (obs_size,) = self.observation_space.shape
+        if isinstance(self.action_space, Discrete):
+            return Spaces(obs_size, int(self.action_space.n))
+        (act_size,) = self.action_space.shape
+        low, high = self.action_space.low.tolist(), self.action_space.high.tolist()
+        return Spaces(obs_size, act_size, (tuple(low), tuple(high)))
 
     @property
     def task_type(self) -> type[Task]:

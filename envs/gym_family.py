@@ -22,12 +22,12 @@ from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from warprl.envs.family import Definition, RenderableBatch, TaskFamily, check_reset
+from warprl.envs.family import ActionSpace, Definition, RenderableBatch, TaskFamily, check_reset
 from warprl.envs.held_out import NUM_HELD_OUT
 from warprl.envs.screen import Picture, Screen
 from warprl.envs.tasks import TaskDistribution
 from warprl.seeding import generator
-from warprl.types import ActionSpace, Task
+from warprl.types import Task
 
 TaskT = TypeVar("TaskT", bound=Task)
 Env = gymnasium.Env[Any, Any]

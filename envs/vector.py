@@ -18,10 +18,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from warprl.envs.family import TaskFamily
+from warprl.envs.family import ActionSpace, TaskFamily
 from warprl.envs.registry import family_names, make_family
 from warprl.envs.screen import Screen
-from warprl.types import ActionSpace, Task
+from warprl.types import Task
 
 Observation = NDArray[np.float64]
 Action = NDArray[Any]  # a vector, or the number of a choice

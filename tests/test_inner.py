@@ -9,7 +9,6 @@ import naive
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
 from helpers import relative_error, same_bits
 from numpy.typing import NDArray
 
@@ -22,7 +21,7 @@ from warprl.envs.physics import Physics
 from warprl.envs.robots.walker2d import Walker2dDir
 from warprl.envs.tasks import Direction
 from warprl.seeding import Purpose, generator
-from warprl.types import ActionSpace, Params, Rollout, Task, Trajectory
+from warprl.types import Params, Rollout, Task, Trajectory
 
 HORIZON, EPISODES = 5, 4
 GAUSSIAN, CATEGORICAL = Gaussian(1), Categorical(2)
@@ -48,8 +47,6 @@ class AimEnv:
     """
 
     horizon = HORIZON
-    observation_space = Box(-np.inf, np.inf, (2,), np.float64)
-    action_space: ActionSpace = Box(-1.0, 1.0, (1,), np.float32)
 
     def __init__(self, num_envs: int) -> None:
         self.num_envs = num_envs
@@ -321,7 +318,7 @@ def test_no_physics_is_spent_behind_an_episodes_end_and_no_bit_depends_on_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     family = Walker2dDir()
-    policy = Policy.for_spaces(family.observation_space, family.action_space, PolicyConfig())
+    policy = Policy.for_spaces(family.spaces, PolicyConfig())
     theta, phi = policy.init(np.random.default_rng(0))
     tasks = [Direction(1.0), Direction(-1.0)]
     advanced, step = [0], Physics.step

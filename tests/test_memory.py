@@ -9,7 +9,6 @@ import naive
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
 from helpers import same_bits
 from numpy.typing import NDArray
 
@@ -22,7 +21,7 @@ from warprl.agents.presets import PRESETS
 from warprl.envs import make_family
 from warprl.learner import LONG_CHUNK, Learner, LearnerConfig
 from warprl.seeding import generator
-from warprl.types import ActionSpace, Batch, Params, Task, Trajectory
+from warprl.types import Batch, Params, Task, Trajectory
 
 HORIZON, EPISODES = 5, 3
 GRU = PolicyConfig((6, 5), memory="gru", log_std=-0.5)
@@ -48,8 +47,6 @@ class LeverEnv:
     """The reward is the push, counted in the task's direction; observations do not tell it."""
 
     horizon = HORIZON
-    observation_space = Box(-np.inf, np.inf, (2,), np.float64)
-    action_space: ActionSpace = Box(-1.0, 1.0, (1,), np.float32)
 
     def __init__(self, num_envs: int) -> None:
         self.num_envs = num_envs
@@ -265,9 +262,7 @@ def test_a_diverged_task_is_marked_and_disturbs_no_other(config: AdaptationConfi
 def test_a_memory_is_trained_on_mazes(agent: str) -> None:
     """Discrete actions, and long episodes: two updates on a few of them, all finite."""
     preset, family = PRESETS[agent], make_family("maze-11-v1")
-    policy = Policy.for_spaces(
-        family.observation_space, family.action_space, replace(preset.policy, hidden=(8,))
-    )
+    policy = Policy.for_spaces(family.spaces, replace(preset.policy, hidden=(8,)))
     config = replace(preset.adaptation, steps=min(preset.adaptation.steps, 1), episodes=2)
     losses = InnerLoss(policy), OuterLoss(policy, 0.3)
     learner = replace(preset.learner, warp_every=2)

@@ -8,13 +8,12 @@ import naive
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
 from helpers import perturbed, same_bits
 from torch import Tensor
 
 from warprl.agents.distributions import ActionDistribution, Categorical, Gaussian
 from warprl.agents.policy import Policy, PolicyConfig
-from warprl.types import ActionSpace, Params
+from warprl.types import Params, Spaces
 from warprl.warp import WARP_KINDS, WarpKind
 
 T, N, O, A = 3, 5, 4, 2  # noqa: E741 - the project's axis letters
@@ -144,16 +143,16 @@ def test_where_a_warp_stands_does_not_move_the_start_of_training() -> None:
 
 
 @pytest.mark.parametrize(
-    ("space", "distribution", "names"),
+    ("spaces", "distribution", "names"),
     [
-        (Box(-1.0, 1.0, (3,)), Gaussian(3), ["weight_1", "bias_1", "log_std"]),
-        (Discrete(4), Categorical(4), ["weight_1", "bias_1"]),
+        (Spaces(5, 3, ((-1.0,) * 3, (1.0,) * 3)), Gaussian(3), ["weight_1", "bias_1", "log_std"]),
+        (Spaces(5, 4), Categorical(4), ["weight_1", "bias_1"]),
     ],
 )
 def test_the_action_space_decides_about_the_distribution(
-    space: ActionSpace, distribution: ActionDistribution, names: list[str]
+    spaces: Spaces, distribution: ActionDistribution, names: list[str]
 ) -> None:
-    policy = Policy.for_spaces(Box(-1.0, 1.0, (5,)), space, PolicyConfig(hidden=(8,)))
+    policy = Policy.for_spaces(spaces, PolicyConfig(hidden=(8,)))
     assert policy.distribution == distribution
     assert policy.layers("head") == names
     theta, _ = policy.init(np.random.default_rng(0))

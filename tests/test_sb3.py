@@ -34,7 +34,7 @@ from warprl.envs import make_family
 from warprl.envs.vector import gymnasium_id
 from warprl.launch.cli import main
 from warprl.launch.runs import config, stored
-from warprl.types import ActionSpace, Params
+from warprl.types import Params, Spaces
 from warprl.warp import WARP_KINDS, WarpKind
 
 POINT, CHEETAH, ANT = "point-navigation-v1", "half-cheetah-dir-v1", "ant-dir-v1"
@@ -59,10 +59,8 @@ def some_policy(
     family: str, warp: WarpKind | None, warped: tuple[int, ...] | None = None
 ) -> tuple[Policy, Params, Params]:
     """A policy with large actions, so that trajectories are chaotic, and phi off the identity."""
-    spaces = make_family(family)
     policy = Policy.for_spaces(
-        spaces.observation_space,
-        spaces.action_space,
+        make_family(family).spaces,
         PolicyConfig((16, 8), warp, rates=True, log_std=0.5, warped=warped),
     )
     rng = np.random.default_rng(0)
@@ -296,7 +294,7 @@ def small_ppo(
 class Stub(gymnasium.Env[NDArray[np.float64], Any]):
     """Spaces only."""
 
-    def __init__(self, action_space: ActionSpace, obs_dim: int = 2) -> None:
+    def __init__(self, action_space: Box | Discrete[Any], obs_dim: int = 2) -> None:
         self.observation_space = Box(-np.inf, np.inf, (obs_dim,), np.float64)
         self.action_space = action_space
 
@@ -413,7 +411,7 @@ def test_weights_that_are_not_finite_are_refused() -> None:
 def choosing(warp: WarpKind | None) -> tuple[Policy, Params, Params, Stub]:
     """A policy that chooses among four actions, and an environment with its spaces."""
     env, rng = Stub(Discrete(4)), np.random.default_rng(0)
-    policy = Policy.for_spaces(Box(-np.inf, np.inf, (2,)), Discrete(4), PolicyConfig((16, 8), warp))
+    policy = Policy.for_spaces(Spaces(2, 4), PolicyConfig((16, 8), warp))
     theta, phi = (
         {name: value.float() for name, value in perturbed(params, rng, 0.5).items()}
         for params in policy.init(rng)

@@ -19,10 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # envs and the command line use this module, and need not wait for torch
@@ -122,8 +121,26 @@ class MetaLoss(Protocol):
         ...
 
 
-ActionSpace: TypeAlias = Box | Discrete[Any]
-"""Of a Box, an action is its vector ``[A]``; a discrete one is one-hot, A the number of choices."""
+@dataclass(frozen=True)
+class Spaces:
+    """What a policy sees and does, as plain numbers.
+
+    Args:
+        obs_size: O, how many numbers an observation has.
+        act_size: A, how many numbers a continuous action has, or how many choices there are; a
+            discrete action is one-hot, so that both kinds have the same shape everywhere.
+        bounds: the lowest and the highest continuous action, ``A`` numbers each, to which an
+            environment clips; None where actions are choices.
+    """
+
+    obs_size: int
+    act_size: int
+    bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+    @property
+    def discrete(self) -> bool:
+        """Whether an action is a choice."""
+        return self.bounds is None
 
 
 class BatchEnv(Protocol):
@@ -135,8 +152,6 @@ class BatchEnv(Protocol):
 
     num_envs: int
     horizon: int
-    observation_space: Box
-    action_space: ActionSpace
 
     def reset(
         self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]

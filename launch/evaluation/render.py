@@ -67,8 +67,6 @@ class Recorder:
         self._running = False
         self.num_envs = batch.num_envs
         self.horizon = batch.horizon
-        self.observation_space = batch.observation_space
-        self.action_space = batch.action_space
         self.faults = batch.faults
         self.rest = batch.rest
         self.episodes: list[Episode] = []

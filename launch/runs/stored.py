@@ -125,7 +125,7 @@ def _require_fit(saved: Checkpoint, expected: Params, config: RunConfig) -> None
 def make_policy(config: RunConfig) -> Policy:
     """The policy of a run, without parameters."""
     family = make_family(config.family)
-    return Policy.for_spaces(family.observation_space, family.action_space, config.policy)
+    return Policy.for_spaces(family.spaces, config.policy)
 
 
 def fresh(config: RunConfig) -> tuple[Params, Params]:

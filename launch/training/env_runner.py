@@ -79,9 +79,7 @@ class AdaptationRunner(EnvRunner):
         torch.set_num_threads(1)
         keep_freed_memory()
         self._family = make_family(config.family)
-        self._policy = Policy.for_spaces(
-            self._family.observation_space, self._family.action_space, config.policy
-        )
+        self._policy = Policy.for_spaces(self._family.spaces, config.policy)
         self._adaptation: AdaptationConfig = config.adaptation
         self._run_seed: int = config.seed
         self._batch: BatchEnv | None = None

@@ -46,7 +46,7 @@ class WarpGradLearner(TorchLearner):
         keep_freed_memory()
         config: Any = self.config  # a WarpGradConfig
         family = make_family(config.family)
-        policy = Policy.for_spaces(family.observation_space, family.action_space, config.policy)
+        policy = Policy.for_spaces(family.spaces, config.policy)
         self._seed: int = config.seed
         self._meta = make_learner(policy, config.learner, config.adaptation)
         self._state = self._meta.init(*policy.init(generator(self._seed, "init")))
