@@ -16,7 +16,7 @@ RIDGE = 1e-5
 def features(obs: Tensor) -> Tensor:
     """Features ``[..., H, 2 O + 4]`` of observations ``[..., H, O]``, in float64."""
     clipped = obs.double().clamp(-OBS_CLIP, OBS_CLIP)
-    t = torch.arange(obs.shape[-2], dtype=torch.float64) / TIME_SCALE
+    t = torch.arange(obs.shape[-2], dtype=torch.float64, device=obs.device) / TIME_SCALE
     time = torch.stack([t, t**2, t**3, torch.ones_like(t)], -1)
     return torch.cat([clipped, clipped**2, time.expand(*obs.shape[:-1], 4)], -1)
 
@@ -29,7 +29,7 @@ def fit_predict(obs: Tensor, returns: Tensor, valid: Tensor) -> Tensor:
     """
     x = features(obs).flatten(0, 1)
     weighted = (x * valid.double().reshape(-1, 1)).T
-    gram = weighted @ x + RIDGE * torch.eye(x.shape[-1], dtype=torch.float64)
+    gram = weighted @ x + RIDGE * torch.eye(x.shape[-1], dtype=torch.float64, device=x.device)
     coefficients = torch.linalg.solve(gram, weighted @ returns.double().flatten())
     value: Tensor = x @ coefficients
     return value.reshape(returns.shape)

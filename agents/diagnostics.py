@@ -108,4 +108,5 @@ def condition_number(matrix: Tensor) -> Tensor:
 def _spread(valid: Tensor) -> Tensor:
     """SAMPLE evenly spaced positions ``[SAMPLE]`` of the ones in ``valid [N]``."""
     positions = torch.nonzero(valid).flatten()
-    return positions[torch.arange(SAMPLE) * (len(positions) - 1) // (SAMPLE - 1)]
+    spread = torch.arange(SAMPLE, device=valid.device) * (len(positions) - 1) // (SAMPLE - 1)
+    return positions[spread]

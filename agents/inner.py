@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from annotated_types import Ge, Gt, Interval
@@ -19,39 +19,86 @@ from warprl.agents.baseline import fit_predict
 from warprl.agents.losses import InnerLoss
 from warprl.agents.policy import Layers, Policy
 from warprl.agents.returns import discounted_returns, gae, normalise
-from warprl.agents.rollout import Memory, Timing, collect, joined
+from warprl.agents.rollout import Collected, Draws, Memory, Timing, collect, joined
 from warprl.objective import inner_step
 from warprl.seeding import generator
 from warprl.types import Batch, BatchEnv, Params, Rollout, StepSize, Task, Trajectory
 
 MAX_EPISODES = 10_000
 
+Episodes = Annotated[int, Interval(gt=0, le=MAX_EPISODES)]
+Discount = Annotated[float, Interval(gt=0, le=1)]
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+
 
 @dataclass(frozen=True)
-class AdaptationConfig:
-    """How a policy adapts to one task: K steps of size ``lr``, each on fresh episodes.
+class GradientAdaptation:
+    """A policy adapts to a task by ``steps`` inner steps of size ``inner_lr``.
 
-    ``by`` memory, theta stays, and K + 1 consecutive episodes are a trial (Duan et al., RL^2, 2016)
-    throughout which the policy remembers: k counts them from 0, and ``episodes`` counts the trials
-    of a task. The objective is the return of the whole trial, discounted from step to step through
-    its episodes' ends; ``lr`` and ``layers`` do nothing.
-
-    ``layers`` says which task layers adapt; the others stay at the initialisation. ``gamma`` and
-    ``lam`` are those of the advantages (:func:`warprl.agents.returns.gae`). The peers take ``lam``
-    = 1, whose variance slows learning.
+    Each step is taken on ``episodes`` fresh episodes. ``layers`` says which task layers adapt; the
+    others stay at the initialisation. ``gamma`` and ``lam`` are those of the advantages
+    (:func:`warprl.agents.returns.gae`). The peers take ``lam`` = 1, whose variance slows learning.
     """
 
+    type: Literal["gradient"] = "gradient"
     steps: Annotated[int, Ge(0)] = 1
+    inner_lr: Annotated[float, Gt(0)] = 0.1
     layers: Layers = "all"
-    lr: Annotated[float, Gt(0)] = 0.1
-    episodes: Annotated[int, Interval(gt=0, le=MAX_EPISODES)] = 20
-    gamma: Annotated[float, Interval(gt=0, le=1)] = 0.99
-    lam: Annotated[float, Interval(ge=0, le=1)] = 0.95
-    by: Literal["gradient", "memory"] = "gradient"
+    episodes: Episodes = 20
+    gamma: Discount = 0.99
+    lam: Fraction = 0.95
 
     def step_sizes(self, policy: Policy) -> dict[str, float]:
         """alpha of each parameter that adapts."""
-        return dict.fromkeys(policy.layers(self.layers), self.lr)
+        return dict.fromkeys(policy.layers(self.layers), self.inner_lr)
+
+
+@dataclass(frozen=True)
+class MemoryAdaptation:
+    """A policy adapts to a task by its memory, over the episodes of a trial; theta stays.
+
+    A trial is ``steps`` + 1 consecutive episodes (Duan et al., RL^2, 2016) throughout which the
+    policy remembers: k counts them from 0, and ``episodes`` counts the trials of a task. The
+    objective is the return of the whole trial, discounted from step to step through its episodes'
+    ends.
+    """
+
+    type: Literal["memory"] = "memory"
+    steps: Annotated[int, Ge(0)] = 3
+    episodes: Episodes = 20
+    gamma: Discount = 0.99
+    lam: Fraction = 0.95
+
+    def step_sizes(self, policy: Policy) -> dict[str, float]:
+        """None: no parameter adapts."""
+        return {}
+
+
+AdaptationConfig: TypeAlias = GradientAdaptation | MemoryAdaptation
+
+
+class Shard(NamedTuple):
+    """Tasks of a meta-batch, with the keys of all that is random about them.
+
+    ``indices`` are the tasks' positions in the whole meta-batch: a task's trajectory has the same
+    bits in whichever shard it is computed.
+    """
+
+    tasks: Sequence[Task]
+    indices: Sequence[int]
+    seed: int
+    iteration: int
+
+    def draws(self, k: int) -> Draws:
+        """The tasks and generators of the rollout after k inner steps."""
+        reset, action = (
+            [
+                generator(self.seed, purpose, iteration=self.iteration, task=index, k=k)
+                for index in self.indices
+            ]
+            for purpose in ("reset", "action")
+        )
+        return Draws(self.tasks, reset, action)
 
 
 def adapt(
@@ -59,42 +106,43 @@ def adapt(
     policy: Policy,
     theta_0: Params,
     phi: Params,
-    tasks: Sequence[Task],
-    indices: Sequence[int],
+    shard: Shard,
     config: AdaptationConfig,
-    seed: int,
-    iteration: int,
 ) -> tuple[Trajectory, Timing]:
-    """Adapt unstacked theta_0 to T tasks with phi frozen: K steps, K + 1 rollouts.
+    """Adapt theta_0 to T tasks with phi frozen: K steps, K + 1 rollouts.
 
-    ``indices`` are the tasks' positions in the whole meta-batch: they key the random streams, so
-    that a task's trajectory has the same bits in whichever shard it is computed. ``env`` holds
-    T * E simulations.
     A task whose rollout or parameters stop being finite keeps its last good parameters, is marked
     in ``Trajectory.finite`` and disturbs no other task.
+
+    Args:
+        env: T * E simulations.
+        policy: the network.
+        theta_0: the initialisation, unstacked ``[...]``.
+        phi: the warp parameters ``[...]``.
+        shard: the tasks.
+        config: how they are adapted to.
+
+    Returns:
+        The trajectories, and the seconds that they took.
     """
-    timing = Timing()
 
-    def roll(k: int, theta: Params, memory: Memory | None = None) -> Rollout:
-        keys = [{"iteration": iteration, "task": index, "k": k} for index in indices]
-        return collect(
-            env, policy, theta, phi, tasks,
-            [generator(seed, "reset", **key) for key in keys],
-            [generator(seed, "action", **key) for key in keys],
-            timing, memory,
-        )  # fmt: skip
+    def roll(k: int, theta: Params, memory: Memory | None = None) -> Collected:
+        return collect(env, policy, theta, phi, shard.draws(k), memory)
 
-    theta = P.tree_map(torch.clone, P.broadcast(theta_0, len(tasks)))
-    method = _by_memory if config.by == "memory" else _by_gradient
-    found = method(policy, theta, phi, roll, config, timing)
+    # theta_0 once a task, then one point after the other.
+    theta = P.tree_map(torch.clone, P.broadcast(theta_0, len(shard.tasks)))
+    if isinstance(config, MemoryAdaptation):
+        found = _by_memory(policy, theta, phi, roll, config)
+    else:
+        found = _by_gradient(policy, theta, phi, roll, config)
     trajectory = Trajectory(
-        task=torch.tensor(indices, dtype=torch.int64),
+        task=torch.tensor(shard.indices, dtype=torch.int64),
         theta=P.stack(found.thetas, dim=1),
         data=Batch(*(torch.stack(tensors, 1) for tensors in zip(*found.batches, strict=True))),
         returns=torch.stack(found.returns, 1),
         finite=found.finite,
     )
-    return trajectory, timing
+    return trajectory, found.timing
 
 
 class _Adapted(NamedTuple):
@@ -104,74 +152,89 @@ class _Adapted(NamedTuple):
     batches: list[Batch]
     returns: list[Tensor]
     finite: Tensor
+    timing: Timing
 
 
 class _Roll(Protocol):
     """Draws the episodes of step k, all tasks together."""
 
-    def __call__(self, k: int, theta: Params, memory: Memory | None = None) -> Rollout: ...
+    def __call__(self, k: int, theta: Params, memory: Memory | None = None) -> Collected: ...
 
 
 def _by_gradient(
-    policy: Policy,
-    theta: Params,
-    phi: Params,
-    roll: _Roll,
-    config: AdaptationConfig,
-    timing: Timing,
+    policy: Policy, theta: Params, phi: Params, roll: _Roll, config: GradientAdaptation
 ) -> _Adapted:
     """K steps, each on the episodes of its own policy."""
-    loss = InnerLoss(policy)
-    thetas, batches, returns, finite = [], [], [], torch.tensor(True)
+    loss, sizes = InnerLoss(policy), config.step_sizes(policy)
+    thetas, batches, returns, timing = [], [], [], Timing()
+    finite = torch.ones(len(next(iter(theta.values()))), dtype=torch.bool)
     for k in range(config.steps + 1):
-        rollout = roll(k, theta)
+        rollout, _, spent = roll(k, theta)
+
+        # What the trajectory keeps of this point.
         began = time.perf_counter()
         batch = to_batch(rollout, config, policy.obs_dim)
-        finite = finite & _sound(rollout, batch)
+        finite = finite & _is_finite(rollout, batch)
         thetas.append(theta)
         batches.append(batch)
         returns.append(_returns(rollout))
+
+        # The step to the next one.
         if k < config.steps:
-            stepped = step_each(loss, theta, phi, batch, config.step_sizes(policy))
+            stepped = step_each(loss, theta, phi, batch, sizes)
             finite = finite & P.finite_rows(stepped)
             theta = P.where(finite, stepped, theta)
-        timing.inner += time.perf_counter() - began
-    return _Adapted(thetas, batches, returns, finite)
+        timing += spent + Timing(inner=time.perf_counter() - began)
+    return _Adapted(thetas, batches, returns, finite, timing)
 
 
 def _by_memory(
-    policy: Policy,
-    theta: Params,
-    phi: Params,
-    roll: _Roll,
-    config: AdaptationConfig,
-    timing: Timing,
+    policy: Policy, theta: Params, phi: Params, roll: _Roll, config: MemoryAdaptation
 ) -> _Adapted:
     """No step: the episodes are those of one trial, and are data of the same policy."""
-    memory = Memory.before(policy, theta, phi, config.episodes)
-    rollouts = [roll(k, theta, memory) for k in range(config.steps + 1)]
+    rollouts, timing, memory = [], Timing(), None
+    for k in range(config.steps + 1):
+        rollout, memory, spent = roll(k, theta, memory)
+        rollouts.append(rollout)
+        timing += spent
+
     began = time.perf_counter()
     trial = joined(rollouts)
     batch = to_batch(trial, config, policy.obs_dim, len(rollouts))
-    timing.inner += time.perf_counter() - began
-    return _Adapted([theta], [batch], list(map(_returns, rollouts)), _sound(trial, batch))
+    timing += Timing(inner=time.perf_counter() - began)
+    returns = list(map(_returns, rollouts))
+    return _Adapted([theta], [batch], returns, _is_finite(trial, batch), timing)
 
 
 def to_batch(rollout: Rollout, config: AdaptationConfig, obs_dim: int, episodes: int = 1) -> Batch:
-    """Estimate advantages and flatten episodes: ``[T, E, H, ...]`` to ``[T, N, ...]``.
+    """Estimate advantages and flatten episodes.
 
-    Rows may be trials of several ``episodes`` of equal length one behind the other, the first step
-    of one following the last real step of the one before: padding takes no time. The baseline sees
-    the observation proper, the first ``obs_dim`` numbers, and is one for each place in a trial.
+    Rows may be trials of several episodes one behind the other, the first step of one following the
+    last real step of the one before: padding takes no time. There is one baseline for each place in
+    a trial.
+
+    Args:
+        rollout: ``[T, E, H, ...]``.
+        config: ``gamma`` and ``lam``.
+        obs_dim: how many numbers the baseline sees: the observation proper, which comes first.
+        episodes: how many episodes of equal length make a row.
+
+    Returns:
+        The transitions ``[T, N, ...]``.
     """
+    # Real steps first, padding last.
     order = torch.argsort(rollout.valid, dim=-1, descending=True, stable=True)
     reward, valid = rollout.reward.double(), rollout.valid.double()
     gained, real = reward.gather(-1, order), valid.gather(-1, order)
     returns = _put(discounted_returns(gained, real, config.gamma), order)
+
+    # The value of each step, by a baseline of its own for each place in a trial.
     data = rollout.obs[..., :obs_dim], returns, valid
     parts = zip(*(x.chunk(episodes, 2) for x in data), strict=True)
     values = [torch.stack(list(map(fit_predict, *part))) for part in parts]
     value = torch.cat(values, 2).gather(-1, order)
+
+    # The advantages, back in their places.
     estimates = gae(gained, value, real, config.gamma, config.lam)
     advantage = normalise(_put(estimates, order), valid)
     return Batch(
@@ -209,6 +272,6 @@ def step_each(loss: InnerLoss, theta: Params, phi: Params, batch: Batch, lr: Ste
     return {name: torch.cat([row[name] for row in stepped]) for name in theta}
 
 
-def _sound(rollout: Rollout, batch: Batch) -> Tensor:
+def _is_finite(rollout: Rollout, batch: Batch) -> Tensor:
     """Which tasks have finite data throughout and no physics fault: bool ``[T]``."""
     return ~rollout.fault & P.finite_rows(batch._asdict()) & P.finite_rows({"r": rollout.reward})

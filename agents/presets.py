@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from warprl.agents.inner import AdaptationConfig
+from warprl.adam import Adam
+from warprl.agents.inner import AdaptationConfig, GradientAdaptation, MemoryAdaptation
 from warprl.agents.policy import PolicyConfig
-from warprl.learner import LearnerConfig
+from warprl.learner import LearnerConfig, Vpg
+from warprl.natural_step import Trpo
+from warprl.objective import TwoTimeScale
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,9 @@ class Preset:
 
 _GATES = PolicyConfig(warp="gate")
 _GATED_RNN = PolicyConfig(hidden=(100,), memory="rnn", warp="recurrent")
-_ONE, _THREE = AdaptationConfig(steps=1), AdaptationConfig(steps=3)
+_ONE, _THREE = GradientAdaptation(steps=1), GradientAdaptation(steps=3)
 _PROMP = LearnerConfig(init="maml")
-_MAML = LearnerConfig(init="maml", schedule="online", loss="vpg", init_lr=2e-3)
+_MAML = LearnerConfig(init="maml", loss=Vpg(), outer=Adam(init_lr=2e-3, epochs=1))
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
@@ -33,13 +36,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "warp layers and initialisation, exact look-ahead on every trajectory state",
             _GATES,
             _THREE,
-            LearnerConfig(init="fomaml", kl_target=0.04),
+            LearnerConfig(init="fomaml", outer=Adam(kl_target=0.04)),
         ),
         "warp-leap": Preset(
             "warp layers, and an initialisation from which the paths are short",
             _GATES,
             _THREE,
-            LearnerConfig(init="leap", kl_target=0.04),
+            LearnerConfig(init="leap", outer=Adam(kl_target=0.04)),
         ),
         "warp-maml": Preset("maml with warp layers", _GATES, _ONE, _MAML),
         "warp-promp": Preset("promp with warp layers", _GATES, _ONE, _PROMP),
@@ -53,7 +56,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "promp with a learned step size for every parameter (Li et al., 2017)",
             PolicyConfig(rates=True),
             _ONE,
-            replace(_PROMP, lr=1e-2),
+            replace(_PROMP, outer=Adam(warp_lr=1e-2)),
         ),
         "promp": Preset(
             "learned initialisation, clipped objective, several epochs, KL penalty",
@@ -83,7 +86,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "maml with a trust-region step a batch (the peers' default)",
             PolicyConfig(),
             _ONE,
-            LearnerConfig(init="maml", loss="vpg", optimizer="trpo", kl_limit=0.01),
+            LearnerConfig(init="maml", loss=Vpg(), outer=Trpo(kl_limit=0.01)),
         ),
         "fomaml": Preset(
             "first-order learned initialisation with the clipped objective",
@@ -95,36 +98,36 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "initialisation from which the paths of adaptation are short",
             PolicyConfig(),
             _THREE,
-            LearnerConfig(init="leap", schedule="online", init_lr=1e-2),
+            LearnerConfig(init="leap", outer=Adam(init_lr=1e-2, epochs=1)),
         ),
         "reptile": Preset(
             "initialisation moved towards the adapted parameters",
             PolicyConfig(),
             _THREE,
-            LearnerConfig(init="reptile", schedule="online", init_lr=5e-3),
+            LearnerConfig(init="reptile", outer=Adam(init_lr=5e-3, epochs=1)),
         ),
         "rl2": Preset(
             "a memory (GRU) that adapts over the episodes of a trial (Duan et al., 2016)",
             PolicyConfig(memory="gru"),
-            replace(_THREE, by="memory"),
+            MemoryAdaptation(steps=3),
             _PROMP,
         ),
         "warp-rnn": Preset(
             "gated memory, warps and policy learned on two time scales, after the paper's maze",
             _GATED_RNN,
-            AdaptationConfig(steps=0),
-            LearnerConfig(objective="two-time-scale", schedule="online", init="maml", loss="vpg"),
+            GradientAdaptation(steps=0),
+            LearnerConfig(TwoTimeScale(), init="maml", loss=Vpg(), outer=Adam(epochs=1)),
         ),
         "warp-rnn-lookahead": Preset(
             "gated memory, and the objective of warpgrad",
             _GATED_RNN,
             _ONE,
-            LearnerConfig(init="fomaml", kl_target=0.04),
+            LearnerConfig(init="fomaml", outer=Adam(kl_target=0.04)),
         ),
         "multitask": Preset(
             "one policy for all tasks by PPO, without adaptation in training",
             PolicyConfig(),
-            AdaptationConfig(steps=0),
+            GradientAdaptation(steps=0),
             _PROMP,
         ),
         "random": Preset(

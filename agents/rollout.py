@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,49 +17,95 @@ from warprl.agents.recurrent import State
 from warprl.types import BatchEnv, Params, Rollout, Task
 
 
-@dataclass
+@dataclass(frozen=True)
 class Timing:
-    """Seconds spent by purpose; added up over the rollouts and steps of an adaptation."""
+    """Seconds spent by purpose."""
 
     physics: float = 0.0
     policy: float = 0.0
     inner: float = 0.0
 
+    def __add__(self, other: Timing) -> Timing:
+        """The seconds of both."""
+        return Timing(
+            self.physics + other.physics, self.policy + other.policy, self.inner + other.inner
+        )
 
-@dataclass
-class Memory:
-    """What a policy with memory carries from step to step, and through the episodes of a trial.
+    def __truediv__(self, number: float) -> Timing:
+        """The seconds of one of so many equal parts."""
+        return Timing(self.physics / number, self.policy / number, self.inner / number)
 
-    That is the state of its cell and what it is told of the step before, all zero at first.
+
+class Draws(NamedTuple):
+    """The tasks of a rollout, and what decides about chance in it, one generator a task each."""
+
+    tasks: Sequence[Task]
+    reset: Sequence[np.random.Generator]
+    action: Sequence[np.random.Generator]
+
+
+class Memory(NamedTuple):
+    """What a policy carries from step to step, and through the episodes of a trial.
+
+    That is the state of its cell and what it is told of the step before, all zero at first. The
+    state of a policy without memory is empty.
     """
 
     state: State
     action: Tensor  # [T, E, A]
     reward: Tensor  # [T, E, 1]
-    begun: bool = False
+    begins: bool = True  # whether the next step is the first of a sequence
 
     @classmethod
     def before(cls, policy: Policy, theta: Params, phi: Params, episodes: int) -> Memory:
         """The memory ahead of the first step, with so many episodes of each task at once."""
-        tasks = len(next(iter(theta.values())))
-        action, reward = (torch.zeros(tasks, episodes, width) for width in (policy.act_dim, 1))
+        like = next(iter(theta.values()))
+        action, reward = (like.new_zeros(len(like), episodes, n) for n in (policy.act_dim, 1))
         return cls(policy.begin(theta, phi, episodes), action, reward)
 
-    def sees(self, obs: Tensor, alive: NDArray[np.bool_], first: bool) -> Tensor:
-        """What the network sees at observations ``[T, E, O]``, ``[T, E, seen_dim]``.
+    def observe(self, obs: Tensor, alive: NDArray[np.bool_], first: bool) -> Tensor:
+        """What a network with memory sees.
 
-        ``alive [T * E]`` are the episodes that go on; ``first`` says whether they only begin.
+        Args:
+            obs: observations ``[T, E, O]``.
+            alive: ``[T * E]``, the episodes that go on.
+            first: whether the episodes only begin.
+
+        Returns:
+            ``[T, E, seen_dim]``; see :mod:`warprl.agents.recurrent`.
         """
         ones = torch.ones_like(self.reward)
         on = torch.from_numpy(alive.astype(np.float32)).view_as(ones)
-        start, self.begun = ones * (not self.begun), True
-        return torch.cat([obs, self.action, self.reward, ones * first, on, start], -1)
+        flags = [ones * first, on, ones * self.begins]
+        return torch.cat([obs, self.action, self.reward, *flags], -1)
 
-    def note(self, action: Tensor, reward: NDArray[np.float32], alive: NDArray[np.bool_]) -> None:
-        """Remember actions ``[T, E, A]`` and rewards ``[T * E]`` of the episodes that are alive."""
+    def after(
+        self, state: State, action: Tensor, reward: NDArray[np.float32], alive: NDArray[np.bool_]
+    ) -> Memory:
+        """The memory after a step; of the episodes that are over, action and reward stay.
+
+        Args:
+            state: the cell's, after the step.
+            action: ``[T, E, A]``.
+            reward: ``[T * E]``.
+            alive: ``[T * E]``, the episodes that went on.
+        """
         on = torch.from_numpy(alive).view_as(self.reward)
-        self.action = torch.where(on, action, self.action)
-        self.reward = torch.where(on, torch.from_numpy(reward).view_as(self.reward), self.reward)
+        rewards = torch.from_numpy(reward).view_as(self.reward)
+        return Memory(
+            state,
+            torch.where(on, action, self.action),
+            torch.where(on, rewards, self.reward),
+            begins=False,
+        )
+
+
+class Collected(NamedTuple):
+    """Episodes, the memory behind them, and the seconds that they took."""
+
+    rollout: Rollout
+    memory: Memory
+    timing: Timing
 
 
 def collect(
@@ -66,52 +113,66 @@ def collect(
     policy: Policy,
     theta: Params,
     phi: Params,
-    tasks: Sequence[Task],
-    reset_rngs: Sequence[np.random.Generator],
-    action_rngs: Sequence[np.random.Generator],
-    timing: Timing,
+    draws: Draws,
     memory: Memory | None = None,
-) -> Rollout:
-    """One rollout of T tasks under stacked theta ``[T, ...]``, ``env.num_envs / T`` episodes each.
+) -> Collected:
+    """One rollout of T tasks, ``env.num_envs / T`` episodes each.
 
-    A policy with memory goes on with the one it is given, and begins without any if there is none.
     The exploration noise of a task is drawn from its own generator for the whole horizon at once,
     so that it depends neither on the other tasks nor on when episodes end.
+
+    Args:
+        env: the simulations.
+        policy: the network.
+        theta: stacked ``[T, ...]``.
+        phi: shared ``[...]``.
+        draws: the tasks and their generators.
+        memory: what a policy with memory begins with; none if None.
+
+    Returns:
+        The rollout, with the memory behind its last step and the time it took.
     """
     began = time.perf_counter()
-    t, e, h = len(tasks), env.num_envs // len(tasks), env.horizon
-    a, o, remembers = policy.act_dim, policy.seen_dim, policy.config.memory is not None
+    t, e, h = len(draws.tasks), env.num_envs // len(draws.tasks), env.horizon
+    a, remembers = policy.act_dim, policy.config.memory is not None
     memory = memory or Memory.before(policy, theta, phi, e)
-    noise = _noise(policy, action_rngs, h, e)
-    obs = torch.zeros(t, e, h, o)
+    noise = _noise(policy, draws.action, h, e)
+    folded = policy.fold(theta, phi)
+
+    # Room for everything that is recorded.
+    obs = torch.zeros(t, e, h, policy.seen_dim)
     outputs, act = torch.zeros(2, t, e, h, a)
     reward = np.zeros((t * e, h), dtype=np.float32)
     valid = np.zeros((t * e, h), dtype=np.float32)
     alive, fault = np.ones(t * e, dtype=bool), np.zeros(t * e, dtype=bool)
-    folded = policy.fold(theta, phi)
+
     physics = -time.perf_counter()
-    latest = env.reset(tasks, reset_rngs)
+    latest = env.reset(draws.tasks, draws.reset)
     physics += time.perf_counter()
     for step in range(h):
+        # The policy acts in all simulations at once.
         with torch.no_grad():
             seen = torch.from_numpy(latest.astype(np.float32)).view(t, e, -1)
             if remembers:
-                seen = memory.sees(seen, alive, step == 0)
-            output, memory.state = policy.advance(*folded, seen, memory.state)
+                seen = memory.observe(seen, alive, step == 0)
+            output, state = policy.advance(*folded, seen, memory.state)
             action = policy.distribution.sample(output, theta, noise[step])
             obs[:, :, step] = seen
             outputs[:, :, step] = output
             act[:, :, step] = action
-        valid[:, step] = alive
+
+        # The physics advances them.
         physics -= time.perf_counter()
         latest, gained, terminated = env.step(action.view(t * e, a).numpy())
         physics += time.perf_counter()
+        valid[:, step] = alive
         reward[:, step] = np.where(alive, gained, 0.0)
         if remembers:
-            memory.note(action, reward[:, step], alive)
+            memory = memory.after(state, action, reward[:, step], alive)
+
+        # Episodes end; what happens after that depends on how long their neighbours take.
         ended = alive & terminated
         if ended.any():
-            # What happens after an episode's end depends on how long its neighbours take.
             fault |= ended & env.faults()
             alive &= ~terminated
             if not alive.any():
@@ -120,13 +181,12 @@ def collect(
         if not alive.all():
             latest = np.where(alive[:, None], latest, 0.0)
     fault |= alive & env.faults()
+
     with torch.no_grad():
         logp = policy.distribution.log_prob_of_sample(
             outputs.flatten(1, 2), theta, noise.permute(1, 2, 0, 3).flatten(1, 2)
         )
-    timing.physics += physics
-    timing.policy += time.perf_counter() - began - physics
-    return Rollout(
+    rollout = Rollout(
         obs=obs,
         act=act,
         logp=logp.view(t, e, h),
@@ -135,6 +195,8 @@ def collect(
         terminated=torch.from_numpy(~alive).view(t, e),
         fault=torch.from_numpy(fault).view(t, e).any(1),
     )
+    spent = Timing(physics=physics, policy=time.perf_counter() - began - physics)
+    return Collected(rollout, memory, spent)
 
 
 def joined(episodes: Sequence[Rollout]) -> Rollout:
@@ -146,6 +208,6 @@ def joined(episodes: Sequence[Rollout]) -> Rollout:
     )
 
 
-def _noise(policy: Policy, rngs: Sequence[np.random.Generator], h: int, e: int) -> torch.Tensor:
+def _noise(policy: Policy, rngs: Sequence[np.random.Generator], h: int, e: int) -> Tensor:
     """The noise of all actions ``[H, T, E, A]``, one generator a task."""
     return torch.from_numpy(np.stack([policy.distribution.noise(rng, h, e) for rng in rngs], 1))

@@ -34,7 +34,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import mujoco
@@ -45,17 +45,15 @@ from rich.console import Console
 from rich.table import Table
 
 from warprl import params as P
+from warprl.agents.inner import Shard
 from warprl.agents.policy import Policy
 from warprl.agents.presets import PRESETS
-from warprl.agents.rollout import Timing, collect
+from warprl.agents.rollout import collect
 from warprl.envs import make_family
 from warprl.envs.locomotion import LocomotionFamily
 from warprl.envs.physics import load_model, quiet_compiler
 from warprl.seeding import generator
 from warprl.types import Params
-
-if TYPE_CHECKING:
-    from warprl.launch.training.algorithm import WarpGrad
 
 FAMILIES = ("half-cheetah-dir-v1", "ant-dir-v1")
 GYMNASIUM: dict[str, tuple[str, dict[str, Any]]] = {
@@ -202,12 +200,8 @@ def loop(name: str, seed: int) -> Measured:
     tasks = family.sample_tasks(generator(seed, "tasks"), TASKS)
     stacked = P.tree_map(torch.clone, P.broadcast(theta, TASKS))
     watch = Stopwatch()
-    collect(
-        env, policy, stacked, phi, tasks,
-        [generator(seed, "reset", task=t) for t in range(TASKS)],
-        [generator(seed, "action", task=t) for t in range(TASKS)],
-        Timing(),
-    )  # fmt: skip
+    draws = Shard(tasks, range(TASKS), seed, 0).draws(0)
+    collect(env, policy, stacked, phi, draws)
     return watch.measured(TASKS * EPISODES * HORIZON)
 
 
@@ -361,23 +355,29 @@ def make_policy(family: LocomotionFamily) -> Policy:
 
 
 class Trainer:
-    """A running algorithm with one worker a core, and what it costs."""
+    """A run with one Ray worker a core, and what it costs."""
 
     def __init__(self, name: str, agent: str, tasks: int) -> None:
         """Start the workers and run one meta-iteration to warm everything up."""
         from warprl.launch.runs.config import resolve
-        from warprl.launch.training.algorithm import build
+        from warprl.launch.training.loop import Progress, experiment_of, iterations
+        from warprl.launch.training.workers import RaySampler
 
         settings = [
-            f"tasks={tasks}", f"adaptation.episodes={EPISODES}", "adaptation.steps=1",
-            "learner.epochs=5", "learner.minibatches=1",
-            "learner.kl_limit=1e9",  # so that no epoch is left out
-        ]  # fmt: skip
+            f"tasks={tasks}",
+            f"adaptation.episodes={EPISODES}",
+            "adaptation.steps=1",
+            "outer.epochs=5",
+            "outer.minibatches=1",
+            "outer.kl_limit=1e9",  # so that no epoch is left out
+        ]
         config = resolve(name, agent, {"workers": CORES, "seed": 1}, settings)
-        self.name = name
-        self.algorithm: WarpGrad = build(config)
-        self._each(lambda runner: shorten(name))
         shorten(name)
+        experiment = experiment_of(config)
+        self.name = name
+        self.sampler = RaySampler(experiment, name, CORES, config.compute.worker_timeout_s)
+        self._each(lambda worker: shorten(name))
+        self._iterations = iterations(experiment, self.sampler, Progress.begin(experiment))
         self.metrics = self._train()
 
     def measure(self) -> Measured:
@@ -395,23 +395,21 @@ class Trainer:
 
     def stop(self) -> None:
         """End the workers; Ray itself stays."""
-        self.algorithm.stop()  # type: ignore[no-untyped-call]
+        self.sampler.stop()
 
     def _train(self) -> dict[str, Any]:
-        from warprl.launch.training.algorithm import iteration_metrics
-
-        return iteration_metrics(self.algorithm.train())  # type: ignore[no-untyped-call]
+        return next(self._iterations)[1]
 
     def _cpu(self) -> float:
         workers: list[float] = self._each(lambda _: time.process_time())
         return time.process_time() + sum(workers)
 
     def _each(self, function: Callable[[Any], Any]) -> list[Any]:
-        group = self.algorithm.env_runner_group
-        assert group is not None
-        answers = list(group.foreach_env_runner(function, local_env_runner=False))
-        if len(answers) != CORES:  # RLlib logs what a worker raised, and goes on
-            raise RuntimeError(f"{CORES - len(answers)} of {CORES} workers did not answer")
+        import ray
+
+        answers: list[Any] = ray.get(
+            [actor.__ray_call__.remote(function) for actor in self.sampler.actors]
+        )
         return answers
 
 
@@ -441,7 +439,7 @@ def measure_family(
     name: str, repeats: int, raw_steps: int, cores: Sequence[Executor], console: Console
 ) -> tuple[list[Sample], dict[str, Any]]:
     """All quantities of one family, ``repeats`` times each in turn."""
-    from warprl.launch.training.algorithm import connect
+    from warprl.launch.training.workers import connect
 
     connect(CORES * len(METHODS))  # the workers of all methods are there at once, and wait in turn
     samples: list[Sample] = []

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from warprl.agents.distributions import ActionDistribution, Categorical, Gaussian
+from warprl.agents.losses import InnerLoss, OuterLoss
 from warprl.agents.policy import Layers, Policy, PolicyConfig
 from warprl.agents.recurrent import FLAGS, MemoryKind
+from warprl.objective import Form, InitKind, LookAhead, MetaObjective
 from warprl.types import Batch, Params, Trajectory, TrajectoryState
 from warprl.warp import WarpKind
 
@@ -90,8 +92,15 @@ class Problem:
         config = self.policy.config
         return naive.Setting(config.warp, self.lr, clip, KL_COEFFICIENT, config.memory)
 
+    def objective(
+        self, form: Form = "exact", init: InitKind = "fixed", clip: float | None = CLIP
+    ) -> MetaObjective:
+        """What the package is to differentiate."""
+        losses = InnerLoss(self.policy), OuterLoss(self.policy, clip)
+        return MetaObjective(LookAhead(kind=form), init, self.lr, *losses)
+
     def states(self) -> TrajectoryState:
-        """Every trajectory state, gathered by hand rather than by the package's buffer."""
+        """Every trajectory state, gathered by hand rather than by the package."""
         tasks, steps = len(self.paths), len(self.paths[0].theta) - 1
         rows = [(t, k) for t in range(tasks) for k in range(steps)]
         data, theta = self.trajectory.data, self.trajectory.theta

@@ -23,10 +23,11 @@ from helpers import (
     relative_error,
 )
 
-from warprl.agents.losses import InnerLoss, OuterLoss
+from warprl.agents.losses import InnerLoss
 from warprl.agents.policy import Layers
 from warprl.agents.recurrent import MemoryKind
-from warprl.objective import InitKind, ObjectiveKind, init_gradient, inner_step, warp_objective
+from warprl.initialisation import init_gradient
+from warprl.objective import Form, InitKind, inner_step, look_ahead
 from warprl.types import Params
 from warprl.warp import WARP_KINDS, WarpKind
 
@@ -49,18 +50,9 @@ def choosing_problem(warp: WarpKind | None) -> Problem:
     return make_problem(warp, 2, seed=4, distribution=CATEGORICAL)
 
 
-def package_meta_gradient(p: Problem, kind: ObjectiveKind, clip: float | None = CLIP) -> Params:
+def package_meta_gradient(p: Problem, kind: Form, clip: float | None = CLIP) -> Params:
     phi = as_leaves(p.phi)
-    ahead = warp_objective(
-        kind,
-        InnerLoss(p.policy),
-        OuterLoss(p.policy, clip),
-        p.theta_0,
-        phi,
-        p.states(),
-        p.lr,
-        KL_COEFFICIENT,
-    )
+    ahead = look_ahead(p.objective(kind, clip=clip), p.theta_0, phi, p.states(), KL_COEFFICIENT)
     return gradient_of(ahead.value.loss.mean(), phi)
 
 
@@ -151,7 +143,7 @@ def test_inner_step_without_a_graph_is_a_constant() -> None:
 # --- the meta-gradient with respect to phi ------------------------------------------------------
 
 
-def naive_meta_objective(p: Problem, kind: ObjectiveKind) -> Callable[[Params], torch.Tensor]:
+def naive_meta_objective(p: Problem, kind: Form) -> Callable[[Params], torch.Tensor]:
     """Equation 11 or 12 as a function of phi."""
     if kind == "exact":
         return lambda phi: naive.exact(p.setting(), p.theta_0, phi, p.paths)
@@ -219,19 +211,10 @@ def test_unclipped_meta_gradient_matches_too(warp: WarpKind) -> None:
     assert relative_error(found, package_meta_gradient(p, "exact")) > 1e-3  # clipping did act
 
 
-@pytest.mark.parametrize("kind", get_args(ObjectiveKind))
-def test_both_forms_have_the_same_value(kind: ObjectiveKind) -> None:
+@pytest.mark.parametrize("kind", get_args(Form))
+def test_both_forms_have_the_same_value(kind: Form) -> None:
     p = problem("gate", 3)
-    value = warp_objective(
-        kind,
-        InnerLoss(p.policy),
-        OuterLoss(p.policy, CLIP),
-        p.theta_0,
-        p.phi,
-        p.states(),
-        LR,
-        KL_COEFFICIENT,
-    ).value
+    value = look_ahead(p.objective(kind), p.theta_0, p.phi, p.states(), KL_COEFFICIENT).value
     expected = naive.exact(p.setting(), p.theta_0, p.phi, p.paths)
     torch.testing.assert_close(value.loss.mean(), expected.detach(), rtol=1e-12, atol=0.0)
 
@@ -241,16 +224,8 @@ def test_both_forms_have_the_same_value(kind: ObjectiveKind) -> None:
 
 def package_init_gradient(p: Problem, kind: InitKind, clip: float | None = CLIP) -> Params:
     """Averaged over the tasks, as the learner does."""
-    stacked, _ = init_gradient(
-        kind,
-        InnerLoss(p.policy),
-        OuterLoss(p.policy, clip),
-        p.theta_0,
-        p.phi,
-        p.trajectory,
-        p.lr,
-        KL_COEFFICIENT,
-    )
+    meta = p.objective(init=kind, clip=clip)
+    stacked, _ = init_gradient(meta, p.theta_0, p.phi, p.trajectory, KL_COEFFICIENT)
     return {name: value.mean(dim=0) for name, value in stacked.items()}
 
 
@@ -336,10 +311,7 @@ def test_gradient_of_the_rates_is_the_derivative_of_equation_11(
 ) -> None:
     p = make_problem(warp, steps, rates=True, layers=layers)
     phi = as_leaves(p.phi)
-    ahead = warp_objective(
-        "exact", InnerLoss(p.policy), OuterLoss(p.policy, CLIP),
-        p.theta_0, phi, p.states(), p.lr, KL_COEFFICIENT,
-    )  # fmt: skip
+    ahead = look_ahead(p.objective(), p.theta_0, phi, p.states(), KL_COEFFICIENT)
     slopes = torch.autograd.grad(
         ahead.value.loss.mean(), list(phi.values()), materialize_grads=True
     )
@@ -377,9 +349,9 @@ def test_the_inner_step_of_a_choosing_policy_descends_its_task_loss(warp: WarpKi
 
 
 @each_warp
-@pytest.mark.parametrize("kind", get_args(ObjectiveKind))
+@pytest.mark.parametrize("kind", get_args(Form))
 def test_the_meta_gradient_of_a_choosing_policy_is_the_derivative_of_its_equation(
-    warp: WarpKind, kind: ObjectiveKind
+    warp: WarpKind, kind: Form
 ) -> None:
     p = choosing_problem(warp)
     require_gradient(package_meta_gradient(p, kind), naive_meta_objective(p, kind), p.phi)
@@ -419,9 +391,9 @@ def test_the_inner_step_of_a_memory_descends_its_loss_through_whole_sequences(
 
 
 @few_steps
-@pytest.mark.parametrize("kind", get_args(ObjectiveKind))
+@pytest.mark.parametrize("kind", get_args(Form))
 def test_the_meta_gradient_of_the_gates_of_a_memory_is_the_derivative_of_its_equation(
-    kind: ObjectiveKind, steps: int
+    kind: Form, steps: int
 ) -> None:
     p = memory_problem("rnn", True, steps)
     objective = naive_meta_objective(p, kind)

@@ -13,9 +13,9 @@ from helpers import relative_error, same_bits
 from numpy.typing import NDArray
 
 from warprl.agents.distributions import ActionDistribution, Categorical, Gaussian
-from warprl.agents.inner import AdaptationConfig, adapt, to_batch
+from warprl.agents.inner import AdaptationConfig, GradientAdaptation, Shard, adapt, to_batch
 from warprl.agents.policy import Policy, PolicyConfig
-from warprl.agents.rollout import Timing, collect
+from warprl.agents.rollout import Draws, collect
 from warprl.envs.locomotion import LocomotionBatch
 from warprl.envs.physics import Physics
 from warprl.envs.robots.walker2d import Walker2dDir
@@ -114,8 +114,9 @@ def roll(
     reset, action = (
         [generator(seed, purpose, task=t) for t in range(len(tasks))] for purpose in PURPOSES
     )
-    env = AimEnv(len(tasks) * EPISODES)
-    return policy, theta, phi, collect(env, policy, theta, phi, tasks, reset, action, Timing())
+    draws = Draws(tasks, reset, action)
+    rollout = collect(AimEnv(len(tasks) * EPISODES), policy, theta, phi, draws).rollout
+    return policy, theta, phi, rollout
 
 
 def run(
@@ -126,10 +127,10 @@ def run(
     distribution: ActionDistribution = GAUSSIAN,
 ) -> Trajectory:
     policy, theta_0, phi = policy_and_params(distribution)
-    config = config or AdaptationConfig(steps=2, lr=0.05, episodes=EPISODES, lam=0.9)
+    config = config or GradientAdaptation(steps=2, inner_lr=0.05, episodes=EPISODES, lam=0.9)
     env = AimEnv(len(tasks) * config.episodes)
     places = indices if indices is not None else range(len(tasks))
-    return adapt(env, policy, theta_0, phi, tasks, places, config, 0, iteration)[0]
+    return adapt(env, policy, theta_0, phi, Shard(tasks, places, 0, iteration), config)[0]
 
 
 def same_trajectory(left: Trajectory, right: Trajectory) -> bool:
@@ -205,7 +206,7 @@ def test_rewards_and_observations_are_those_of_the_step() -> None:
 
 def test_advantages_are_those_of_the_naive_loop() -> None:
     policy, _, _, rollout = roll(MIXED)
-    config = AdaptationConfig(gamma=0.9, lam=0.8)
+    config = GradientAdaptation(gamma=0.9, lam=0.8)
     batch = to_batch(rollout, config, policy.obs_dim)
     for t in range(len(MIXED)):
         lengths = [int(n) for n in rollout.valid[t].sum(-1)]
@@ -267,7 +268,8 @@ def test_returns_are_the_mean_undiscounted_ones() -> None:
 
 @each_distribution
 def test_adaptation_raises_the_return(distribution: ActionDistribution) -> None:
-    config = AdaptationConfig(steps=3, lr=0.1 if distribution == GAUSSIAN else 1.0, episodes=40)
+    lr = 0.1 if distribution == GAUSSIAN else 1.0
+    config = GradientAdaptation(steps=3, inner_lr=lr, episodes=40)
     found = run([Aim(1.0), Aim(-1.0)], config=config, distribution=distribution)
     assert (found.returns[:, -1] > found.returns[:, 0] + 1.0).all()
 
@@ -301,7 +303,7 @@ def test_a_fault_after_an_episode_s_end_is_none_whatever_the_neighbours() -> Non
 
 
 def test_a_step_that_overflows_marks_its_task() -> None:
-    config = AdaptationConfig(steps=2, lr=1e39, episodes=EPISODES)
+    config = GradientAdaptation(steps=2, inner_lr=1e39, episodes=EPISODES)
     found = run([Aim(0.5)], config=config)
     assert found.finite.tolist() == [False]
     assert all(torch.isfinite(x).all() for x in found.theta.values())
@@ -332,7 +334,8 @@ def test_no_physics_is_spent_behind_an_episodes_end_and_no_bit_depends_on_it(
     for batch in (LocomotionBatch(family, 8), Restless(family, 8)):
         reset, action = ([generator(0, purpose, task=t) for t in range(2)] for purpose in PURPOSES)
         stacked = {name: torch.stack([x, x]) for name, x in theta.items()}
-        rollouts.append(collect(batch, policy, stacked, phi, tasks, reset, action, Timing()))
+        draws = Draws(tasks, reset, action)
+        rollouts.append(collect(batch, policy, stacked, phi, draws).rollout)
         advanced.append(0)
     saving, whole = rollouts
     assert all(torch.equal(x, y) for x, y in zip(saving, whole, strict=True))

@@ -4,43 +4,45 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from typing import Any, get_args
 
 import naive
 import numpy as np
 import pytest
 import torch
-from helpers import CLIP, KL_COEFFICIENT, LR, Problem, make_problem, relative_error, same_bits
+from helpers import CLIP, KL_COEFFICIENT, Problem, make_problem, relative_error, same_bits
 from torch import Tensor
 
+from warprl.adam import Adam
 from warprl.agents.losses import InnerLoss, OuterLoss
 from warprl.agents.policy import Layers
-from warprl.learner import CHUNK, Learner, LearnerConfig, LearnerState, Report
-from warprl.objective import InitKind, ObjectiveKind, init_gradient
+from warprl.initialisation import init_gradient
+from warprl.learner import Learner, LearnerConfig, LearnerState, Ppo, Report
+from warprl.meta_batch import CHUNK, InMemory
+from warprl.objective import Form, InitKind, LookAhead, MetaObjective, TwoTimeScale
 from warprl.types import Batch, MetaLoss, MetaLossValue, Params, Trajectory
 from warprl.warp import WarpKind
 
 TASKS, STEPS = 5, 2
 ONLINE = LearnerConfig(
-    schedule="online", init="maml", clip=CLIP, kl_coefficient=KL_COEFFICIENT, max_grad_norm=1e9
+    init="maml",
+    loss=Ppo(clip=CLIP),
+    outer=Adam(epochs=1, kl_coefficient=KL_COEFFICIENT, max_grad_norm=1e9),
 )
-OFFLINE = replace(ONLINE, schedule="offline", epochs=3, minibatches=2, kl_limit=1e9)
+
+
+def with_adam(config: LearnerConfig, **changes: Any) -> LearnerConfig:
+    """The same with other settings of Adam."""
+    assert isinstance(config.outer, Adam)
+    return replace(config, outer=replace(config.outer, **changes))
+
+
+OFFLINE = with_adam(ONLINE, epochs=3, minibatches=2, kl_limit=1e9)
 
 
 @pytest.fixture(scope="module")
 def problem() -> Problem:
     return make_problem("residual", STEPS, tasks=TASKS)
-
-
-def make(
-    p: Problem,
-    config: LearnerConfig,
-    meta_loss: MetaLoss | None = None,
-    threads: int = 1,
-    chunk: int = CHUNK,
-) -> Learner:
-    outer = meta_loss or OuterLoss(p.policy, config.clip)
-    return Learner(config, p.lr, InnerLoss(p.policy), outer, threads, chunk)
 
 
 def update(
@@ -52,9 +54,16 @@ def update(
     threads: int = 1,
     chunk: int = CHUNK,
 ) -> tuple[LearnerState, Report]:
-    learner = make(p, config, meta_loss, threads, chunk)
+    learner = Learner(config)
+    batch = InMemory(trajectory or p.trajectory, asked(p, config, meta_loss), threads, chunk)
     state = state or learner.init(p.theta_0, p.phi)
-    return learner.update(state, trajectory or p.trajectory, np.random.default_rng(0))
+    return learner.update(state, batch, np.random.default_rng(0))
+
+
+def asked(p: Problem, config: LearnerConfig, meta_loss: MetaLoss | None = None) -> MetaObjective:
+    """What a meta-batch is to differentiate for this learner."""
+    losses = InnerLoss(p.policy), meta_loss or OuterLoss(p.policy, CLIP)
+    return MetaObjective(config.objective, config.init, p.lr, *losses)
 
 
 def same_state(left: LearnerState, right: LearnerState) -> bool:
@@ -138,7 +147,9 @@ def expected_gradients(p: Problem, init: str = "maml") -> tuple[Params, Params]:
 def test_online_takes_one_step_along_the_mean_gradient_over_all_states(
     problem: Problem, init: InitKind
 ) -> None:
-    state, report = update(problem, replace(ONLINE, init=init, lr=0.01, init_lr=0.02))
+    state, report = update(
+        problem, with_adam(replace(ONLINE, init=init), warp_lr=0.01, init_lr=0.02)
+    )
     assert report.metrics["meta_steps"] == 1
     theta, phi = expected_gradients(problem, init)
     for before, after, slope, lr, group in (
@@ -153,17 +164,17 @@ def test_online_takes_one_step_along_the_mean_gradient_over_all_states(
         assert relative_error(moved, step) < 1e-6
 
 
-@pytest.mark.parametrize("objective", get_args(ObjectiveKind))
+@pytest.mark.parametrize("objective", get_args(Form))
 def test_first_order_maml_is_the_same_beside_warps_as_alone(
-    problem: Problem, objective: ObjectiveKind
+    problem: Problem, objective: Form
 ) -> None:
     # Beside warps it comes out of their look-ahead; alone it is computed from the trajectories.
-    config = replace(ONLINE, init="fomaml", objective=objective)
+    config = replace(ONLINE, init="fomaml", objective=LookAhead(kind=objective))
     state, _ = update(problem, config)
+    meta = problem.objective(init="fomaml")
     stacked, _ = init_gradient(
-        "fomaml", InnerLoss(problem.policy), OuterLoss(problem.policy, CLIP),
-        problem.theta_0, problem.phi, problem.trajectory, LR, KL_COEFFICIENT,
-    )  # fmt: skip
+        meta, problem.theta_0, problem.phi, problem.trajectory, KL_COEFFICIENT
+    )
     found = {name: state.moments[f"theta.{name}.exp_avg"] / 0.1 for name in stacked}
     assert relative_error(found, {name: g.mean(0) for name, g in stacked.items()}) < 1e-12
 
@@ -174,10 +185,8 @@ def test_first_order_maml_of_layers_that_stay_is_the_same_beside_warps_as_alone(
 ) -> None:
     p = make_problem("gate", STEPS, tasks=TASKS, rates=True, layers=layers)
     state, _ = update(p, replace(ONLINE, init="fomaml"))
-    stacked, _ = init_gradient(
-        "fomaml", InnerLoss(p.policy), OuterLoss(p.policy, CLIP),
-        p.theta_0, p.phi, p.trajectory, p.lr, KL_COEFFICIENT,
-    )  # fmt: skip
+    meta = p.objective(init="fomaml")
+    stacked, _ = init_gradient(meta, p.theta_0, p.phi, p.trajectory, KL_COEFFICIENT)
     found = {name: state.moments[f"theta.{name}.exp_avg"] / 0.1 for name in stacked}
     assert relative_error(found, {name: g.mean(0) for name, g in stacked.items()}) < 1e-12
 
@@ -185,7 +194,7 @@ def test_first_order_maml_of_layers_that_stay_is_the_same_beside_warps_as_alone(
 def test_first_order_maml_steps_where_a_part_holds_the_last_state_of_a_task(
     problem: Problem,
 ) -> None:
-    one_each = replace(OFFLINE, init="fomaml", epochs=1, minibatches=TASKS * STEPS)
+    one_each = with_adam(replace(OFFLINE, init="fomaml"), epochs=1, minibatches=TASKS * STEPS)
     state, report = update(problem, one_each)
     assert report.metrics["meta_steps"] == TASKS * STEPS
     steps = {n: float(t) for n, t in state.moments.items() if n.endswith(".step")}
@@ -194,7 +203,7 @@ def test_first_order_maml_steps_where_a_part_holds_the_last_state_of_a_task(
 
 
 def test_the_optimiser_goes_on_where_the_last_update_left_it(problem: Problem) -> None:
-    config = replace(ONLINE, lr=0.01)
+    config = with_adam(ONLINE, warp_lr=0.01)
     first, _ = update(problem, config)
     second, _ = update(problem, config, state=first)
     forgetful, _ = update(problem, config, state=replace(first, moments={}))
@@ -212,7 +221,7 @@ def test_the_optimiser_goes_on_where_the_last_update_left_it(problem: Problem) -
 def test_gradients_are_scaled_down_to_the_largest_norm(problem: Problem) -> None:
     theta, phi = expected_gradients(problem)
     limit = 1e-3
-    state, _ = update(problem, replace(ONLINE, max_grad_norm=limit))
+    state, _ = update(problem, with_adam(ONLINE, max_grad_norm=limit))
     for group, slope in (("theta", theta), ("phi", phi)):
         norm = torch.sqrt(sum((g.square().sum() for g in slope.values()), torch.zeros(())))
         assert norm > limit
@@ -224,7 +233,7 @@ def test_reported_loss_and_kl_are_means_over_all_states(problem: Problem) -> Non
     _, report = update(problem, replace(ONLINE, init="fixed"))
     expected = naive.exact(problem.setting(), problem.theta_0, problem.phi, problem.paths)
     assert report.metrics["meta_loss"] == pytest.approx(expected.item(), rel=1e-10)
-    penalised = replace(ONLINE, init="fixed", kl_coefficient=KL_COEFFICIENT + 1.0)
+    penalised = with_adam(replace(ONLINE, init="fixed"), kl_coefficient=KL_COEFFICIENT + 1.0)
     _, more = update(problem, penalised)
     rise = more.metrics["meta_loss"] - report.metrics["meta_loss"]
     assert report.metrics["kl"] == pytest.approx(rise, rel=1e-9)
@@ -232,7 +241,7 @@ def test_reported_loss_and_kl_are_means_over_all_states(problem: Problem) -> Non
 
 
 def test_offline_visits_every_state_once_an_epoch_in_another_order(problem: Problem) -> None:
-    config = replace(OFFLINE, init="fixed", epochs=2)
+    config = with_adam(replace(OFFLINE, init="fixed"), epochs=2)
     spy = Spy(OuterLoss(problem.policy, CLIP))
     _, report = update(problem, config, meta_loss=spy)
     assert report.metrics["meta_steps"] == 4
@@ -243,27 +252,24 @@ def test_offline_visits_every_state_once_an_epoch_in_another_order(problem: Prob
 
 
 def test_offline_visits_every_state_even_in_more_parts_than_tasks(problem: Problem) -> None:
-    config = replace(OFFLINE, init="fixed", epochs=1, minibatches=TASKS * STEPS)
+    config = with_adam(replace(OFFLINE, init="fixed"), epochs=1, minibatches=TASKS * STEPS)
     spy = Spy(OuterLoss(problem.policy, CLIP))
     update(problem, config, meta_loss=spy)
     assert sorted(spy.seen) == sorted(problem.states().query.obs[:, 0, 0].tolist())
 
 
 def test_offline_with_one_pass_and_one_part_is_online(problem: Problem) -> None:
-    once = replace(OFFLINE, epochs=1, minibatches=1)
+    once = with_adam(OFFLINE, epochs=1, minibatches=1)
     assert same_state(update(problem, once)[0], update(problem, ONLINE)[0])
 
 
 @pytest.mark.parametrize("config", [ONLINE, OFFLINE])
 def test_states_serve_one_update_only(problem: Problem, config: LearnerConfig) -> None:
     # The second update must not see the first one's data: it equals that of a fresh learner.
-    learner = make(problem, config)
     other = make_problem("residual", STEPS, tasks=3, seed=1).trajectory
-    first, _ = learner.update(
-        learner.init(problem.theta_0, problem.phi), problem.trajectory, np.random.default_rng(0)
-    )
-    second, _ = learner.update(first, other, np.random.default_rng(1))
-    fresh, _ = make(problem, config).update(first, other, np.random.default_rng(1))
+    first, _ = update(problem, config)
+    second, _ = update(problem, config, other, state=first)
+    fresh, _ = update(problem, config, other, state=replace(first))
     assert same_state(second, fresh)
 
 
@@ -280,9 +286,9 @@ def test_an_update_leaves_what_it_is_given_unchanged(problem: Problem) -> None:
 
 
 def test_many_steps_descend_the_meta_loss(problem: Problem) -> None:
-    config = replace(OFFLINE, minibatches=1, init="fixed", lr=1e-3)
-    _, one = update(problem, replace(config, epochs=1))
-    _, many = update(problem, replace(config, epochs=30))
+    config = with_adam(replace(OFFLINE, init="fixed"), minibatches=1, warp_lr=1e-3)
+    _, one = update(problem, with_adam(config, epochs=1))
+    _, many = update(problem, with_adam(config, epochs=30))
     assert many.metrics["meta_loss"] < one.metrics["meta_loss"] - 0.01
 
 
@@ -300,7 +306,7 @@ def test_a_fixed_initialisation_stays_where_it_is(problem: Problem) -> None:
 
 # --- two time scales ----------------------------------------------------------------------------
 
-SLOWLY = replace(ONLINE, objective="two-time-scale", warp_every=3, lr=0.01)
+SLOWLY = with_adam(replace(ONLINE, objective=TwoTimeScale(warp_every=3)), warp_lr=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +330,7 @@ def gradients_at_start(p: Problem, theta_0: Params, phi: Params) -> tuple[Params
 def test_on_two_time_scales_phi_waits_and_steps_along_the_sum_of_its_gradients(
     start: Problem,
 ) -> None:
-    state = make(start, SLOWLY).init(start.theta_0, start.phi)
+    state = Learner(SLOWLY).init(start.theta_0, start.phi)
     total: Params = {}
     for iteration in (1, 2, 3):
         before = replace(state, kl_coefficient=KL_COEFFICIENT)  # it adapts
@@ -346,7 +352,7 @@ def test_on_two_time_scales_phi_waits_and_steps_along_the_sum_of_its_gradients(
 
 
 def test_what_waits_for_phi_s_turn_outlasts_a_resume(start: Problem) -> None:
-    straight = interrupted = make(start, SLOWLY).init(start.theta_0, start.phi)
+    straight = interrupted = Learner(SLOWLY).init(start.theta_0, start.phi)
     for _ in range(4):
         straight, _ = update(start, SLOWLY, state=straight)
         interrupted, _ = update(start, SLOWLY, state=interrupted)
@@ -374,16 +380,16 @@ def test_a_state_from_before_phi_could_wait_is_read(problem: Problem) -> None:
 
 
 def test_a_step_past_the_kl_limit_is_taken_back_and_ends_the_update(problem: Problem) -> None:
-    config = replace(OFFLINE, minibatches=1, init="fixed")
-    start = make(problem, config).init(problem.theta_0, problem.phi)
+    config = with_adam(replace(OFFLINE, init="fixed"), minibatches=1)
+    start = Learner(config).init(problem.theta_0, problem.phi)
     loss = Receding(OuterLoss(problem.policy, CLIP), problem.phi)
     # Each pass sees the KL of the steps before it: after none, one and two of them.
-    passes = [update(problem, replace(config, epochs=n), meta_loss=loss) for n in (1, 2, 3)]
+    passes = [update(problem, with_adam(config, epochs=n), meta_loss=loss) for n in (1, 2, 3)]
     kls = [report.metrics["kl"] for _, report in passes]
     assert 0.0 == kls[0] < kls[1] < kls[2]
     for kept, expected in enumerate((start, passes[0][0])):
         limit = (kls[kept] + kls[kept + 1]) / 2
-        guarded, report = update(problem, replace(config, kl_limit=limit), meta_loss=loss)
+        guarded, report = update(problem, with_adam(config, kl_limit=limit), meta_loss=loss)
         assert report.metrics["meta_steps"] == kept
         assert same_bits(guarded.to_tensors(), expected.to_tensors())
 
@@ -392,8 +398,8 @@ def test_a_step_past_the_kl_limit_is_taken_back_and_ends_the_update(problem: Pro
 def test_a_step_that_overflows_is_taken_back_and_no_task_is_blamed(
     problem: Problem, minibatches: int
 ) -> None:
-    config = replace(OFFLINE, minibatches=minibatches, init="fixed")
-    start = make(problem, config).init(problem.theta_0, problem.phi)
+    config = with_adam(replace(OFFLINE, init="fixed"), minibatches=minibatches)
+    start = Learner(config).init(problem.theta_0, problem.phi)
     loss = Receding(OuterLoss(problem.policy, CLIP), problem.phi, overflows=True)
     found, report = update(problem, config, meta_loss=loss)
     assert report.metrics["meta_steps"] == 0 and report.diverged == ()
@@ -402,7 +408,7 @@ def test_a_step_that_overflows_is_taken_back_and_no_task_is_blamed(
 
 
 def test_steps_shorten_after_one_that_went_too_far_and_recover(problem: Problem) -> None:
-    strict = replace(OFFLINE, kl_limit=1e-9)
+    strict = with_adam(OFFLINE, kl_limit=1e-9)
     first, _ = update(problem, strict)
     second, report = update(problem, strict, state=first)
     assert (first.step_scale, second.step_scale) == (0.5, 0.25)
@@ -414,7 +420,7 @@ def test_steps_shorten_after_one_that_went_too_far_and_recover(problem: Problem)
 
 
 def test_the_scale_shortens_the_steps_of_warps_and_initialisation(problem: Problem) -> None:
-    start = make(problem, ONLINE).init(problem.theta_0, problem.phi)
+    start = Learner(ONLINE).init(problem.theta_0, problem.phi)
     whole, _ = update(problem, ONLINE, state=start)
     half, _ = update(problem, ONLINE, state=replace(start, step_scale=0.5))
     for before, long, short in (
@@ -432,7 +438,7 @@ def test_penalty_adapts_towards_the_target_kl(
 ) -> None:
     # The target lies below the KL by more than half, near it, or above it by more than half.
     kl = update(problem, OFFLINE)[1].metrics["kl"]
-    state, report = update(problem, replace(OFFLINE, kl_target=share * kl))
+    state, report = update(problem, with_adam(OFFLINE, kl_target=share * kl))
     assert report.metrics["kl"] == kl
     assert state.kl_coefficient == KL_COEFFICIENT * factor
     following = update(problem, OFFLINE, state=state)[1]
@@ -474,7 +480,7 @@ def test_a_task_that_is_not_finite_is_found_in_whichever_part_it_is(
     bad = poisoned(problem.trajectory, task, logp=-1e4)
     found, report = update(problem, OFFLINE, bad)
     assert report.diverged == (task,)
-    assert report.metrics["meta_steps"] == OFFLINE.epochs * OFFLINE.minibatches
+    assert report.metrics["meta_steps"] == 3 * 2
     assert found.step_scale == 1.0
 
 

@@ -13,13 +13,22 @@ from helpers import same_bits
 from numpy.typing import NDArray
 
 from warprl import params as P
+from warprl.adam import Adam
 from warprl.agents.distributions import Gaussian
-from warprl.agents.inner import AdaptationConfig, adapt
-from warprl.agents.losses import InnerLoss, OuterLoss
+from warprl.agents.inner import (
+    AdaptationConfig,
+    GradientAdaptation,
+    MemoryAdaptation,
+    Shard,
+    adapt,
+)
+from warprl.agents.losses import InnerLoss
+from warprl.agents.meta import Agent
 from warprl.agents.policy import Policy, PolicyConfig
 from warprl.agents.presets import PRESETS
 from warprl.envs import make_family
-from warprl.learner import LONG_CHUNK, Learner, LearnerConfig
+from warprl.learner import Learner, LearnerConfig, Ppo
+from warprl.objective import TwoTimeScale
 from warprl.seeding import generator
 from warprl.types import Batch, Params, Task, Trajectory
 
@@ -27,8 +36,8 @@ HORIZON, EPISODES = 5, 3
 GRU = PolicyConfig((6, 5), memory="gru", log_std=-0.5)
 RNN = replace(GRU, memory="rnn")
 WARPED = replace(RNN, warp="recurrent")
-TRIALS = AdaptationConfig(steps=2, episodes=EPISODES, gamma=0.9, lam=0.8, by="memory")
-STEPS = replace(TRIALS, by="gradient", lr=0.05)
+TRIALS = MemoryAdaptation(steps=2, episodes=EPISODES, gamma=0.9, lam=0.8)
+STEPS = GradientAdaptation(steps=2, inner_lr=0.05, episodes=EPISODES, gamma=0.9, lam=0.8)
 
 each_policy = pytest.mark.parametrize("shape", [GRU, RNN, WARPED], ids=["gru", "rnn", "warped"])
 each_way = pytest.mark.parametrize("config", [TRIALS, STEPS], ids=["memory", "gradient"])
@@ -101,7 +110,8 @@ def run(
     policy, theta_0, phi = parameters(shape)
     env = LeverEnv(len(tasks) * config.episodes)
     places = range(len(tasks)) if indices is None else indices
-    return policy, phi, adapt(env, policy, theta_0, phi, tasks, places, config, 0, 1)[0]
+    shard = Shard(tasks, places, 0, 1)
+    return policy, phi, adapt(env, policy, theta_0, phi, shard, config)[0]
 
 
 def point(trajectory: Trajectory, k: int) -> tuple[Params, Batch]:
@@ -188,7 +198,7 @@ def test_a_memory_adapts_over_consecutive_episodes_and_takes_no_step() -> None:
         assert same_bits(P.select(found.theta, t, 0), theta_0)
     # The first episode is that of no trial; the second one would be another without its memory.
     _, _, alone = run(GRU, replace(TRIALS, steps=0))
-    _, _, apart = run(GRU, replace(STEPS, lr=1e-30))
+    _, _, apart = run(GRU, replace(STEPS, inner_lr=1e-30))
     assert torch.equal(found.returns[:, 0], alone.returns[:, 0])
     assert torch.equal(found.returns[:, 0], apart.returns[:, 0])
     assert (found.returns[:, 1] != apart.returns[:, 1]).all()
@@ -264,22 +274,20 @@ def test_a_memory_is_trained_on_mazes(agent: str) -> None:
     preset, family = PRESETS[agent], make_family("maze-11-v1")
     policy = Policy.for_spaces(family.spaces, replace(preset.policy, hidden=(8,)))
     config = replace(preset.adaptation, steps=min(preset.adaptation.steps, 1), episodes=2)
-    losses = InnerLoss(policy), OuterLoss(policy, 0.3)
-    learner = replace(preset.learner, warp_every=2)
-    meta = Learner(learner, config.step_sizes(policy), *losses, chunk=LONG_CHUNK)
-    start = state = meta.init(*policy.init(np.random.default_rng(0)))
+    learner = replace(preset.learner, loss=Ppo(clip=0.3))
+    if isinstance(learner.objective, TwoTimeScale):
+        learner = replace(learner, objective=TwoTimeScale(warp_every=2))
+    learning = Agent(policy, config, learner)
+    start = state = learning.init(0)
+    env = family.make_batch(6)
     for iteration in (1, 2):
         tasks = family.sample_tasks(generator(0, "tasks", iteration=iteration), 3)
-        trajectory, _ = adapt(
-            family.make_batch(6), policy, state.theta, state.phi, tasks, range(3), config, 0,
-            iteration,
-        )  # fmt: skip
-        assert (
-            trajectory.finite.all() and trajectory.data.act.sum(-1).eq(trajectory.data.valid).all()
-        )
-        state, report = meta.update(
-            state, trajectory, generator(0, "minibatch", iteration=iteration)
-        )
+        shard = Shard(tasks, range(3), 0, iteration)
+        trajectory, _ = adapt(env, policy, state.theta, state.phi, shard, config)
+        assert trajectory.finite.all()
+        assert trajectory.data.act.sum(-1).eq(trajectory.data.valid).all()
+        rng = generator(0, "minibatch", iteration=iteration)
+        state, report = Learner(learner).update(state, learning.gather([trajectory], 1, "cpu"), rng)
         assert report.diverged == () and report.metrics["meta_steps"] > 0
     assert not same_bits(start.theta, state.theta)
     assert not start.phi or not same_bits(start.phi, state.phi)
@@ -289,15 +297,14 @@ def learned(shape: PolicyConfig, config: AdaptationConfig, learner: LearnerConfi
     """Mean returns, k by k, in the last of some meta-iterations with levers of both directions."""
     policy = Policy(2, Gaussian(1), shape)
     tasks = [Lever((-1.0) ** t) for t in range(10)]
-    clip = learner.clip if learner.loss == "ppo" else None
-    meta = Learner(learner, config.step_sizes(policy), InnerLoss(policy), OuterLoss(policy, clip))
-    state = meta.init(*policy.init(np.random.default_rng(0)))
+    learning = Agent(policy, config, learner)
+    state = learning.init(0)
     env = LeverEnv(10 * config.episodes)
     for iteration in range(1, 31):
-        trajectory, _ = adapt(
-            env, policy, state.theta, state.phi, tasks, range(10), config, 0, iteration
-        )
-        state, _ = meta.update(state, trajectory, generator(0, "minibatch", iteration=iteration))
+        shard = Shard(tasks, range(10), 0, iteration)
+        trajectory, _ = adapt(env, policy, state.theta, state.phi, shard, config)
+        rng = generator(0, "minibatch", iteration=iteration)
+        state, _ = Learner(learner).update(state, learning.gather([trajectory], 1, "cpu"), rng)
     returns: list[float] = trajectory.returns.mean(0).tolist()
     return returns
 
@@ -305,9 +312,9 @@ def learned(shape: PolicyConfig, config: AdaptationConfig, learner: LearnerConfi
 def test_a_memory_finds_the_task_out_which_no_policy_without_one_can() -> None:
     # What the lever does is told by the reward of the first push alone; the best returns are near 5
     # from the second episode on, and 0 without memory, for the directions balance.
-    learner = LearnerConfig(init="maml", init_lr=1e-2)
-    config = AdaptationConfig(steps=1, episodes=10, by="memory")
+    learner = LearnerConfig(init="maml", outer=Adam(init_lr=1e-2))
+    config = MemoryAdaptation(steps=1, episodes=10)
     first, second = learned(replace(GRU, hidden=(16,)), config, learner)
-    (without,) = learned(PolicyConfig((16,)), replace(config, steps=0, by="gradient"), learner)
+    (without,) = learned(PolicyConfig((16,)), GradientAdaptation(steps=0, episodes=10), learner)
     assert abs(without) < 0.5
     assert first > 2.0 and second > first + 0.3

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import naive
 import pytest
 import torch
 from helpers import (
-    CLIP,
     KL_COEFFICIENT,
     LR,
     Problem,
@@ -18,40 +18,23 @@ from helpers import (
     same_bits,
 )
 
-from warprl.agents.losses import InnerLoss, OuterLoss
-from warprl.objective import (
-    InitGradient,
-    InitKind,
-    ObjectiveKind,
-    init_gradient,
-    inner_step,
-    warp_objective,
-)
+from warprl import objective
+from warprl.agents.losses import InnerLoss
+from warprl.initialisation import InitGradient, init_gradient
+from warprl.objective import Form, InitKind, inner_step
 from warprl.types import Batch, MetaLossValue, Params, Trajectory, TrajectoryState
 
 INIT_KINDS: tuple[InitKind, ...] = get_args(InitKind)
-each_objective = pytest.mark.parametrize("kind", get_args(ObjectiveKind))
+each_objective = pytest.mark.parametrize("kind", get_args(Form))
 each_init = pytest.mark.parametrize("kind", INIT_KINDS)
 
 
-def look_ahead(
-    p: Problem, kind: ObjectiveKind, phi: Params, states: TrajectoryState
-) -> MetaLossValue:
-    return warp_objective(
-        kind,
-        InnerLoss(p.policy),
-        OuterLoss(p.policy, CLIP),
-        p.theta_0,
-        phi,
-        states,
-        LR,
-        KL_COEFFICIENT,
-    ).value
+def look_ahead(p: Problem, kind: Form, phi: Params, states: TrajectoryState) -> MetaLossValue:
+    return objective.look_ahead(p.objective(kind), p.theta_0, phi, states, KL_COEFFICIENT).value
 
 
 def initialise(p: Problem, kind: InitKind, phi: Params, trajectory: Trajectory) -> InitGradient:
-    losses = InnerLoss(p.policy), OuterLoss(p.policy, CLIP)
-    return init_gradient(kind, *losses, p.theta_0, phi, trajectory, LR, KL_COEFFICIENT)
+    return init_gradient(p.objective(init=kind), p.theta_0, phi, trajectory, KL_COEFFICIENT)
 
 
 def rows(batch: Batch, *index: int | slice) -> Batch:
@@ -59,7 +42,7 @@ def rows(batch: Batch, *index: int | slice) -> Batch:
 
 
 @each_objective
-def test_a_state_has_the_loss_and_gradient_it_has_alone(kind: ObjectiveKind) -> None:
+def test_a_state_has_the_loss_and_gradient_it_has_alone(kind: Form) -> None:
     p = make_problem("residual", 2)
     states, phi = p.states(), as_leaves(p.phi)
     together = look_ahead(p, kind, phi, states)
@@ -87,7 +70,7 @@ def test_a_state_has_the_loss_and_gradient_it_has_alone(kind: ObjectiveKind) -> 
 
 
 @each_objective
-def test_trajectory_states_are_not_differentiated(kind: ObjectiveKind) -> None:
+def test_trajectory_states_are_not_differentiated(kind: Form) -> None:
     p = make_problem("gate", 2)
     states, phi = p.states(), as_leaves(p.phi)
     theta = as_leaves(states.theta)
@@ -171,8 +154,5 @@ def test_leap_gives_zero_for_a_path_that_stands_still() -> None:
         theta={name: value.expand(-1, 3, *value.shape[2:]) for name, value in start.items()}
     )
     theta_0 = {name: value[0, 0] for name, value in start.items()}
-    gradient, _ = init_gradient(
-        "leap", InnerLoss(p.policy), OuterLoss(p.policy, CLIP),
-        theta_0, p.phi, still, LR, KL_COEFFICIENT,
-    )  # fmt: skip
+    gradient, _ = initialise(replace(p, theta_0=theta_0), "leap", p.phi, still)
     assert not any(value.any() for value in gradient.values())

@@ -77,7 +77,8 @@ def unflatten(vector: Tensor, like: Params) -> Params:
 
 def norm(params: Params) -> Tensor:
     """Euclidean norm over all tensors together; zero for no parameters."""
-    return torch.sqrt(sum((t.square().sum() for t in params.values()), torch.zeros(())))
+    squares = [tensor.square().sum() for tensor in params.values()]
+    return torch.sqrt(torch.as_tensor(sum(squares[1:], squares[0]) if squares else 0.0))
 
 
 def all_finite(params: Params) -> bool:

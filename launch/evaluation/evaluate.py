@@ -18,7 +18,7 @@ from rich.console import Console
 
 from warprl import __version__
 from warprl.agents.diagnostics import diagnose
-from warprl.agents.inner import MAX_EPISODES, AdaptationConfig, adapt
+from warprl.agents.inner import MAX_EPISODES, AdaptationConfig, Shard, adapt
 from warprl.agents.policy import Policy
 from warprl.envs import Definition, TaskFamily, make_family
 from warprl.launch.errors import RunFailedError, UserError
@@ -191,12 +191,11 @@ def measure(subject: Subject, protocol: Protocol, console: Console) -> Curve:
         for first in range(0, len(protocol.rows), CHUNK):
             rows = protocol.rows[first : first + CHUNK]
             status.update(f"{subject.label}: {first} of {len(protocol.rows)} adaptations done")
-            trajectory, _ = adapt(
-                protocol.family.make_batch(len(rows) * protocol.episodes),
-                subject.policy, subject.theta, subject.phi,
-                [task for _, task in rows], range(first, first + len(rows)),
-                config, protocol.seed, 0,
-            )  # fmt: skip
+            shard = Shard(
+                [task for _, task in rows], range(first, first + len(rows)), protocol.seed, 0
+            )
+            env = protocol.family.make_batch(len(rows) * protocol.episodes)
+            trajectory, _ = adapt(env, subject.policy, subject.theta, subject.phi, shard, config)
             returns.append(trajectory.returns.double().numpy())
             finite.append(trajectory.finite.numpy())
             for name, found in diagnose(subject.policy, subject.phi, trajectory).items():

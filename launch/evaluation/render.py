@@ -207,7 +207,7 @@ def caption(
     step: int, episode: Episode, mean: float, adaptation: AdaptationConfig
 ) -> tuple[str, str]:
     """The two lines above a panel: when in the adaptation, and what it returned."""
-    one = "episode" if adaptation.by == "memory" else "inner step"
+    one = "episode" if adaptation.type == "memory" else "inner step"
     when = f"after {step} {one}{'s' * (step > 1)}" if step else "before adaptation"
     return when, f"return {sum(episode.reward):.1f} (mean of {adaptation.episodes}: {mean:.1f})"
 

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,49 +19,75 @@ import yaml
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from warprl.agents.inner import AdaptationConfig
+from warprl.adam import Adam
+from warprl.agents.inner import AdaptationConfig, GradientAdaptation, MemoryAdaptation
 from warprl.agents.policy import PolicyConfig
 from warprl.agents.presets import PRESETS
 from warprl.envs import UnknownFamily, family_names, is_meta_world, make_family
 from warprl.envs.physics import NoNativeBatchError
+from warprl.initialisation import INITIALISATIONS
 from warprl.launch.errors import UserError, nearest
 from warprl.launch.machine import available_cores
-from warprl.learner import LearnerConfig
+from warprl.learner import LearnerConfig, Loss, Outer
+from warprl.objective import InitKind, LookAhead, Objective, TwoTimeScale
 from warprl.warp import WARP_KINDS
 
 MAX_SEED = 2**32 - 1
 MAX_TASKS = 10_000
 MAX_TIMEOUT_S = 1e6
+OPTIONS = {"workers": "compute.workers"}  # options that are keys of another name
 WORKER_TIMEOUT_S = 3600.0  # far above any iteration that is worth waiting for
-# Keys that say how long a run goes on and how it is carried out, and never what it computes.
-CARRIED_OUT = (
-    "schema_version", "iterations", "workers", "worker_timeout_s", "checkpoint_every", "keep"
-)  # fmt: skip
+# Keys and sections that say how long a run goes on and how it is carried out, and never what it
+# computes.
+CARRIED_OUT = ("schema_version", "iterations", "compute", "output")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a run is carried out, which never changes its results.
+
+    ``workers`` = 0 samples in this process. A worker that takes longer than ``worker_timeout_s``
+    seconds over an iteration is taken for hung, and replaced like one that died. The learner
+    computes on ``device``.
+    """
+
+    workers: Annotated[int, Ge(0)] = 0
+    device: str = "cpu"
+    worker_timeout_s: Annotated[float, Gt(0), Le(MAX_TIMEOUT_S)] = WORKER_TIMEOUT_S
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a run saves: a checkpoint every so many iterations, and how many of them stay."""
+
+    checkpoint_every: Annotated[int, Gt(0)] = 10
+    keep: Annotated[int, Ge(2)] = 3
 
 
 class RunConfig(BaseModel):
-    """Everything that determines a run, and how it is carried out.
-
-    ``workers`` and ``checkpoint_every`` change how fast and how safe a run is, never its results.
-    ``workers`` = 0 samples inside the driver. A worker that takes longer than ``worker_timeout_s``
-    seconds over an iteration is taken for hung, and replaced like one that died.
-    """
+    """Everything that determines a run, and how it is carried out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     family: str
     agent: str
     seed: Annotated[int, Ge(0), Le(MAX_SEED)] = 0
     iterations: Annotated[int, Gt(0)] = 200
-    workers: Annotated[int, Ge(0)] = 0
-    worker_timeout_s: Annotated[float, Gt(0), Le(MAX_TIMEOUT_S)] = WORKER_TIMEOUT_S
     tasks: Annotated[int, Gt(0), Le(MAX_TASKS), Field(description="tasks of a meta-batch")] = 20
     policy: PolicyConfig
-    adaptation: AdaptationConfig
-    learner: LearnerConfig
-    checkpoint_every: Annotated[int, Gt(0)] = 10
-    keep: Annotated[int, Ge(2), Field(description="newest checkpoints kept")] = 3
+    adaptation: Annotated[AdaptationConfig, Field(discriminator="type")]
+    objective: Annotated[Objective, Field(discriminator="type")]
+    init: InitKind
+    loss: Annotated[Loss, Field(discriminator="type")]
+    outer: Annotated[Outer, Field(discriminator="type")]
+    compute: Compute = Compute()
+    output: Output = Output()
+
+    @property
+    def learner(self) -> LearnerConfig:
+        """What is learned, from which objective and loss, and by which outer steps."""
+        return LearnerConfig(self.objective, self.init, self.loss, self.outer)
 
 
 def resolve(
@@ -74,31 +101,40 @@ def resolve(
     require_family(family)
     _require_physics(family)
     _known("agent", agent, PRESETS)
+    data = of_preset(family, agent).model_dump(mode="json")
+    given = dict(map(_parse, settings))
+    given |= {OPTIONS.get(k, k): v for k, v in options.items() if v is not None}
+    for key in sorted(given, key=lambda key: not key.endswith(".type")):  # variants come first
+        _assign(data, key, given[key])
+    config = _validate(data, "")
+    if "compute.workers" in given:
+        return config
+    workers = min(available_cores(), config.tasks)
+    return config.model_copy(update={"compute": replace(config.compute, workers=workers)})
+
+
+def of_preset(family: str, agent: str) -> RunConfig:
+    """The configuration of a named agent on a family, without any setting."""
     preset = PRESETS[agent]
-    base = RunConfig(
+    return RunConfig(
         family=family,
         agent=agent,
         policy=preset.policy,
         adaptation=preset.adaptation,
-        learner=preset.learner,
+        objective=preset.learner.objective,
+        init=preset.learner.init,
+        loss=preset.learner.loss,
+        outer=preset.learner.outer,
     )
-    data = base.model_dump(mode="json")
-    given = dict(map(_parse, settings)) | {k: v for k, v in options.items() if v is not None}
-    for key, value in given.items():
-        _assign(data, key, value)
-    config = _validate(data, "")
-    if "workers" in given:
-        return config
-    return config.model_copy(update={"workers": min(available_cores(), config.tasks)})
 
 
 def load(path: Path) -> RunConfig:
     """Read a stored configuration. Raises UserError if it is broken or of another version."""
     data = read_yaml(path, "a run's configuration")
     version = data.get("schema_version")
-    if version != 1:
+    if version != 2:
         raise UserError(
-            f"{path} has schema version {version!r} and this warprl reads 1: "
+            f"{path} has schema version {version!r} and this warprl reads 2: "
             "use the release that wrote it"
         )
     config = _validate(data, f"{path}: ")
@@ -133,42 +169,46 @@ def require_consistent(
     """Raise UserError for parts that are each in range and cannot work together."""
     _require_cell(policy, adaptation)
     _require_places(policy)
-    slow, remembers = learner.objective == "two-time-scale", adaptation.by == "memory"
+    slow = isinstance(learner.objective, TwoTimeScale)
+    remembers = isinstance(adaptation, MemoryAdaptation)
     if not adaptation.steps or remembers:
         if (policy.warp and not slow) or policy.rates or learner.init != "maml":
-            reason = "by = memory" if remembers else "steps = 0 (one policy for all tasks)"
+            reason = "type = memory" if remembers else "steps = 0 (one policy for all tasks)"
             raise UserError(
-                f"adaptation.{reason} needs learner.init = maml, policy.rates = false, and "
-                "policy.warp = none or learner.objective = two-time-scale: the others learn from "
+                f"adaptation.{reason} needs init = maml, policy.rates = false, and "
+                "policy.warp = none or objective.type = two-time-scale: the others learn from "
                 "inner steps"
             )
     elif slow:
         raise UserError(
-            "learner.objective = two-time-scale needs adaptation.steps = 0 or adaptation.by = "
+            "objective.type = two-time-scale needs adaptation.steps = 0 or adaptation.type = "
             "memory: it looks ahead of no inner step"
         )
-    if slow and (learner.schedule != "online" or learner.optimizer != "adam"):
+    if slow and not (
+        isinstance(learner.outer, Adam) and learner.outer.epochs == learner.outer.minibatches == 1
+    ):
         raise UserError(
-            "learner.objective = two-time-scale needs learner.schedule = online and "
-            "learner.optimizer = adam: the warps gather one gradient an iteration"
+            "objective.type = two-time-scale needs outer.type = adam, outer.epochs = 1 and "
+            "outer.minibatches = 1: the warps gather one gradient an iteration"
         )
-    if learner.init == "reptile" and adaptation.layers != "all":
+    if isinstance(adaptation, GradientAdaptation):
+        if INITIALISATIONS[learner.init].all_layers and adaptation.layers != "all":
+            raise UserError(
+                f"init = {learner.init} needs adaptation.layers = all: beside {adaptation.layers} "
+                "alone it never learns the layers that stay"
+            )
+    if policy.rates and learner.objective == LookAhead(kind="approximate"):
         raise UserError(
-            f"learner.init = reptile needs adaptation.layers = all: beside {adaptation.layers} "
-            "alone it never learns the layers that stay"
-        )
-    if policy.rates and learner.objective == "approximate":
-        raise UserError(
-            "policy.rates = true needs learner.objective = exact: the approximate objective (eq. "
-            "12) does not depend on them"
+            "policy.rates = true needs objective.kind = exact: the approximate objective (eq. 12) "
+            "does not depend on them"
         )
 
 
 def _require_cell(policy: PolicyConfig, adaptation: AdaptationConfig) -> None:
     """Raise UserError unless what needs a memory has one, of the kind that it needs."""
-    if adaptation.by == "memory" and policy.memory is None:
+    if isinstance(adaptation, MemoryAdaptation) and policy.memory is None:
         raise UserError(
-            "adaptation.by = memory needs policy.memory = gru or rnn: without one, nothing is "
+            "adaptation.type = memory needs policy.memory = gru or rnn: without one, nothing is "
             "carried from episode to episode"
         )
     if policy.warp == "recurrent" and policy.memory != "rnn":
@@ -217,7 +257,8 @@ def flat(config: RunConfig) -> dict[str, Any]:
 def differences(found: RunConfig, wanted: RunConfig) -> list[str]:
     """The keys in which two configurations compute something else."""
     left, right = flat(found), flat(wanted)
-    return [key for key in left if key not in CARRIED_OUT and left[key] != right[key]]
+    keys = [key for key in left | right if key.partition(".")[0] not in CARRIED_OUT]
+    return [key for key in keys if left.get(key) != right.get(key)]
 
 
 def steps_per_iteration(config: RunConfig) -> int:
@@ -287,6 +328,8 @@ def _assign(data: dict[str, Any], path: str, value: Any) -> None:
     *sections, last = path.split(".")
     for section in sections:
         data = data[section]
+    if last == "type":
+        data.clear()  # the keys of another variant, at their defaults
     data[last] = value
 
 
@@ -308,9 +351,10 @@ def _validate(data: dict[str, Any], where: str) -> RunConfig:
         require_consistent(config.policy, config.adaptation, config.learner)
     except UserError as error:
         raise UserError(f"{where}{error}") from None
-    if config.workers > config.tasks:
+    workers = config.compute.workers
+    if workers > config.tasks:
         raise UserError(
-            f"{where}workers = {config.workers}: must not exceed tasks = {config.tasks}, "
+            f"{where}compute.workers = {workers}: must not exceed tasks = {config.tasks}, "
             "for every worker takes whole tasks"
         )
     return config
@@ -340,9 +384,6 @@ def _nearest_key(path: str, keys: Sequence[str]) -> str:
 
 
 def _all_keys() -> list[str]:
-    preset = next(iter(PRESETS.values()))
-    config = RunConfig(
-        family="", agent="", policy=preset.policy, adaptation=preset.adaptation,
-        learner=preset.learner,
-    )  # fmt: skip
-    return [key for key, _ in _leaves(config.model_dump(mode="json"))]
+    """Every key that some agent has."""
+    every = {key: None for agent in PRESETS for key in flat(of_preset("", agent))}
+    return list(every)

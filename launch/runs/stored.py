@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 
 from warprl import checkpoint as checkpoints
-from warprl.agents.inner import adapt
+from warprl.agents.inner import Shard, adapt
 from warprl.agents.policy import Policy
 from warprl.checkpoint import Checkpoint, CheckpointError
 from warprl.envs import TaskFamily, make_family
+from warprl.launch.errors import UserError
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs.config import RunConfig
-from warprl.launch.errors import UserError
 from warprl.params import prefix, subtree
 from warprl.seeding import generator
 from warprl.types import BatchEnv, Params, Task, Trajectory
@@ -57,9 +57,8 @@ class StoredRun:
         """The adaptation to one task in ``steps`` inner steps; ``index`` keys its randomness."""
         torch.set_num_threads(1)
         config = replace(self.config.adaptation, steps=steps)
-        return adapt(
-            env, self.policy, self.theta, self.phi, [task], [index], config, seed, 0
-        )[0]  # fmt: skip
+        shard = Shard([task], [index], seed, 0)
+        return adapt(env, self.policy, self.theta, self.phi, shard, config)[0]
 
 
 def open_run(folder: Path, iteration: int | None) -> StoredRun:

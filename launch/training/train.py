@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 
 from warprl import checkpoint as checkpoints
-from warprl.agents.inner import AdaptationConfig
+from warprl.adam import Adam
+from warprl.agents.inner import AdaptationConfig, GradientAdaptation, MemoryAdaptation
 from warprl.checkpoint import Checkpoint
 from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.machine import available_cores
@@ -25,10 +25,7 @@ from warprl.launch.runs import folders, stored
 from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.log import RunLog, adaptation, returns_text, truncate
 from warprl.launch.runs.stored import Imported
-
-if TYPE_CHECKING:
-    from warprl.launch.training.algorithm import WarpGrad
-
+from warprl.launch.training.loop import Progress, experiment_of, iterations, sampling
 
 FRUITLESS = 3  # iterations in a row in which every task diverges end a run
 
@@ -100,9 +97,9 @@ def resume(
 
 def warn_about_cores(config: RunConfig) -> None:
     """Say on stderr if there are more workers than cores: it works, and is slow."""
-    cores = available_cores()
-    if config.workers > cores:
-        print(f"warprl: warning: {config.workers} workers share {cores} cores", file=sys.stderr)
+    cores, workers = available_cores(), config.compute.workers
+    if workers > cores:
+        print(f"warprl: warning: {workers} workers share {cores} cores", file=sys.stderr)
 
 
 def _run(
@@ -113,51 +110,46 @@ def _run(
     console: Console,
     stopping: Stopping | None,
 ) -> Outcome:
-    # Imported here: bad input is answered before Ray is even loaded.
-    from warprl.launch.training.algorithm import build, connect
-
     warn_about_cores(config)
-    workers = f"{config.workers} worker{'s' * (config.workers != 1)}"
+    workers = f"{config.compute.workers} worker{'s' * (config.compute.workers != 1)}"
     say(console, f"training {config.family} with {config.agent} and {workers} in {folder}")
-    with muted():
-        connect(config.workers)
-    algorithm = build(config)
-    try:
-        if saved is not None:
-            algorithm.set_state({"tensors": saved.tensors, "document": saved.document})
-        else:
-            theta, _ = stored.initial(folder, config)
-            algorithm.start_from(theta)
+    experiment = experiment_of(config)
+    if saved is not None:
+        progress = Progress.load(saved)
+    else:
+        progress = Progress.begin(experiment, stored.initial(folder, config)[0])
+    with sampling(config, experiment) as sampler:
         with _writing(folder):
-            log = RunLog(folder, console, saved.iteration if saved else 0, total)
+            log = RunLog(folder, console, progress.learner.iteration, total)
+        steps = iterations(experiment, sampler, progress, config.compute.device)
         with log, (stopping or stoppable)(console) as stop:
-            metrics = _loop(algorithm, folder, config, total, log, stop)
-    finally:
-        algorithm.stop()  # type: ignore[no-untyped-call]
+            metrics = _loop(steps, folder, config, total, log, stop)
     return _outcome(folder, config, metrics, stop)
 
 
 def _loop(
-    algorithm: WarpGrad, folder: Path, config: RunConfig, total: int, log: RunLog, stop: Stop
+    steps: Iterator[tuple[Progress, dict[str, Any]]],
+    folder: Path,
+    config: RunConfig,
+    total: int,
+    log: RunLog,
+    stop: Stop,
 ) -> dict[str, Any]:
     """Iterate to ``total`` or until asked to stop; returns the metrics of the last iteration.
 
     Raises UserError, with everything saved, after FRUITLESS iterations in a row without a task to
     learn from: they changed no parameter, so that the next would be like them.
     """
-    from warprl.launch.training.algorithm import iteration_metrics
-
     fruitless = 0
-    while True:
-        metrics = iteration_metrics(algorithm.train())  # type: ignore[no-untyped-call]
+    for progress, metrics in steps:
         iteration = metrics["iteration"]
         fruitless = fruitless + 1 if metrics["diverged_tasks"] == config.tasks else 0
         last = iteration >= total or stop.signal is not None or fruitless == FRUITLESS
         with _writing(folder):
             # The log comes first, so that it is never behind a checkpoint.
             log.write(metrics)
-            if last or iteration % config.checkpoint_every == 0:
-                algorithm.save_checkpoint(str(folder / "checkpoints"))
+            if last or iteration % config.output.checkpoint_every == 0:
+                progress.save(folder / "checkpoints", config)
         if fruitless == FRUITLESS:
             raise UserError(
                 f"stopped at iteration {iteration}: every task diverged {FRUITLESS} times in a "
@@ -171,14 +163,17 @@ def _loop(
                 file=sys.stderr,
             )
         if last:
-            return metrics
+            break
+    return metrics
 
 
 def _likely_cause(config: RunConfig) -> str:
     """The step size that is too large if every task diverges, with its value."""
-    if config.adaptation.steps:
-        return f"adaptation.lr than {config.adaptation.lr:g}"
-    return f"learner.init_lr than {config.learner.init_lr:g}"
+    if isinstance(config.adaptation, GradientAdaptation) and config.adaptation.steps:
+        return f"adaptation.inner_lr than {config.adaptation.inner_lr:g}"
+    if isinstance(config.outer, Adam):
+        return f"outer.init_lr than {config.outer.init_lr:g}"
+    return f"outer.kl_limit than {config.outer.kl_limit:g}"
 
 
 def _outcome(folder: Path, config: RunConfig, metrics: dict[str, Any], stop: Stop) -> Outcome:
@@ -199,7 +194,7 @@ def _outcome(folder: Path, config: RunConfig, metrics: dict[str, Any], stop: Sto
 
 
 def _last_returns(adaptation: AdaptationConfig) -> str:
-    if adaptation.by == "memory":
+    if isinstance(adaptation, MemoryAdaptation):
         return f"last returns of the {adaptation.steps + 1} episodes of a trial"
     if not adaptation.steps:
         return "last return"
@@ -237,24 +232,6 @@ def stoppable(console: Console) -> Iterator[Stop]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-@contextmanager
-def muted() -> Iterator[None]:
-    """Drop what native code says on stderr while Ray starts, unless it ends in an exception."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            said.seek(0)
-            os.write(kept, said.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 @contextmanager

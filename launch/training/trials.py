@@ -24,9 +24,9 @@ from warprl import checkpoint as checkpoints
 from warprl.launch.errors import UserError, one_line
 from warprl.launch.machine import available_cores
 from warprl.launch.training import train as training
-from warprl.launch.training.algorithm import connect
 from warprl.launch.training.sweep import Cell, Result
 from warprl.launch.training.train import Stop, say
+from warprl.launch.training.workers import connect
 
 # Interruptions, files and output are ours; a user's family may be found in the working directory.
 ENVIRONMENT = {
@@ -47,8 +47,7 @@ def train(
     concurrent = concurrent or available_cores()
     os.environ.update(ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is named by _Progress
-    with training.muted():
-        connect(concurrent)
+    connect(concurrent)
     with (
         tempfile.TemporaryDirectory(prefix=".sweep-", dir=folder) as scratch,
         training.stoppable(console) as stop,

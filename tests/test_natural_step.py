@@ -9,23 +9,26 @@ import naive
 import numpy as np
 import pytest
 import torch
-from helpers import CLIP, Problem, make_problem, same_bits
+from helpers import Problem, make_problem, same_bits
 from torch import Tensor
 
 from warprl import params as P
+from warprl.adam import Adam
 from warprl.agents.losses import InnerLoss, OuterLoss
-from warprl.learner import Learner, LearnerConfig, LearnerState, Report
-from warprl.objective import InitKind, ObjectiveKind
-from warprl.trust_region import (
+from warprl.learner import Learner, LearnerConfig, LearnerState, Report, Vpg
+from warprl.meta_batch import InMemory
+from warprl.natural_step import (
     DAMPING,
     STRONG_DAMPING,
+    Trpo,
     conjugate_gradient,
     natural_direction,
 )
+from warprl.objective import Form, InitKind, LookAhead, MetaObjective
 from warprl.types import Batch, MetaLoss, MetaLossValue, Params
 
 LIMIT = 1e-6  # so short a step that the KL is its quadratic
-TRPO = LearnerConfig(loss="vpg", optimizer="trpo", init="maml", kl_limit=LIMIT)
+TRPO = LearnerConfig(init="maml", loss=Vpg(), outer=Trpo(kl_limit=LIMIT))
 
 
 def on_policy(p: Problem) -> Problem:
@@ -60,12 +63,17 @@ def on_policy(p: Problem) -> Problem:
 
 
 def update(
-    p: Problem, config: LearnerConfig = TRPO, meta_loss: MetaLoss | None = None
+    p: Problem,
+    config: LearnerConfig = TRPO,
+    meta_loss: MetaLoss | None = None,
+    threads: int = 1,
 ) -> tuple[LearnerState, Report]:
-    outer = meta_loss or OuterLoss(p.policy, None)
-    learner = Learner(config, p.lr, InnerLoss(p.policy), outer)
+    losses = InnerLoss(p.policy), meta_loss or OuterLoss(p.policy, None)
+    bounded = isinstance(config.outer, Trpo)
+    meta = MetaObjective(config.objective, config.init, p.lr, *losses, trust_region=bounded)
+    learner = Learner(config)
     state = learner.init(p.theta_0, p.phi)
-    return learner.update(state, p.trajectory, np.random.default_rng(0))
+    return learner.update(state, InMemory(p.trajectory, meta, threads), np.random.default_rng(0))
 
 
 def loss_and_kl(p: Problem, init: InitKind, theta_0: Params, phi: Params) -> tuple[Tensor, Tensor]:
@@ -140,10 +148,10 @@ def test_initialisation_takes_the_natural_gradient_step_of_the_kl_limit(
     assert report.metrics["kl"] == pytest.approx(after[1].item(), rel=1e-3)
 
 
-@pytest.mark.parametrize("objective", get_args(ObjectiveKind))
-def test_warps_take_the_natural_gradient_step_of_the_kl_limit(objective: ObjectiveKind) -> None:
+@pytest.mark.parametrize("objective", get_args(Form))
+def test_warps_take_the_natural_gradient_step_of_the_kl_limit(objective: Form) -> None:
     p = on_policy(make_problem("gate", 1))
-    state, report = update(p, replace(TRPO, init="fixed", objective=objective))
+    state, report = update(p, replace(TRPO, init="fixed", objective=LookAhead(kind=objective)))
     assert report.metrics["meta_steps"] == 1
     assert same_bits(P.detach(state.theta), p.theta_0)
     brackets = naive.look_aheads(p.setting(), p.theta_0, p.phi, p.paths)
@@ -176,7 +184,7 @@ def test_warps_take_the_natural_gradient_step_of_the_kl_limit(objective: Objecti
 @pytest.mark.parametrize("init", ["maml", "leap"])
 def test_warps_and_initialisation_share_the_limit(init: InitKind) -> None:
     p = on_policy(make_problem("residual", 1))
-    state, report = update(p, replace(TRPO, kl_limit=1e-3, init=init))
+    state, report = update(p, replace(TRPO, outer=Trpo(kl_limit=1e-3), init=init))
     assert report.metrics["meta_steps"] == 1
     assert 0.0 < report.metrics["kl"] <= 1e-3
     for before, after in ((p.theta_0, state.theta), (p.phi, state.phi)):
@@ -214,7 +222,7 @@ def at_odds(factor: float) -> Problem:
 def test_neither_objective_pays_for_the_other(factor: float, steps: int) -> None:
     """At full length the initialisation's loss rises where D_1 outweighs D_2, and the sum falls."""
     p = at_odds(factor)
-    state, report = update(p, replace(TRPO, kl_limit=0.03))
+    state, report = update(p, replace(TRPO, outer=Trpo(kl_limit=0.03)))
     assert report.metrics["meta_steps"] == steps
     setting = p.setting(clip=None)._replace(kl_coefficient=0.0)
     before, after = (
@@ -268,7 +276,7 @@ def test_a_task_that_is_not_finite_is_named_and_left_out() -> None:
 
 def test_without_anything_to_learn_only_the_iteration_changes() -> None:
     p = make_problem(None, 1)
-    state, report = update(p, replace(TRPO, init="fixed", clip=CLIP))
+    state, report = update(p, replace(TRPO, init="fixed"))
     assert same_bits(P.detach(state.theta), p.theta_0)
     assert (state.iteration, report.metrics["meta_steps"]) == (1, 0)
 
@@ -278,16 +286,12 @@ def test_what_looks_at_no_policy_is_kept_within_the_limit_all_the_same(init: Ini
     p = on_policy(make_problem(None, 2))
     far = Far(OuterLoss(p.policy, None))
     assert update(p, replace(TRPO, init=init), far)[1].metrics["meta_steps"] == 0
-    adam = replace(TRPO, init=init, optimizer="adam")
+    adam = replace(TRPO, init=init, outer=Adam())
     assert update(p, adam, far)[1].metrics["kl"] == 0.0
 
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_number_of_threads_does_not_change_a_bit(threads: int) -> None:
     p = on_policy(make_problem("gate", 1, tasks=5))
-    states = []
-    for count in (1, threads):
-        learner = Learner(TRPO, p.lr, InnerLoss(p.policy), OuterLoss(p.policy, None), count)
-        state = learner.init(p.theta_0, p.phi)
-        states.append(learner.update(state, p.trajectory, np.random.default_rng(0))[0])
+    states = [update(p, threads=count)[0] for count in (1, threads)]
     assert same_bits(*(state.to_tensors() for state in states))

@@ -1,0 +1,231 @@
+"""One meta-iteration of WarpGrad: the loop that anyone can read.
+
+:func:`iterate` draws tasks, has a sampler adapt to each of them, and has the learner update the
+warp parameters and the initialisation from what the adaptations left behind. Where the adaptations
+run is the sampler's own affair: :class:`InProcess` runs them in threads of this process.
+
+Nothing here knows Ray, a file or a terminal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from warprl.agents.inner import AdaptationConfig, Shard, adapt
+from warprl.agents.losses import InnerLoss, OuterLoss
+from warprl.agents.policy import Policy
+from warprl.agents.rollout import Timing
+from warprl.learner import Learner, LearnerConfig, LearnerState, Ppo, Report
+from warprl.meta_batch import CHUNK, LONG_CHUNK, InMemory, MetaBatch
+from warprl.natural_step import Trpo
+from warprl.objective import MetaObjective
+from warprl.seeding import generator
+from warprl.trajectories import concatenate, to_device
+from warprl.types import BatchEnv, Params, Spaces, Task, Trajectory
+
+Metrics = Mapping[str, float]
+
+
+class Family(Protocol):
+    """What the loop needs of a task family."""
+
+    horizon: int
+
+    @property
+    def spaces(self) -> Spaces:
+        """Sizes and bounds of observations and actions."""
+        ...
+
+    def sample_tasks(self, rng: np.random.Generator, n: int) -> Sequence[Task]:
+        """Draw n training tasks."""
+        ...
+
+    def make_batch(self, num_envs: int) -> BatchEnv:
+        """Simulations that are stepped together."""
+        ...
+
+
+class Sampled(NamedTuple):
+    """A meta-batch, the seconds it took (mean over workers), and how many workers were lost."""
+
+    batch: MetaBatch
+    timing: Timing
+    workers_replaced: int = 0
+
+
+class Sampler(Protocol):
+    """Adapts to tasks, wherever that runs."""
+
+    def sample(self, theta: Params, phi: Params, tasks: Sequence[Task], iteration: int) -> Sampled:
+        """The meta-batch of the adaptations from theta_0 to every task.
+
+        Its bits depend on the arguments and the run's seed alone.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Agent:
+    """What adapts, and how it learns: a policy without parameters, and three configurations."""
+
+    policy: Policy
+    adaptation: AdaptationConfig
+    learner: LearnerConfig
+
+    def objective(self) -> MetaObjective:
+        """All that decides the meta-gradient besides parameters and data."""
+        loss = self.learner.loss
+        return MetaObjective(
+            self.learner.objective,
+            self.learner.init,
+            self.adaptation.step_sizes(self.policy),
+            InnerLoss(self.policy),
+            OuterLoss(self.policy, loss.clip if isinstance(loss, Ppo) else None),
+            trust_region=isinstance(self.learner.outer, Trpo),
+        )
+
+    def init(self, seed: int) -> LearnerState:
+        """The state before the first iteration of a run with this seed."""
+        return Learner(self.learner).init(*self.policy.init(generator(seed, "init")))
+
+    def gather(self, parts: Sequence[Trajectory], threads: int, device: str) -> InMemory:
+        """The meta-batch of trajectories that lie in this process, computed on a device."""
+        trajectory = to_device(concatenate(parts), device)
+        chunk = CHUNK if self.policy.config.memory is None else LONG_CHUNK
+        return InMemory(trajectory, self.objective(), threads, chunk)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run apart from how it is carried out: its tasks, its agent and its seed."""
+
+    family: Family
+    agent: Agent
+    tasks: int  # of a meta-batch
+    seed: int
+
+
+class Iteration(NamedTuple):
+    """What one meta-iteration leaves behind."""
+
+    state: LearnerState
+    metrics: Metrics
+    diverged: tuple[int, ...]
+
+
+def iterate(experiment: Experiment, sampler: Sampler, state: LearnerState) -> Iteration:
+    """One meta-iteration: tasks, sample, update, metrics.
+
+    Args:
+        experiment: what is learned.
+        sampler: where adaptations run.
+        state: where the learner stands.
+
+    Returns:
+        The next state; the metrics of this iteration, see :func:`metrics_of`; and the positions of
+        the tasks that diverged and were left out.
+    """
+    began = time.perf_counter()
+    iteration, seed = state.iteration + 1, experiment.seed
+
+    # Tasks: as many as a meta-batch has.
+    rng = generator(seed, "tasks", iteration=iteration)
+    tasks = experiment.family.sample_tasks(rng, experiment.tasks)
+
+    # Sample: adapt to each of them from theta_0, phi frozen.
+    sampled = sampler.sample(state.theta, state.phi, tasks, iteration)
+    drawn = time.perf_counter()
+
+    # Update: phi and theta_0 from the states along the adaptation trajectories.
+    rng = generator(seed, "minibatch", iteration=iteration)
+    state, report = Learner(experiment.agent.learner).update(state, sampled.batch, rng)
+    ended = time.perf_counter()
+
+    # Metrics.
+    episodes = sampled.batch.returns.numel() * experiment.agent.adaptation.episodes
+    steps = episodes * experiment.family.horizon
+    metrics = metrics_of(sampled, report, steps, drawn - began, ended - drawn)
+    return Iteration(state, {"iteration": iteration, **metrics}, report.diverged)
+
+
+def metrics_of(
+    sampled: Sampled, report: Report, steps: int, sampling: float, update: float
+) -> dict[str, float]:
+    """The metrics of one iteration.
+
+    ``env_steps`` (horizons of all episodes, also of those that end early), ``wall_s``,
+    ``workers_replaced``; ``return_step_k`` (mean over finite tasks, NaN if there is none);
+    ``meta_loss`` (of Leap and Reptile without warps, their own objective), ``kl``, ``grad_norm``,
+    ``meta_steps``, ``kl_coefficient``, ``step_scale``; ``diverged_tasks``, ``steps_per_s``; the
+    seconds ``time.physics``, ``time.policy``, ``time.inner`` (means over workers),
+    ``time.transfer`` (messages, and waiting for the slowest worker), ``time.meta_update``; and
+    ``physics_fraction``, the first of these over their sum.
+    """
+    whole = sampling + update
+    finite = sampled.batch.returns[sampled.batch.finite].double().mean(0)
+    spent = asdict(sampled.timing)
+    seconds = {**spent, "transfer": sampling - sum(spent.values()), "meta_update": update}
+    return {
+        "env_steps": steps,
+        "wall_s": whole,
+        "workers_replaced": sampled.workers_replaced,
+        **{f"return_step_{k}": value for k, value in enumerate(finite.tolist())},
+        **report.metrics,
+        "diverged_tasks": len(report.diverged),
+        "steps_per_s": steps / whole,
+        "physics_fraction": spent["physics"] / whole,
+        **{f"time.{name}": value for name, value in seconds.items()},
+    }
+
+
+class InProcess:
+    """A sampler of this process: the meta-batch in as many shards as there are threads."""
+
+    def __init__(self, experiment: Experiment, threads: int = 1, device: str = "cpu") -> None:
+        """Simulate and act on the processor, ``threads`` shards at a time; learn on ``device``."""
+        self._experiment, self._threads, self._device = experiment, threads, device
+        self._batches: dict[tuple[int, int], BatchEnv] = {}
+
+    def sample(self, theta: Params, phi: Params, tasks: Sequence[Task], iteration: int) -> Sampled:
+        """See :class:`Sampler`."""
+        shards = shards_of(tasks, min(self._threads, len(tasks)), self._experiment.seed, iteration)
+        theta, phi = ({n: x.cpu() for n, x in group.items()} for group in (theta, phi))
+
+        def work(number: int) -> tuple[Trajectory, Timing]:
+            agent, shard = self._experiment.agent, shards[number]
+            batch = self._simulations(number, len(shard.tasks) * agent.adaptation.episodes)
+            return adapt(batch, agent.policy, theta, phi, shard, agent.adaptation)
+
+        # Each thread computes on its own; torch's threads would only wait for one another.
+        with ThreadPoolExecutor(len(shards), initializer=lambda: torch.set_num_threads(1)) as pool:
+            found = list(pool.map(work, range(len(shards))))
+        parts = [trajectory for trajectory, _ in found]
+        batch = self._experiment.agent.gather(parts, self._threads, self._device)
+        return Sampled(batch, mean_timing(timing for _, timing in found))
+
+    def _simulations(self, number: int, size: int) -> BatchEnv:
+        """The simulations of one thread, which are kept for the next iteration."""
+        if (number, size) not in self._batches:
+            self._batches[number, size] = self._experiment.family.make_batch(size)
+        return self._batches[number, size]
+
+
+def shards_of(tasks: Sequence[Task], number: int, seed: int, iteration: int) -> list[Shard]:
+    """A meta-batch in ``number`` parts of nearly equal size."""
+    return [
+        Shard([tasks[i] for i in part], part.tolist(), seed, iteration)
+        for part in np.array_split(np.arange(len(tasks)), number)
+    ]
+
+
+def mean_timing(timings: Iterable[Timing]) -> Timing:
+    """The mean over workers."""
+    every = list(timings)
+    return sum(every, Timing()) / len(every)

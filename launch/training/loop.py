@@ -1,0 +1,114 @@
+"""The run as a loop over meta-iterations: which sampler it has, and what a checkpoint of it holds.
+
+In this process without Ray, or with workers on Ray; the results have the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from warprl import checkpoint
+from warprl.agents.meta import Agent, Experiment, InProcess, Sampler, iterate
+from warprl.agents.policy import Policy
+from warprl.envs import make_family
+from warprl.launch.machine import available_cores, keep_freed_memory
+from warprl.launch.runs.config import RunConfig
+from warprl.learner import LearnerState
+from warprl.types import Params
+
+COUNTERS = ("env_steps", "wall_s", "workers_replaced")  # metrics that add up over a run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come: what has been learned, and the counters of the whole run."""
+
+    learner: LearnerState
+    counters: Mapping[str, float]
+
+    @classmethod
+    def begin(cls, experiment: Experiment, theta: Params | None = None) -> Progress:
+        """Before the first iteration, from random parameters or from a theta_0 from elsewhere."""
+        state = experiment.agent.init(experiment.seed)
+        if theta is not None:
+            state = replace(state, theta=theta)
+        return cls(state, dict.fromkeys(COUNTERS, 0))
+
+    @classmethod
+    def load(cls, saved: checkpoint.Checkpoint) -> Progress:
+        """As it was saved."""
+        document = saved.document
+        state = LearnerState.from_tensors(saved.tensors, document["learner"])
+        return cls(state, dict(document["counters"]))
+
+    def save(self, folder: Path, config: RunConfig) -> None:
+        """Write ``folder/<iteration>``; see :mod:`warprl.checkpoint`."""
+        document = {
+            "family": config.family,
+            "policy": json.loads(json.dumps(asdict(config.policy))),
+            "learner": self.learner.to_scalars(),
+            "counters": dict(self.counters),
+        }
+        checkpoint.save(
+            folder, self.learner.iteration, self.learner.to_tensors(), document, config.output.keep
+        )
+
+
+def experiment_of(config: RunConfig) -> Experiment:
+    """What a configuration trains, apart from how it is carried out."""
+    family = make_family(config.family)
+    policy = Policy.for_spaces(family.spaces, config.policy)
+    agent = Agent(policy, config.adaptation, config.learner)
+    return Experiment(family, agent, config.tasks, config.seed)
+
+
+@contextmanager
+def sampling(config: RunConfig, experiment: Experiment) -> Iterator[Sampler]:
+    """The sampler of a run, with its workers up if it has any. Ray starts only where it has."""
+    keep_freed_memory()
+    compute = config.compute
+    if not compute.workers:
+        yield InProcess(experiment, available_cores(), compute.device)
+        return
+
+    from warprl.launch.training.workers import RaySampler
+
+    sampler = RaySampler(
+        experiment, config.family, compute.workers, compute.worker_timeout_s, compute.device
+    )
+    try:
+        yield sampler
+    finally:
+        sampler.stop()
+
+
+def iterations(
+    experiment: Experiment, sampler: Sampler, progress: Progress, device: str = "cpu"
+) -> Iterator[tuple[Progress, dict[str, Any]]]:
+    """Iteration after iteration, without end: the progress behind each, and its metrics.
+
+    Args:
+        experiment: what is learned.
+        sampler: where adaptations run.
+        progress: where to go on from.
+        device: where the learner computes.
+
+    Yields:
+        The progress on the processor, and the metrics of the iteration, in which the counters are
+        those of the whole run.
+    """
+    state, counters = progress.learner.to_device(device), dict(progress.counters)
+    while True:
+        state, metrics, diverged = iterate(experiment, sampler, state)
+        if diverged:
+            log.warning("iteration %d: diverged tasks left out: %s", state.iteration, diverged)
+        counters = {name: counters[name] + metrics[name] for name in COUNTERS}
+        yield Progress(state.to_device("cpu"), counters), {**metrics, **counters}

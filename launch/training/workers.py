@@ -1,0 +1,265 @@
+"""Ray workers that adapt a shard of the meta-batch, and what survives their loss.
+
+One request a worker and meta-iteration: tasks and parameters go in, the adaptation trajectories
+come out. A worker keeps nothing between requests but compiled physics, so a request may be repeated
+on any worker with the same bits as a result.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from ray.exceptions import RayError, RayTaskError
+
+from warprl import params as P
+from warprl.agents.inner import Shard, adapt
+from warprl.agents.meta import Agent, Experiment, Sampled, mean_timing, shards_of
+from warprl.agents.rollout import Timing
+from warprl.envs import UnknownFamily, make_family
+from warprl.launch.errors import RunFailedError, UserError
+from warprl.launch.machine import available_cores, keep_freed_memory
+from warprl.types import Batch, BatchEnv, Params, Task, Trajectory
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+ATTEMPTS = 4  # a shard whose worker is lost so often is itself the likely cause
+
+log = logging.getLogger(__name__)
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Answer(NamedTuple):
+    """The trajectories of a shard on the wire, and the seconds they took."""
+
+    arrays: Arrays
+    timing: Timing
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The trajectories, as views of the arrays."""
+        named = to_tensors(self.arrays)
+        return Trajectory(
+            task=named["task"],
+            theta=P.subtree("theta", named),
+            data=Batch(**P.subtree("data", named)),
+            returns=named["returns"],
+            finite=named["finite"],
+        )
+
+
+class Worker:
+    """Adapts an agent to the tasks of one family, on one thread; an actor of Ray."""
+
+    def __init__(self, family: str, agent: Agent) -> None:
+        """``family`` is a name, for a family's physics does not travel."""
+        torch.set_num_threads(1)
+        keep_freed_memory()
+        self._family, self._agent = make_family(family), agent
+        self._batch: BatchEnv | None = None
+
+    def sample(self, parameters: Arrays, shard: Shard) -> Answer:
+        """Adapt to the tasks of a shard, from ``theta.*`` and ``phi.*`` of ``parameters``."""
+        named, agent = to_tensors(parameters), self._agent
+        env = self._simulations(len(shard.tasks) * agent.adaptation.episodes)
+        theta, phi = (P.subtree(group, named) for group in ("theta", "phi"))
+        trajectory, timing = adapt(env, agent.policy, theta, phi, shard, agent.adaptation)
+        return Answer(_pack(trajectory), timing)
+
+    def _simulations(self, number: int) -> BatchEnv:
+        if self._batch is None or self._batch.num_envs != number:
+            self._batch = self._family.make_batch(number)
+        return self._batch
+
+
+class RaySampler:
+    """A sampler on Ray: one worker a core, here or on any node of a cluster.
+
+    A worker that is lost, or that gives no answer for ``timeout_s`` seconds, is replaced, and its
+    shard computed again.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        family: str,
+        workers: int,
+        timeout_s: float,
+        device: str = "cpu",
+    ) -> None:
+        """Start the workers. Raises UserError if they do not find the family."""
+        connect(workers)
+        _require_on_workers(family)
+        self._experiment, self._timeout_s, self._device = experiment, timeout_s, device
+        remote: Any = ray.remote(num_cpus=1, max_restarts=-1)(Worker)
+        self.actors = [remote.remote(family, experiment.agent) for _ in range(workers)]
+        ray.get([actor.__ray_ready__.remote() for actor in self.actors])
+
+    def sample(self, theta: Params, phi: Params, tasks: Sequence[Task], iteration: int) -> Sampled:
+        """See :class:`warprl.agents.meta.Sampler`."""
+        parameters = P.prefix("theta", theta) | P.prefix("phi", phi)
+        shards = shards_of(tasks, len(self.actors), self._experiment.seed, iteration)
+        answers, lost = collect_shards(self.actors, parameters, shards, self._timeout_s)
+        if lost:
+            log.warning("iteration %d: workers lost and replaced: %d", iteration, lost)
+        batch = self._experiment.agent.gather(
+            [answer.trajectory for answer in answers], available_cores(), self._device
+        )
+        return Sampled(batch, mean_timing(answer.timing for answer in answers), lost)
+
+    def stop(self) -> None:
+        """End the workers."""
+        for actor in self.actors:
+            ray.kill(actor)
+
+
+def collect_shards(
+    actors: Sequence[ActorHandle[Worker]],
+    parameters: Params,
+    shards: Sequence[Shard],
+    timeout_s: float,
+) -> tuple[list[Answer], int]:
+    """Have each shard adapted to by the worker of the same position.
+
+    A worker that dies is restarted by Ray, and its shard is given to it again; one that has not
+    answered after ``timeout_s`` seconds is killed, and then the same.
+
+    Returns:
+        The answers in the order of the shards, and how many workers were replaced.
+
+    Raises:
+        RayTaskError: at once what a worker raised, with its traceback.
+        RayError: after ATTEMPTS losses on one shard, the last of them.
+        RunFailedError: the same, if that worker hung.
+    """
+    parameters_ref = ray.put(to_arrays(parameters))
+    deadlines = [0.0] * len(shards)
+
+    def ask(n: int) -> Any:
+        deadlines[n] = time.monotonic() + timeout_s
+        return actors[n].sample.remote(parameters_ref, shards[n])
+
+    waiting = {ask(n): n for n in range(len(shards))}
+    answers: dict[int, Answer] = {}
+    losses = [0] * len(shards)
+    hung: set[int] = set()
+    while waiting:
+        # Wait for the next answer, or for the time at which a worker is taken for hung.
+        n = min(waiting.values(), key=deadlines.__getitem__)
+        ready, _ = ray.wait(list(waiting), timeout=max(deadlines[n] - time.monotonic(), 0.0))
+        if not ready:
+            log.warning("a worker that gave no answer for %g s is replaced", timeout_s)
+            ray.kill(actors[n], no_restart=False)  # from here on it is one that died
+            hung.add(n)
+            deadlines[n] += timeout_s
+            continue
+
+        # An answer, or the loss of a worker.
+        n = waiting.pop(ready[0])
+        try:
+            answers[n] = ray.get(ready[0])
+        except RayTaskError:
+            raise
+        except RayError as error:
+            losses[n] += 1
+            if losses[n] == ATTEMPTS:
+                if n in hung:
+                    raise RunFailedError(
+                        f"a worker gave no answer for {timeout_s:g} s, {ATTEMPTS} times in a row: "
+                        "if its tasks take so long, set a larger compute.worker_timeout_s"
+                    ) from error
+                raise
+            hung.discard(n)
+            _await_restart(actors[n])
+            waiting[ask(n)] = n
+    return [answers[n] for n in range(len(shards))], sum(losses)
+
+
+def connect(workers: int) -> None:
+    """Start Ray on this machine, unless it runs in this process or RAY_ADDRESS names a cluster.
+
+    There may be more workers than cores.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's native log otherwise reaches the terminal; errors that matter are Python's exceptions.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with _muted():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**quiet)
+        else:
+            cpus = max(available_cores(), workers)
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Drop what native code says on stderr while Ray starts, unless it ends in an exception."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _require_on_workers(family: str) -> None:
+    """Raise UserError if a Ray worker does not find the module of a user's own family."""
+    if ":" not in family:
+        return
+
+    @ray.remote(num_cpus=0)
+    def find() -> None:  # in here, so that it travels whole
+        make_family(family)
+
+    try:
+        ray.get(find.remote())
+    except UnknownFamily as error:
+        reason = getattr(error, "cause", error)  # Ray's error holds a traceback beside it
+        raise UserError(f"a Ray worker finds {reason}") from error
+
+
+def _await_restart(actor: Any) -> None:
+    # Without retries a call to an actor that is just restarting fails; this one is queued.
+    ray.get(actor.__ray_ready__.options(max_task_retries=-1).remote())
+
+
+def to_arrays(params: Params) -> Arrays:
+    """The same values as arrays, which Ray moves without copying."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in params.items()}
+
+
+def to_tensors(arrays: Arrays) -> Params:
+    """Views of arrays, to be read only: those out of the object store cannot be written."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
+
+
+def _pack(trajectory: Trajectory) -> Arrays:
+    named = {name: getattr(trajectory, name) for name in ("task", "returns", "finite")}
+    named |= P.prefix("theta", trajectory.theta) | P.prefix("data", trajectory.data._asdict())
+    return to_arrays(named)
