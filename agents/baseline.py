@@ -14,7 +14,14 @@ RIDGE = 1e-5
 
 
 def features(obs: Tensor) -> Tensor:
-    """Features ``[..., H, 2 O + 4]`` of observations ``[..., H, O]``, in float64."""
+    """The features of a linear value function, in float64.
+
+    Args:
+        obs: observations ``[..., H, O]``, in the order of time.
+
+    Returns:
+        ``[..., H, 2 O + 4]``.
+    """
     clipped = obs.double().clamp(-OBS_CLIP, OBS_CLIP)
     t = torch.arange(obs.shape[-2], dtype=torch.float64, device=obs.device) / TIME_SCALE
     time = torch.stack([t, t**2, t**3, torch.ones_like(t)], -1)
@@ -22,10 +29,17 @@ def features(obs: Tensor) -> Tensor:
 
 
 def fit_predict(obs: Tensor, returns: Tensor, valid: Tensor) -> Tensor:
-    """Values ``[E, H]`` (float64) of one task: ridge regression of its returns on the features.
+    """Values of one task: a ridge regression of its returns on the features.
 
-    obs ``[E, H, O]``, returns and valid ``[E, H]``. Invalid steps do not enter the fit.
-    Solved in float64 with ridge 1e-5, so that a singular design is no special case.
+    It is solved in float64 with ridge 1e-5, so that a singular design is no special case.
+
+    Args:
+        obs: ``[E, H, O]``.
+        returns: ``[E, H]``.
+        valid: ``[E, H]``; steps where it is zero do not enter the fit.
+
+    Returns:
+        The values ``[E, H]``, float64.
     """
     x = features(obs).flatten(0, 1)
     weighted = (x * valid.double().reshape(-1, 1)).T

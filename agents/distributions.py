@@ -38,15 +38,27 @@ class ActionDistribution(Protocol):
         ...
 
     def init(self, log_std: float) -> Params:
-        """Its own parameters at first, unstacked; ``log_std`` is for those that have one."""
+        """Its own parameters before training, unstacked.
+
+        Args:
+            log_std: the logarithm of the standard deviation, for those that have one.
+        """
         ...
 
     def noise(self, rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
-        """What makes an action random, ``[*shape, A]``; drawn before any output is known."""
+        """The noise that makes an action random.
+
+        Args:
+            rng: draws it.
+            *shape: of everything but the action.
+
+        Returns:
+            ``[*shape, A]``; it does not depend on any output of the network.
+        """
         ...
 
     def sample(self, outputs: Tensor, theta: Params, noise: Tensor) -> Tensor:
-        """Actions, exactly distributed."""
+        """Actions ``[T, N, A]`` of outputs and noise, distributed as this distribution says."""
         ...
 
     def log_prob_of_sample(self, outputs: Tensor, theta: Params, noise: Tensor) -> Tensor:

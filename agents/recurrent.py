@@ -1,12 +1,12 @@
 """Memory cells of recurrent policies, and the warp of Warp-RNN. Pure functions.
 
-A cell stands in the place of a policy's first hidden layer. What a policy with memory sees, ``seen
-[..., I + 2]``, is the input of the cell in the first I numbers and two flags behind them:
+A cell stands in the place of a policy's first hidden layer. The input of a policy with memory,
+``[..., I + 2]``, is that of the cell in the first I numbers, and two flags behind them:
 
 * ``alive``: 0 where the episode is over and its batch goes on; the memory is then held;
 * ``start``: 1 at the first step of a sequence, where the memory begins at zero.
 
-So stored observations say by themselves how the network ran over them, and a loss runs it again.
+So stored inputs say by themselves how the network ran over them, and a loss can run it again.
 Parameters of cells are stacked ``[S, ...]``; those of the warp, in phi, are not.
 """
 
@@ -25,17 +25,24 @@ from warprl.types import Params
 
 MemoryKind = Literal["gru", "rnn"]
 State: TypeAlias = "tuple[Tensor, ...]"
-"""A memory: tensors ``[S, E, width]``, the first of which is what the layers above see."""
+"""A memory: tensors ``[S, E, width]``, the first of which is the input of the layers above."""
 
 PARAMETERS = ("weight_in", "weight_hidden", "bias")  # of a cell
 FLAGS = 2  # alive and start, behind the input of the cell
 
 
 def init_cell(kind: MemoryKind, inputs: int, width: int, rng: np.random.Generator) -> Params:
-    """An unstacked cell: Glorot-uniform from the input, orthogonal in the memory, no bias.
+    """The parameters of a cell: Glorot-uniform from the input, orthogonal in the memory, no bias.
 
-    ``weight_in [I, G W]``, ``weight_hidden [W, G W]`` and ``bias [G W]`` of G blocks side by side:
-    one for ``rnn``; update gate, reset gate and candidate for ``gru``.
+    Args:
+        kind: ``rnn`` has one block; ``gru`` has three: update gate, reset gate and candidate.
+        inputs: I, how many numbers the cell reads.
+        width: W, how many it remembers.
+        rng: draws the weights.
+
+    Returns:
+        ``weight_in [I, G W]``, ``weight_hidden [W, G W]`` and ``bias [G W]`` of G blocks side by
+        side.
     """
     blocks = {"rnn": 1, "gru": 3}[kind]
     return {
@@ -46,11 +53,19 @@ def init_cell(kind: MemoryKind, inputs: int, width: int, rng: np.random.Generato
 
 
 def init_recurrent_warp(inputs: int, width: int, rng: np.random.Generator) -> Params:
-    """The warp of an ``rnn`` cell, at the identity: an LSTM and the layer that makes its gates.
+    """The warp of an ``rnn`` cell, at the identity: an LSTM and the layer that makes the gates.
 
-    The LSTM is as wide as the cell and initialised like it, but that it remembers at first: its
-    forget gate has bias 1 (Jozefowicz et al., ICML 2015). Its blocks are input gate, forget gate,
-    output gate and candidate.
+    The LSTM is as wide as the cell and initialised like it, except for its forget gate, whose bias
+    is 1, so that it remembers at first (Jozefowicz et al., ICML 2015). Its blocks are input gate,
+    forget gate, output gate and candidate.
+
+    Args:
+        inputs: I, how many numbers the cell reads.
+        width: W, how many it remembers.
+        rng: draws the weights.
+
+    Returns:
+        The LSTM's weights, and ``gate_weight`` and ``gate_bias``, which are zero.
     """
     one, zero = torch.ones(width), torch.zeros(width)
     gates = inputs + 4 * width
@@ -64,9 +79,12 @@ def init_recurrent_warp(inputs: int, width: int, rng: np.random.Generator) -> Pa
 
 
 def begin(cell: Params, warp: Params, sequences: int) -> State:
-    """The memory ahead of the first step of ``sequences`` sequences of each of S tasks.
+    """The memory ahead of the first step, which is zero, for the LSTM of a warp too.
 
-    It is zero, for the LSTM of a warp too. An empty ``warp`` is none.
+    Args:
+        cell: stacked ``[S, ...]``.
+        warp: unstacked; empty if there is none.
+        sequences: E, how many sequences each of S tasks has.
     """
     weight = cell["weight_hidden"]
     tensors = 3 if warp else 1
@@ -74,12 +92,19 @@ def begin(cell: Params, warp: Params, sequences: int) -> State:
 
 
 def advance(kind: MemoryKind, cell: Params, warp: Params, seen: Tensor, state: State) -> State:
-    """The memory after one more step at ``seen [S, E, I + 2]``, which is no start.
+    """The memory after one more step, which does not begin a sequence.
 
     Warped (Warp-RNN, Flennerhag et al., 2020, section 4.3), an ``rnn`` has its input, its previous
     memory, the projections of both and its bias multiplied by gates of their own:
     ``h' = tanh(g_i (g_x x) W_in + g_p (g_h h) W_hidden + g_b b)`` with ``g = 1 + tanh(m W + b)``
-    of the output m of the LSTM, which reads x and h. The identity at first: W and b are zero.
+    of the output m of the LSTM, which reads x and h. At first it is the identity: W and b are zero.
+
+    Args:
+        kind: of the cell.
+        cell: stacked ``[S, ...]``.
+        warp: unstacked; empty if there is none.
+        seen: the input of the step, ``[S, E, I + 2]``.
+        state: the memory before it.
     """
     x, alive = seen[..., :-FLAGS], seen[..., -FLAGS, None]
     stacked = P.broadcast(warp, len(seen))
@@ -87,16 +112,27 @@ def advance(kind: MemoryKind, cell: Params, warp: Params, seen: Tensor, state: S
 
 
 def run(kind: MemoryKind, cell: Params, warp: Params, seen: Tensor) -> Tensor:
-    """What the layers above a cell see along whole sequences: ``[S, N, I + 2]`` to ``[S, N, W]``.
+    """The output of a cell along whole sequences, from the first step to the last.
 
-    The N steps are sequences of equal length, one behind the other.
+    Args:
+        kind: of the cell.
+        cell: stacked ``[S, ...]``.
+        warp: unstacked; empty if there is none.
+        seen: inputs ``[S, N, I + 2]``; the N steps are sequences of equal length, one behind the
+            other.
+
+    Returns:
+        ``[S, N, W]``, the input of the layers above.
     """
+    # Everything that does not depend on the memory, for all steps at once.
     sequences = int(seen[0, :, -1].sum())
     x = _project(kind, cell, seen[..., :-FLAGS])
     steps = _steps_first(x, sequences).unbind()
     alive = _steps_first(seen[..., -FLAGS, None], sequences)
     whole = alive.flatten(1).all(1).tolist()
     stacked = P.broadcast(warp, len(seen))
+
+    # Step by step.
     state = begin(cell, warp, sequences)
     outputs = []
     for t, inputs in enumerate(steps):

@@ -11,15 +11,36 @@ from torch import Tensor
 
 
 def discounted_returns(reward: Tensor, valid: Tensor, gamma: float) -> Tensor:
-    """``G_t = r_t + gamma G_{t+1}``, zero at invalid steps. reward, valid, result: ``[..., H]``."""
+    """Discounted returns ``G_t = r_t + gamma G_{t+1}``.
+
+    Args:
+        reward: ``[..., H]``.
+        valid: ``[..., H]``, 1.0 for real steps and 0.0 for padding.
+        gamma: the discount of one step.
+
+    Returns:
+        ``[..., H]``; zero at padding.
+    """
     return _discounted_sum(reward * valid, gamma)
 
 
 def gae(reward: Tensor, value: Tensor, valid: Tensor, gamma: float, lam: float) -> Tensor:
-    """Generalised advantage estimates (Schulman et al., ICLR 2016, eq. 16), zero at invalid steps.
+    """Generalised advantage estimates.
 
     ``A_t = sum_l (gamma lam)^l delta_{t+l}`` with ``delta_t = r_t + gamma V_{t+1} - V_t``.
-    All arguments are ``[..., H]``.
+
+    Source: Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage
+    Estimation", ICLR 2016, eq. 16.
+
+    Args:
+        reward: ``[..., H]``.
+        value: ``[..., H]``, V at every step; behind the last real one it is zero.
+        valid: ``[..., H]``, 1.0 for real steps and 0.0 for padding.
+        gamma: the discount of one step.
+        lam: 0 trusts the values, 1 the rewards.
+
+    Returns:
+        ``[..., H]``; zero at padding.
     """
     value = value * valid
     following = torch.cat([value[..., 1:], torch.zeros_like(value[..., :1])], -1)
@@ -28,7 +49,16 @@ def gae(reward: Tensor, value: Tensor, valid: Tensor, gamma: float, lam: float) 
 
 
 def normalise(advantage: Tensor, valid: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """Zero mean and unit standard deviation over the valid steps of the axes ``[..., E, H]``."""
+    """Advantages of zero mean and unit standard deviation over the valid steps of a task.
+
+    Args:
+        advantage: ``[..., E, H]``.
+        valid: ``[..., E, H]``, 1.0 for real steps and 0.0 for padding.
+        epsilon: added to the standard deviation.
+
+    Returns:
+        ``[..., E, H]``; zero at padding.
+    """
     dims = (-2, -1)
     count = valid.sum(dims, keepdim=True).clamp_min(1.0)
     centred = (advantage - (advantage * valid).sum(dims, keepdim=True) / count) * valid

@@ -160,9 +160,14 @@ def look_ahead(
     return Ahead(ahead, meta.meta_loss(ahead, phi, state.query, kl_coefficient))
 
 
-def moved_along(point: Params, begun: Params, start: Params) -> Params:
-    """A point reached from ``begun``, moved as far as the initialisation has since, to ``start``.
+def moved_along(point: Params, origin: Params, start: Params) -> Params:
+    """A point that was reached from ``origin``, moved as far as the initialisation has since.
 
     This is the first-order kinds' approximation ``d theta_k / d theta_0 = 1``.
+
+    Args:
+        point: reached by inner steps, ``[S, ...]``.
+        origin: the theta_0 that they began at, ``[S, ...]``.
+        start: theta_0 now, ``[...]`` or ``[S, ...]``.
     """
-    return {name: tensor + (start[name] - begun[name]) for name, tensor in point.items()}
+    return {name: tensor + (start[name] - origin[name]) for name, tensor in point.items()}

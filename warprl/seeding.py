@@ -26,9 +26,20 @@ _PURPOSES: dict[Purpose, int] = {
 def generator(
     seed: int, purpose: Purpose, *, iteration: int = 0, task: int = 0, k: int = 0
 ) -> np.random.Generator:
-    """The generator at one leaf of the tree; equal keys, equal streams; others are independent.
+    """The generator of one key: equal keys give equal streams, others independent ones.
 
-    Raises ValueError if a key is negative.
+    Args:
+        seed: of the run.
+        purpose: what is drawn.
+        iteration: of the meta-training; 0 outside of it.
+        task: position in the meta-batch.
+        k: inner steps taken so far.
+
+    Returns:
+        A counter-based generator (Philox).
+
+    Raises:
+        ValueError: if a key is negative.
     """
     key = (seed, iteration, task, k, _PURPOSES[purpose])
     if min(key) < 0:

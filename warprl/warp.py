@@ -23,7 +23,16 @@ WARP_KINDS: tuple[WarpKind, ...] = get_args(WarpKind)
 
 
 def init_warp(kind: WarpKind, width: int, rng: np.random.Generator) -> Params:
-    """Parameters of one warp layer of the given width, at the identity."""
+    """The parameters of one warp layer, at which it is the identity, bit for bit.
+
+    Args:
+        kind: what the layer computes; see :func:`apply_warp`.
+        width: how many features it maps onto as many.
+        rng: draws the inner weights of a ``residual`` warp.
+
+    Returns:
+        The named parameters.
+    """
     square = (width, width)
     match kind:
         case "linear":
@@ -43,11 +52,19 @@ def init_warp(kind: WarpKind, width: int, rng: np.random.Generator) -> Params:
 
 
 def apply_warp(kind: WarpKind, params: Params, x: Tensor) -> Tensor:
-    """Warp features ``x [S, N, width]`` with shared parameters; the result has the shape of ``x``.
+    """Warp features with parameters that all tasks share.
 
     * ``linear``: ``x W + b`` (a T-Net layer, Lee & Choi, ICML 2018)
     * ``residual``: ``x + tanh(x W_in + b_in) W_out + b_out``
     * ``gate``: ``x * (1 + tanh(x W + b))``
+
+    Args:
+        kind: what the layer computes.
+        params: its parameters, unstacked.
+        x: features ``[S, N, width]`` of S tasks.
+
+    Returns:
+        ``[S, N, width]``.
     """
     match kind:
         case "linear":
@@ -64,7 +81,13 @@ def apply_warp(kind: WarpKind, params: Params, x: Tensor) -> Tensor:
 def fold_linear(params: Params, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Merge a ``linear`` warp into the affine layers above it: ``(x W + b) V + c = x V' + c'``.
 
-    weight V ``[S, width, out]`` and bias c ``[S, out]`` of S tasks; the results have their shapes.
+    Args:
+        params: the warp's, W and b.
+        weight: V of S tasks, ``[S, width, out]``.
+        bias: c of S tasks, ``[S, out]``.
+
+    Returns:
+        V' and c', of the shapes of V and c.
     """
     shared = params["weight"].expand(len(weight), -1, -1)
     row = params["bias"].expand(len(weight), 1, -1)
