@@ -7,9 +7,10 @@ import json
 import signal
 import subprocess
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from warprl.launch.runs import folders
 
 FAMILY = "half-cheetah-dir-v1"
 FULL = ("--iterations", "70", "--set", "tasks=8")
@@ -25,7 +26,7 @@ def main() -> int:
     options = parser.parse_args()
     # Ctrl-C reaches the verb as well, which saves its work and then ends the demonstration.
     signal.signal(signal.SIGINT, lambda number, frame: None)
-    run = f"demo-{datetime.now():%Y%m%d-%H%M%S}"
+    run = f"demo-{folders.stamp()}"
     size = SHORT if options.short else FULL
     minutes = "a few seconds" if options.short else "about three minutes on two cores"
     try:

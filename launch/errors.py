@@ -1,36 +1,61 @@
-"""Errors a user can mend: one line that says what, where and what would be right."""
+"""Errors that a user can correct: one line that says what, where and what would be right."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 
 class UserError(Exception):
-    """A one-line message for the user; the command line prints it and exits with ``status``."""
+    """Bad input. The command line prints the message, which is one line, and exits with status."""
 
     status = 2
 
 
 class RunFailedError(UserError):
-    """A run that was well asked for could not go on, as when the disk is full."""
+    """The input was good, but the work could not go on, for example because the disk is full."""
 
     status = 1
 
 
 class MissingGraphicsError(UserError):
-    """This machine cannot draw; the message names the packages to install."""
+    """This machine cannot draw. The message names the packages to install."""
 
     status = 3
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the most similar known one, or else all."""
+    """The end of a message about an unknown name: the most similar known name, or else all names.
+
+    >>> nearest("mamml", ["maml", "promp"])
+    "did you mean 'maml'?"
+    """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, on one line."""
+    """The message of an exception on one line, or its type if there is no message."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def os_errors(kind: type[UserError], what: str, advice: str = "") -> Iterator[None]:
+    """Turn an OSError inside the ``with`` block into ``kind``: "<what>: <reason><advice>"."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: {error.strerror or one_line(error)}{advice}") from error
+
+
+def writing(place: Path, advice: str = "") -> AbstractContextManager[None]:
+    """Turn an OSError into RunFailedError: "cannot write to <place>: <reason><advice>"."""
+    return os_errors(RunFailedError, f"cannot write to {place}", advice)
+
+
+def reading(place: Path) -> AbstractContextManager[None]:
+    """Turn an OSError into UserError: "cannot read <place>: <reason>"."""
+    return os_errors(UserError, f"cannot read {place}")

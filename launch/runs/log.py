@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from warprl.launch.errors import UserError
+from warprl.launch.errors import UserError, reading
 from warprl.launch.outcome import to_json
 
 Metrics = Mapping[str, Any]
@@ -109,10 +109,8 @@ def read(path: Path, iteration: int) -> list[Metrics]:
 
     Raises UserError if it cannot be read or a line of it is not one of ours.
     """
-    try:
+    with reading(path):
         return [metrics for _, metrics in _lines(path, iteration)] if path.exists() else []
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _lines(path: Path, iteration: int) -> list[tuple[str, Metrics]]:

@@ -14,7 +14,7 @@ from warprl.agents.inner import Shard, adapt
 from warprl.agents.policy import Policy
 from warprl.checkpoint import Checkpoint, CheckpointError
 from warprl.envs import TaskFamily, make_family
-from warprl.launch.errors import UserError
+from warprl.launch.errors import UserError, reading
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs.config import RunConfig
 from warprl.params import prefix, subtree
@@ -82,12 +82,12 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
 
     Raises UserError if there is none.
     """
+    place = folder / "checkpoints"
     try:
-        saved = checkpoints.load(folder / "checkpoints", iteration)
-    except OSError as error:
-        raise UserError(f"cannot read {folder / 'checkpoints'}: {error.strerror}") from error
+        with reading(place):
+            saved = checkpoints.load(place, iteration)
     except CheckpointError as error:
-        known = checkpoints.iterations(folder / "checkpoints")
+        known = checkpoints.iterations(place)
         hint = f"; there are checkpoints of iterations {', '.join(map(str, known))}" * bool(known)
         raise UserError(f"{error}{hint}") from error
     for path, reason in saved.skipped:

@@ -17,7 +17,7 @@ from warprl import checkpoint as checkpoints
 from warprl.adam import Adam
 from warprl.agents.inner import AdaptationConfig, GradientAdaptation, MemoryAdaptation
 from warprl.checkpoint import Checkpoint
-from warprl.launch.errors import RunFailedError, UserError
+from warprl.launch.errors import UserError, writing
 from warprl.launch.machine import available_cores
 from warprl.launch.outcome import Outcome
 from warprl.launch.runs import config as configuration
@@ -234,12 +234,5 @@ def stoppable(console: Console) -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunFailedError(
-            f"cannot write to {folder}: {error.strerror or error}; what is saved is whole: "
-            f"make room, then 'warprl resume {folder}'"
-        ) from error
+def _writing(folder: Path) -> AbstractContextManager[None]:
+    return writing(folder, f"; what is saved is whole: make room, then 'warprl resume {folder}'")
