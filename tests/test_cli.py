@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -20,7 +21,8 @@ from warprl.agents.presets import PRESETS
 from warprl.envs import family_names
 from warprl.launch import machine
 from warprl.launch.cli import main
-from warprl.launch.errors import UserError
+from warprl.launch.errors import MissingGraphicsError, RunFailedError, UserError
+from warprl.launch.outcome import Outcome
 from warprl.launch.runs import config, folders, stored
 from warprl.launch.runs.log import RunLog
 from warprl.launch.training import train
@@ -204,11 +206,13 @@ def test_the_configuration_is_shown_before_it_is_used(capsys: pytest.CaptureFixt
 
 def test_json_output_is_alone_on_stdout_whatever_else_prints() -> None:
     code = (
-        "import os, sys; from warprl.launch import cli; from warprl.launch.outcome import Outcome\n"
-        "def work():\n"
+        "import os, sys; from warprl.launch import cli, doctor\n"
+        "from warprl.launch.outcome import Outcome\n"
+        "def examine():\n"
         "    print('python'); os.write(1, b'native'); os.system('echo child')\n"
         "    return Outcome({'a': float('nan')}, '', 5)\n"
-        "sys.exit(cli._finish(work, True))"
+        "doctor.examine = examine\n"
+        "sys.exit(cli.main(['doctor', '--json']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (5, '{"a": null}\n')
@@ -235,12 +239,85 @@ def test_a_run_has_one_writer(tmp_path: Path) -> None:
         assert (tmp_path / "lock").read_text() == str(os.getpid()), "a dead writer holds nothing"
 
 
-def test_more_workers_than_cores_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_workers_than_cores_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     train.warn_about_cores(config.resolve(FAMILY, "promp", {"workers": 9999}, ["tasks=9999"]))
-    message = capsys.readouterr().err
-    assert message.startswith("warprl: warning: 9999 workers share ")
+    (message,) = caplog.messages
+    assert message.startswith("9999 workers share ")
     train.warn_about_cores(config.resolve(FAMILY, "promp", {"workers": 1}))
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == [message]
+
+
+def test_a_warning_is_one_line_on_stderr_and_only_the_command_line_prints_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warns() -> Outcome:
+        logging.getLogger("warprl.launch").warning("%d things are odd", 3)
+        return Outcome({}, "done")
+
+    monkeypatch.setattr("warprl.launch.doctor.examine", warns)
+    for _ in range(2):
+        assert main(["doctor"]) == 0
+        assert capsys.readouterr() == ("done\n", "warprl: warning: 3 things are odd\n")
+    handlers = logging.getLogger("warprl").handlers
+    assert handlers == [], "a library leaves it to the program what becomes of its warnings"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("trian", "--json"), 2),
+        (("train", "--json"), 2),
+        (("train", FAMILY, "--workers", "two", "--json"), 2),
+        (("evaluate", "--json", "gone"), 2),
+    ],
+)
+def test_with_json_an_error_is_an_object_on_stdout_beside_the_line_on_stderr(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], status: int
+) -> None:
+    assert main(arguments) == status
+    output = capsys.readouterr()
+    answer = json.loads(output.out)
+    assert output.err == f"warprl: {answer['error']}\n"
+    assert answer == {"error": answer["error"], "status": status}
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (RunFailedError("cannot write to x"), {"error": "cannot write to x", "status": 1}),
+        (MissingGraphicsError("no OpenGL"), {"error": "no OpenGL", "status": 3}),
+        (MemoryError("7 EiB"), {"error": "not enough memory: 7 EiB", "status": 1}),
+        (KeyboardInterrupt(), {"error": "interrupted", "status": 130}),
+    ],
+)
+def test_with_json_an_error_has_its_own_status(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    error: BaseException, answer: dict[str, Any],
+) -> None:  # fmt: skip
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr("warprl.launch.doctor.examine", fails)
+    assert main(["doctor", "--json"]) == answer["status"]
+    output = capsys.readouterr()
+    assert json.loads(output.out) == answer
+    assert output.err == f"warprl: {answer['error']}\n"
+
+
+def test_a_fault_of_the_program_keeps_its_traceback_and_is_an_object_with_json(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("warprl.launch.doctor.examine", fails)
+    with pytest.raises(ZeroDivisionError):
+        main(["doctor"])
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ZeroDivisionError):
+        main(["doctor", "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer == {"error": "ZeroDivisionError: division by zero", "status": 1}
 
 
 # From here on runs are really trained: in this process, which keeps one Ray for all of them.
@@ -338,7 +415,7 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(
     (tmp_path / "copy" / "checkpoints" / "3" / "state.json").write_text("{")
     assert main(["resume", "copy"]) == 0
     output = capsys.readouterr()
-    assert "warprl: checkpoint 3 is broken (" in output.err
+    assert "warprl: warning: checkpoint 3 is broken (" in output.err
     assert "iteration 2" in output.out
     assert history(tmp_path / "copy") == history(whole)
     assert learned(tmp_path / "copy") == learned(whole)
@@ -384,7 +461,8 @@ def test_a_run_whose_tasks_all_diverge_warns_and_stops_with_everything_saved(
     for run, iterations in (("two", "2"), ("lost", "9")):
         status = main(["train", FAMILY, *TINY, *large, "--iterations", iterations, "--run", run])
         output = capfd.readouterr()
-        complaints = [line for line in output.err.splitlines() if line.startswith("warprl: ")]
+        said = [line for line in output.err.splitlines() if line.startswith("warprl: ")]
+        complaints = [line for line in said if "diverged tasks left out" not in line]
         assert complaints[:2] == [
             f"warprl: warning: iteration {n} learned nothing, for every task diverged: "
             "a new run needs a lower adaptation.lr than 1e+30"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,8 @@ from warprl.seeding import generator
 from warprl.types import BatchEnv, Params, Task, Trajectory
 
 IMPORTED = "init"  # in a run folder, if the run began with parameters from elsewhere
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,7 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
         hint = f"; there are checkpoints of iterations {', '.join(map(str, known))}" * bool(known)
         raise UserError(f"{error}{hint}") from error
     for path, reason in saved.skipped:
-        print(
-            f"warprl: checkpoint {path.name} is broken ({reason}): using {saved.iteration}",
-            file=sys.stderr,
-        )
+        log.warning("checkpoint %s is broken (%s): using %d", path.name, reason, saved.iteration)
     family = saved.document["family"]
     if family != config.family:
         raise UserError(f"{saved.path} is of family {family} and this run of {config.family}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -28,6 +28,8 @@ from warprl.launch.runs.stored import Imported
 from warprl.launch.training.loop import Progress, experiment_of, iterations, sampling
 
 FRUITLESS = 3  # iterations in a row in which every task diverges end a run
+
+log = logging.getLogger(__name__)
 
 
 class Stop(Protocol):
@@ -96,10 +98,10 @@ def resume(
 
 
 def warn_about_cores(config: RunConfig) -> None:
-    """Say on stderr if there are more workers than cores: it works, and is slow."""
+    """Warn if there are more workers than cores, which works but is slow."""
     cores, workers = available_cores(), config.compute.workers
     if workers > cores:
-        print(f"warprl: warning: {workers} workers share {cores} cores", file=sys.stderr)
+        log.warning("%d workers share %d cores", workers, cores)
 
 
 def _run(
@@ -120,10 +122,10 @@ def _run(
         progress = Progress.begin(experiment, stored.initial(folder, config)[0])
     with sampling(config, experiment) as sampler:
         with _writing(folder):
-            log = RunLog(folder, console, progress.learner.iteration, total)
+            run_log = RunLog(folder, console, progress.learner.iteration, total)
         steps = iterations(experiment, sampler, progress, config.compute.device)
-        with log, (stopping or stoppable)(console) as stop:
-            metrics = _loop(steps, folder, config, total, log, stop)
+        with run_log, (stopping or stoppable)(console) as stop:
+            metrics = _loop(steps, folder, config, total, run_log, stop)
     return _outcome(folder, config, metrics, stop)
 
 
@@ -132,7 +134,7 @@ def _loop(
     folder: Path,
     config: RunConfig,
     total: int,
-    log: RunLog,
+    run_log: RunLog,
     stop: Stop,
 ) -> dict[str, Any]:
     """Iterate to ``total`` or until asked to stop; returns the metrics of the last iteration.
@@ -147,7 +149,7 @@ def _loop(
         last = iteration >= total or stop.signal is not None or fruitless == FRUITLESS
         with _writing(folder):
             # The log comes first, so that it is never behind a checkpoint.
-            log.write(metrics)
+            run_log.write(metrics)
             if last or iteration % config.output.checkpoint_every == 0:
                 progress.save(folder / "checkpoints", config)
         if fruitless == FRUITLESS:
@@ -157,10 +159,10 @@ def _loop(
                 f"with a lower {_likely_cause(config)}"
             )
         if fruitless:
-            print(
-                f"warprl: warning: iteration {iteration} learned nothing, for every task diverged: "
-                f"a new run needs a lower {_likely_cause(config)}",
-                file=sys.stderr,
+            log.warning(
+                "iteration %d learned nothing, for every task diverged: a new run needs a lower %s",
+                iteration,
+                _likely_cause(config),
             )
         if last:
             break

@@ -1,0 +1,37 @@
+"""What there is to choose from: the task families and the named agents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from warprl.agents.presets import PRESETS
+from warprl.envs import family_names, make_family
+from warprl.launch.outcome import Outcome
+from warprl.launch.runs.config import require_family
+
+META_WORLD = "and Meta-World's, an extra: ml1-<task>, ml10, ml45 (docs/metaworld.md)"
+
+
+def families() -> Outcome:
+    """All registered task families, each with one line about its tasks."""
+    summaries = {name: make_family(name).definition().tasks for name in family_names()}
+    return Outcome(summaries, f"{_aligned(summaries)}\n{META_WORLD}")
+
+
+def family(name: str) -> Outcome:
+    """The definition card of one task family. Raises UserError if there is none of this name."""
+    require_family(name)
+    definition = make_family(name).definition()
+    return Outcome(asdict(definition), definition.render())
+
+
+def agents() -> Outcome:
+    """All named agents, each with one line about how it learns."""
+    summaries = {name: preset.summary for name, preset in PRESETS.items()}
+    return Outcome(summaries, _aligned(summaries))
+
+
+def _aligned(summaries: Mapping[str, str]) -> str:
+    width = max(map(len, summaries))
+    return "\n".join(f"{name:{width}}  {line}" for name, line in summaries.items())

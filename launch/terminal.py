@@ -1,0 +1,130 @@
+"""What the command line writes: results on stdout, warnings and errors in one line on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from warprl.launch.errors import UserError, one_line
+from warprl.launch.outcome import Outcome, to_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")
+]
+# typer has its own copy of click, whose base class of usage errors it offers under no other name.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def printed(work: Callable[..., Outcome]) -> Callable[..., int]:
+    """Turn a function into one that prints its outcome, or its error, and returns the exit status.
+
+    It gains the option ``--json``, with which nothing but one JSON object reaches stdout, whatever
+    else prints while the function works.
+    """
+
+    @functools.wraps(work)
+    def run(*, json: bool, **arguments: Any) -> int:
+        try:
+            with reserved_stdout() if json else contextlib.nullcontext():
+                outcome = work(**arguments)
+        except (Exception, KeyboardInterrupt) as error:
+            return complain(error, json)
+        print(to_json(outcome.data) if json else outcome.text, flush=True)
+        return outcome.status
+
+    # typer reads the options from the signature; --json comes last in the help.
+    json = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
+    signature = inspect.signature(work, eval_str=True)
+    options = [*signature.parameters.values(), json]
+    run.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
+    return run
+
+
+def console() -> Console:
+    """Where progress is shown: on stdout, or on stderr while stdout is reserved for JSON."""
+    from rich.console import Console
+
+    return Console()
+
+
+def complain(error: BaseException, json: bool) -> int:
+    """Print an error as one line on stderr, and return the exit status.
+
+    With ``json`` it is also printed on stdout: ``{"error": …, "status": …}``. A fault of the
+    program itself is raised again, because its traceback is needed.
+    """
+    line = _line(error)
+    status = 1 if line is None else _status(error)
+    if json:
+        message = line or f"{type(error).__name__}: {one_line(error)}"
+        print(to_json({"error": message, "status": status}), flush=True)
+    if line is None:
+        raise error
+    print(f"warprl: {line}", file=sys.stderr)
+    return status
+
+
+def _line(error: BaseException) -> str | None:
+    """What to tell the user, or None for a fault of the program."""
+    if isinstance(error, UserError):
+        return one_line(error)
+    if isinstance(error, USAGE_ERROR):
+        return " ".join(getattr(error, "format_message", error.__str__)().split())
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {one_line(error)}"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else None
+
+
+def _status(error: BaseException) -> int:
+    if isinstance(error, UserError):
+        return error.status
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 2 if isinstance(error, USAGE_ERROR) else 1
+
+
+@contextlib.contextmanager
+def warnings_on_stderr() -> Iterator[None]:
+    """Print the warnings that the package logs: ``warprl: warning: …``.
+
+    Only the command line does this. To any other program the logger ``warprl`` is like every other.
+    """
+    handler = _OnStderr(logging.WARNING)
+    logger = logging.getLogger("warprl")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _OnStderr(logging.Handler):
+    """Prints on the current stderr, which a progress bar replaces while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"warprl: {record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def reserved_stdout() -> Iterator[None]:
+    """Send to stderr whatever else prints, including native libraries and child processes."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
