@@ -42,7 +42,7 @@ from warprl import checkpoint
 from warprl.launch.errors import UserError
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs.config import RunConfig
-from warprl.launch.runs.log import adaptation
+from warprl.launch.runs.metrics import adaptation
 
 REPORTED = ("point-navigation", "half-cheetah-dir-long")  # by --report, unless others are named
 POINTS = 100  # a run, in the CSV

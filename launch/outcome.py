@@ -1,4 +1,4 @@
-"""What a verb of the command line hands back."""
+"""What a verb of the command line returns, and how values read in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Outcome(NamedTuple):
-    """The same result for machines and for people, and the exit status."""
+    """A result as data for programs and as text for people, with the exit status."""
 
     data: Mapping[str, Any]
     text: str
@@ -18,7 +18,7 @@ class Outcome(NamedTuple):
 
 
 def to_json(value: Any) -> str:
-    """One line of strict JSON: numbers that are not finite become null."""
+    """One line of strict JSON, in which numbers that are not finite become null."""
     return json.dumps(_strict(value), allow_nan=False)
 
 
@@ -33,7 +33,7 @@ def _strict(value: Any) -> Any:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Plain text with the first column left- and the others right-aligned."""
+    """A plain text table: the first column is aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for row in [header, *rows]:
@@ -43,15 +43,22 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
+def duration(seconds: float) -> str:
+    """``"1:02:03"``, or ``"2:03"`` under an hour."""
+    minutes, second = divmod(math.ceil(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
+
+
 def tasks_and_repeats(summary: Mapping[str, Any]) -> str:
-    """``"40 held-out tasks"``, or ``"all 2 tasks x 10 repeats"`` where training has them, too."""
+    """``"40 held-out tasks"``, or ``"all 2 tasks x 10 repeats"`` if training has the same ones."""
     tasks, repeats = summary["tasks"], summary["repeats"]
     named = f"all {tasks} tasks" if summary["trained_on"] else f"{tasks} held-out tasks"
     return named + (f" x {repeats} repeats" if repeats > 1 else "")
 
 
 def parameters(task: Mapping[str, Any]) -> str:
-    """A task's numbers on one line, of a list their mean: ``"direction=-1 body_mass~1.46"``."""
+    """A task's numbers on one line; a list is shown by its mean: ``"direction=-1 mass~1.46"``."""
 
     def show(key: str, value: Any) -> str:
         if isinstance(value, list | tuple):

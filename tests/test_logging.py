@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 
 from warprl.launch.errors import UserError
-from warprl.launch.runs.log import RunLog, duration, read
+from warprl.launch.runs.log import RunLog
+from warprl.launch.runs.metrics import Metrics, read
+from warprl.launch.runs.writers import WRITERS, JsonLines
 
 
 def metrics(iteration: int, **more: Any) -> dict[str, Any]:
@@ -108,6 +113,101 @@ def test_tensorboard_has_the_same_numbers(tmp_path: Path) -> None:
     assert "time/physics" in board.Tags()["scalars"]
 
 
+def test_tensorboard_of_a_resumed_run_has_each_iteration_once(tmp_path: Path) -> None:
+    write(tmp_path, plain(), 1, 5)
+    write(tmp_path, plain(), 4, 6)
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("return_step_0")] == [1, 2, 3, 4, 5, 6]
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond ``size`` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_tensorboard_notices_a_full_disk_at_once(tmp_path: Path) -> None:
+    """Otherwise the run would go on without a copy and without a word."""
+    board = WRITERS["tensorboard"](tmp_path, 0)
+    board.write(metrics(1))
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    with full_disk(events.stat().st_size):
+        with pytest.raises(OSError, match="File too large"):
+            board.write(metrics(2))
+    board.close()
+
+
+def test_a_disk_without_room_for_the_metrics_ends_the_run(tmp_path: Path) -> None:
+    with RunLog(tmp_path, plain(), 0, 3, writers=()) as log:
+        log.write(metrics(1))
+        with full_disk((tmp_path / "metrics.jsonl").stat().st_size):
+            with pytest.raises(OSError):
+                log.write(metrics(2))
+
+
+class Elsewhere(JsonLines):
+    """A writer that somebody adds: the same lines in another folder."""
+
+    def __init__(self, folder: Path, iteration: int) -> None:
+        (folder / "elsewhere").mkdir()
+        super().__init__(folder / "elsewhere", iteration)
+
+
+class Unreachable:
+    """A writer of a service that does not answer at one moment of a run."""
+
+    moment = "open"
+
+    def __init__(self, folder: Path, iteration: int) -> None:
+        self._fails("open")
+
+    def write(self, metrics: Metrics) -> None:
+        self._fails("write")
+
+    def close(self) -> None:
+        self._fails("close")
+
+    def _fails(self, moment: str) -> None:
+        if moment == self.moment:
+            raise ConnectionError("no answer")
+
+
+def test_a_writer_is_added_by_one_entry_and_chosen_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(WRITERS, "elsewhere", Elsewhere)
+    with RunLog(tmp_path, plain(), 0, 2, writers=("elsewhere",)) as log:
+        log.write(metrics(1))
+    assert lines(tmp_path / "elsewhere") == lines(tmp_path) == [metrics(1)]
+    assert not (tmp_path / "tensorboard").exists()
+
+
+@pytest.mark.parametrize("moment", ["open", "write", "close"])
+def test_a_writer_that_fails_is_given_up_with_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, moment: str
+) -> None:
+    monkeypatch.setattr(Unreachable, "moment", moment)
+    monkeypatch.setitem(WRITERS, "service", Unreachable)
+    with RunLog(tmp_path, plain(), 0, 2, writers=("service", "tensorboard")) as log:
+        log.write(metrics(1))
+        log.write(metrics(2))
+    assert lines(tmp_path) == [metrics(1), metrics(2)]
+    assert caplog.messages == ["the copy of the metrics for service is given up: no answer"]
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("return_step_0")] == [1, 2]
+
+
+def test_an_unknown_writer_is_refused_before_a_file_is_touched(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown log writer 'tensorbored': did you mean 'tensor"):
+        RunLog(tmp_path, plain(), 0, 2, writers=("tensorbored",))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_gets_one_plain_line_an_iteration(tmp_path: Path) -> None:
     console = plain()
     write(tmp_path, console, 1, 2)
@@ -124,8 +224,3 @@ def test_a_terminal_gets_a_live_bar(tmp_path: Path) -> None:
     write(tmp_path, console, 1, 2)
     for part in ("2/10", "-42.0 > -20.0", "12,346 steps/s", "physics 62%", "left 0:"):
         assert part in shown(console)
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61, "1:01"), (3723, "1:02:03")])
-def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

@@ -1,4 +1,4 @@
-"""What a verb prints about a task."""
+"""What a verb prints: tasks and durations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from warprl.envs import make_family
-from warprl.launch.outcome import parameters
+from warprl.launch.outcome import duration, parameters
 
 
 def test_a_tasks_numbers_fit_on_a_line_however_many_they_are() -> None:
@@ -23,3 +23,8 @@ def test_tasks_of_many_numbers_can_be_told_apart(family: str) -> None:
     labels = {parameters(asdict(task)) for task in tasks}
     assert len(labels) == len(tasks)
     assert max(map(len, labels)) < 80
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61, "1:01"), (3723, "1:02:03")])
+def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

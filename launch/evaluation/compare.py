@@ -22,8 +22,8 @@ from warprl.launch.evaluation.report import DIAGNOSTICS
 from warprl.launch.evaluation.statistics import estimate_over_seeds
 from warprl.launch.outcome import Outcome, to_json
 from warprl.launch.runs import config as configuration
-from warprl.launch.runs import folders, log, stored
-from warprl.launch.runs.log import Metrics
+from warprl.launch.runs import folders, metrics, stored
+from warprl.launch.runs.metrics import Metrics
 from warprl.seeding import generator
 
 # Keys of a configuration that do not make a run another kind of run.
@@ -138,7 +138,7 @@ def group(members: Iterable[Member]) -> list[Group]:
 
 def training_curve(member: Member) -> NDArray[np.float64]:
     """(environment steps, return after the last inner step) ``[2, iterations]``, as logged."""
-    points = [(m.get("env_steps"), log.adaptation(m)[-1:]) for m in member.history]
+    points = [(m.get("env_steps"), metrics.adaptation(m)[-1:]) for m in member.history]
     whole = [(steps, last[0]) for steps, last in points if steps is not None and last]
     return np.array(whole, dtype=np.float64).reshape(-1, 2).T
 
@@ -146,7 +146,7 @@ def training_curve(member: Member) -> NDArray[np.float64]:
 def open_member(folder: Path) -> Member:
     """A run at its newest checkpoint. Raises UserError for one that cannot be read."""
     run = stored.open_run(folder, None)
-    return Member(run, log.read(folder / "metrics.jsonl", run.iteration))
+    return Member(run, metrics.read(folder / "metrics.jsonl", run.iteration))
 
 
 def _label(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warprl.launch.evaluation.report import DIAGNOSTICS, write_points
-from warprl.launch.outcome import table, tasks_and_repeats
-from warprl.launch.runs.log import duration
+from warprl.launch.outcome import duration, table, tasks_and_repeats
 
 Summary = Mapping[str, Any]
 

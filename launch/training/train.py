@@ -23,7 +23,8 @@ from warprl.launch.outcome import Outcome
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import folders, stored
 from warprl.launch.runs.config import RunConfig
-from warprl.launch.runs.log import RunLog, adaptation, returns_text, truncate
+from warprl.launch.runs.log import RunLog
+from warprl.launch.runs.metrics import adaptation, returns_text, truncate
 from warprl.launch.runs.stored import Imported
 from warprl.launch.training.loop import Progress, experiment_of, iterations, sampling
 
