@@ -30,7 +30,7 @@ from warprl.launch.training import train
 FAMILY = "point-navigation-v1"
 TINY = (
     "--workers", "0", "--set", "tasks=2", "--set", "adaptation.episodes=2",
-    "--set", "policy.hidden=[8]", "--set", "checkpoint_every=1",
+    "--set", "policy.hidden=[8]", "--set", "output.checkpoint_every=1",
 )  # fmt: skip
 
 
@@ -78,12 +78,15 @@ def test_help_and_version_load_nothing_heavy() -> None:
         (("train",), "Missing argument 'FAMILY'."),
         (("train", FAMILY, "--worker", "1"), "No such option: --worker"),
         (("train", FAMILY, "--workers", "two"), "Invalid value for '--workers': 'two' is not a"),
-        (("train", FAMILY, "--workers", "-1"), "workers = -1: should be greater than or equal"),
+        (("train", FAMILY, "--workers", "-1"), "compute.workers = -1: should be greater than"),
         (("train", FAMILY, "--iterations", "0"), "iterations = 0: should be greater than 0"),
-        (("train", FAMILY, "--workers", "21"), "workers = 21: must not exceed tasks = 20"),
+        (("train", FAMILY, "--workers", "21"), "compute.workers = 21: must not exceed tasks = 20"),
         (("train", FAMILY, "--agent", "mamml"), "unknown agent 'mamml': did you mean 'maml'?"),
         (("train", "point-navigation"), "unknown family 'point-navigation': did you mean"),
-        (("train", FAMILY, "--set", "learner.lrr=1"), "unknown key 'learner.lrr': did you mean"),
+        (
+            ("train", FAMILY, "--set", "outer.warp_lrr=1"),
+            "unknown key 'outer.warp_lrr': did you mean",
+        ),
         (("train", FAMILY, "--trust"), "--trust: nothing to trust: give the file with --init-from"),
         (("train", FAMILY, "--run", "my run"), "run name 'my run': use up to 100 letters"),
         (("train", FAMILY, "--run", "/proc/run"), "cannot make the run folder /proc/run: "),
@@ -112,7 +115,7 @@ def test_bad_input_is_refused_by_the_real_command_without_loading_ray() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "warprl: workers = -1: should be greater than or equal to 0\n"
+    assert done.stderr == "warprl: compute.workers = -1: should be greater than or equal to 0\n"
 
 
 def test_a_run_that_exists_is_never_overwritten(
@@ -166,7 +169,7 @@ def test_a_run_of_another_version_is_refused(
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "config.yaml").write_text("schema_version: 0\n")
     for verb in ("resume", "evaluate"):
-        assert "has schema version 0 and this warprl reads 1" in refused(capsys, verb, "old")
+        assert "has schema version 0 and this warprl reads 2" in refused(capsys, verb, "old")
 
 
 def test_a_missing_run_is_refused_with_the_nearest_name(
@@ -198,8 +201,8 @@ def test_the_agents_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_configuration_is_shown_before_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["config", FAMILY, "--agent", "maml", "--set", "learner.lr=0.5"]) == 0
-    assert "  lr: 0.5\n" in capsys.readouterr().out
+    assert main(["config", FAMILY, "--agent", "maml", "--set", "outer.init_lr=0.5"]) == 0
+    assert "  init_lr: 0.5\n" in capsys.readouterr().out
     assert main(["config", FAMILY, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["agent"] == "warpgrad"
 
@@ -444,7 +447,7 @@ def test_a_signal_ends_a_run_after_its_iteration_saved(
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(RunLog, "write", interrupted)
-    arguments = ("--iterations", "9", "--run", "cut", "--set", "checkpoint_every=5")
+    arguments = ("--iterations", "9", "--run", "cut", "--set", "output.checkpoint_every=5")
     before = signal.getsignal(number)
     assert main(["train", FAMILY, *TINY, *arguments]) == status
     output = capfd.readouterr()
@@ -457,7 +460,7 @@ def test_a_signal_ends_a_run_after_its_iteration_saved(
 def test_a_run_whose_tasks_all_diverge_warns_and_stops_with_everything_saved(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    large = ("--set", "adaptation.lr=1e30", "--set", "checkpoint_every=10")
+    large = ("--set", "adaptation.inner_lr=1e30", "--set", "output.checkpoint_every=10")
     for run, iterations in (("two", "2"), ("lost", "9")):
         status = main(["train", FAMILY, *TINY, *large, "--iterations", iterations, "--run", run])
         output = capfd.readouterr()
@@ -465,7 +468,7 @@ def test_a_run_whose_tasks_all_diverge_warns_and_stops_with_everything_saved(
         complaints = [line for line in said if "diverged tasks left out" not in line]
         assert complaints[:2] == [
             f"warprl: warning: iteration {n} learned nothing, for every task diverged: "
-            "a new run needs a lower adaptation.lr than 1e+30"
+            "a new run needs a lower adaptation.inner_lr than 1e+30"
             for n in (1, 2)
         ]
         assert "return none (every task diverged)  " in output.out
@@ -475,8 +478,8 @@ def test_a_run_whose_tasks_all_diverge_warns_and_stops_with_everything_saved(
     assert status == 2
     assert complaints[2:] == [
         "warprl: stopped at iteration 3: every task diverged 3 times in a row; the parameters from "
-        f"before are saved in {tmp_path / 'lost'}: begin a new run with a lower adaptation.lr than "
-        "1e+30"
+        f"before are saved in {tmp_path / 'lost'}: begin a new run with a lower "
+        "adaptation.inner_lr than 1e+30"
     ]
     lines = (tmp_path / "lost" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["return_step_0"] for line in lines] == [None] * 3
