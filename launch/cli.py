@@ -52,7 +52,7 @@ def train(
     agent: options.Agent = "warpgrad",
     iterations: Annotated[int | None, number("Meta-iterations.", "200")] = None,
     workers: Annotated[
-        int | None, number("Ray workers; 0 samples in this process.", "one a core")
+        int | None, number("Ray workers; 0 samples in this process.", "one per core")
     ] = None,
     seed: Annotated[int | None, number("Seed of every random number.")] = None,
     run: Annotated[str | None, text("NAME", "Run folder: a new name or path.")] = None,
@@ -62,7 +62,9 @@ def train(
     init_from: Annotated[
         str | None, text("FILE.zip", "Begin with this Stable-Baselines3 PPO model.")
     ] = None,
-    trust: Annotated[bool, flag("--trust", "Load --init-from although it may run code.")] = False,
+    trust: Annotated[
+        bool, flag("--trust", "Load --init-from although the file may run code.")
+    ] = False,
 ) -> Outcome:
     """Meta-train an agent on a task family. Prints the run folder last."""
     from warprl.launch.runs import config
@@ -83,7 +85,9 @@ def train(
 @verb
 def resume(
     run: options.Run,
-    iterations: Annotated[int | None, number("Go on for this many.", "to the planned end")] = None,
+    iterations: Annotated[
+        int | None, number("Continue for this many.", "to the planned end")
+    ] = None,
 ) -> Outcome:
     """Continue a run exactly where its newest checkpoint left it."""
     from warprl.launch.training import train
@@ -95,10 +99,11 @@ def resume(
 def sweep(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The grid, as YAML.")],
 ) -> Outcome:
-    """Train a grid of families x agents x seeds with Ray Tune; the same command again goes on.
+    """Train a grid of families x agents x seeds with Ray Tune; repeat the command to continue it.
 
-    Each cell is a run FAMILY-AGENT-sSEED on one core. What is finished is skipped, and what was
-    interrupted is resumed exactly. A file, of which the last three keys may be left out:
+    Each run of the grid is named FAMILY-AGENT-sSEED and uses one core. Finished runs are skipped,
+    and interrupted ones are resumed exactly. An example of the file; the last three keys may be
+    left out:
 
     \b
     families:
@@ -110,10 +115,10 @@ def sweep(
     seeds:
       - 1
       - 2
-    env_steps: 4_000_000     # for all alike; or iterations: 200
-    settings:                # for all alike, as with --set
+    env_steps: 4_000_000     # for every run; or iterations: 200
+    settings:                # for every run, as with --set
       - tasks=20
-    concurrent: 2            # runs at a time; default: one a core
+    concurrent: 2            # runs at a time; default: one per core
     folder: runs/comparison  # default: where all runs are
     """
     from warprl.launch.training import sweep
@@ -127,7 +132,7 @@ def evaluate(
     steps: Annotated[
         int | None, number("Inner steps; may exceed training.", "as in training, 3 at least")
     ] = None,
-    episodes: Annotated[int | None, number("Episodes a task and step.", "as in training")] = None,
+    episodes: Annotated[int | None, number("Episodes per task and step.", "as in training")] = None,
     against: Annotated[str | None, text("RUN", "A second run of the same family.")] = None,
     untrained: Annotated[
         bool, flag("--untrained", "Compare with the policy before training.")
@@ -180,15 +185,15 @@ def compare(
         typer.Argument(metavar="RUN", help="Runs of one family: names under runs/, or paths."),
     ],
     steps: Annotated[int, number("Inner steps; may exceed training.")] = 10,
-    episodes: Annotated[int, number("Episodes a task and step.")] = 20,
+    episodes: Annotated[int, number("Episodes per task and step.")] = 20,
     seed: Annotated[int, number("Seed of the episodes.")] = 0,
     out: Annotated[
         str | None, text("FOLDER", "A new folder.", default="runs/comparisons/<time>")
     ] = None,
 ) -> Outcome:
-    """Compare runs on the same held-out tasks; runs that differ in their seed alone count as one.
+    """Compare runs on the same held-out tasks; runs that differ only in their seed count as one.
 
-    Evaluations that a run already has under the same protocol are used again.
+    Evaluations that a run already has under the same protocol are reused.
     """
     from warprl.launch.evaluation import compare
 
@@ -219,8 +224,8 @@ def export(
         list[str] | None,
         text(
             "KEY=VALUE",
-            "A number of the task, or a list [1,2,...]; one option for each. "
-            "Or alone N: the position among the held-out tasks.",
+            "A number of the task, or a list [1,2,...]; repeat the option for "
+            "each. Or N alone: the position among the held-out tasks.",
         ),
     ] = None,
     steps: Annotated[
@@ -247,7 +252,7 @@ def envs(
 
 @verb
 def agents() -> Outcome:
-    """List the named agents; 'warprl config FAMILY --agent NAME' shows all that one sets."""
+    """List the named agents; 'warprl config FAMILY --agent NAME' shows everything that one sets."""
     from warprl.launch import catalogue
 
     return catalogue.agents()
@@ -270,7 +275,7 @@ def config(
 
 @verb
 def doctor() -> Outcome:
-    """Check this machine: each part is OK, or what to do."""
+    """Check this machine: each part is OK, or you are told what to do."""
     from warprl.launch import doctor
 
     return doctor.examine()

@@ -24,15 +24,14 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="a rehearsal that learns nothing")
     parser.add_argument("--require-video", action="store_true", help="fail if this cannot be drawn")
     options = parser.parse_args()
-    # Ctrl-C reaches the verb as well, which saves its work and then ends the demonstration.
+    # Ctrl-C reaches the verb as well. The verb saves its work, and its status ends the demo.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     run = f"demo-{folders.stamp()}"
     size = SHORT if options.short else FULL
     minutes = "a few seconds" if options.short else "about three minutes on two cores"
     try:
         print(f"Meta-training on {FAMILY} with two workers: {minutes}", flush=True)
-        _warprl("train", FAMILY, "--agent", "warpgrad", "--workers", "2", "--seed", "1",
-                "--run", run, *size)  # fmt: skip
+        _warprl("train", FAMILY, "--workers", "2", "--seed", "1", "--run", run, *size)
         print("Measuring adaptation to each of its tasks", flush=True)
         evaluation = _warprl("evaluate", run)
         print("Filming one task before and after adaptation", flush=True)
@@ -44,7 +43,7 @@ def main() -> int:
 
 
 def _warprl(*arguments: str) -> dict[str, Any]:
-    """What a verb answers. Its progress and its complaints go to the terminal by themselves."""
+    """The result of a verb. Its progress and its errors go straight to the terminal."""
     command = [sys.executable, "-m", "warprl.launch.cli", *arguments, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -71,7 +70,7 @@ def _summary(evaluation: dict[str, Any], video: str) -> str:
         "Mean return, with 95 % intervals",
         f"  before adaptation     {returns[0]}",
         f"  after {len(curve) - 1} inner steps   {returns[-1]}",
-        "Where everything lies",
+        "Where everything is",
         f"  run                   {folder.parent.parent}",
         f"  adaptation curve      {folder / 'curve.png'}",
         f"  video                 {video}",

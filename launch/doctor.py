@@ -1,4 +1,4 @@
-"""Checks of this machine: each part is OK, or what to do about it."""
+"""Checks of this machine: each part is OK, or the report says what to do about it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ray.shutdown()
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check saw; ``advice`` is empty if all is well."""
+    """What one check found; ``advice`` is empty if nothing is wrong."""
 
     name: str
     seen: str
@@ -41,15 +41,18 @@ class Finding:
 
 
 def examine() -> Outcome:
-    """Run every check. Exit status 0 if all that training and evaluation need is there, else 1."""
+    """Run every check; the exit status is 0 if training and evaluation have all that they need."""
     findings = [check() for check in CHECKS]
     sound = not any(finding.needed and finding.advice for finding in findings)
+
+    # For people: one line a check, and under it what to do if something is wrong.
     width = max(len(finding.name) for finding in findings)
     lines = [
         f"{'OK  ' if not f.advice else 'FAIL' if f.needed else 'WARN'}  {f.name:{width}}  {f.seen}"
         + (f"\n{'':{width + 6}}  to do: {f.advice}" if f.advice else "")
         for f in findings
     ]
+
     data = {"ok": sound, "checks": [asdict(finding) for finding in findings]}
     return Outcome(data, "\n".join(lines), 0 if sound else 1)
 
@@ -68,15 +71,15 @@ def check_versions() -> Finding:
 
 
 def check_cores() -> Finding:
-    """How many workers this process can feed."""
+    """How many workers can sample at full speed."""
     cores = machine.available_cores()
     return Finding("cores", f"{cores}: up to {cores} workers sample at full speed")
 
 
 def check_physics() -> Finding:
-    """Whether the installed mujoco has the native batch; families of Gymnasium do without.
+    """Whether the installed mujoco has the native batch, which Gymnasium's families do not use.
 
-    Meta-World's environment cannot have it, so there it is not needed.
+    An environment with Meta-World cannot have it, so it is not counted as needed there.
     """
     if importlib.util.find_spec("mujoco.batch") is not None:
         return Finding("physics", "native batch found")
@@ -87,7 +90,7 @@ def check_physics() -> Finding:
 
 
 def check_ray() -> Finding:
-    """Start a local Ray and run one task, in a process of its own."""
+    """Whether Ray starts and runs a task, tried in a separate process."""
     failure = _failure(RAY_PROBE)
     if failure is None:
         return Finding("ray", "starts and runs a task")
@@ -96,7 +99,7 @@ def check_ray() -> Finding:
 
 
 def check_graphics() -> Finding:
-    """Whether ``warprl render`` can draw; nothing else needs it."""
+    """Whether ``warprl render`` can draw. Nothing else needs graphics."""
     backend = machine.find_backend()
     if backend is None:
         return Finding("graphics", "no OpenGL for rendering", machine.advice(), needed=False)
@@ -112,7 +115,7 @@ def check_ffmpeg() -> Finding:
 
 
 def check_disk() -> Finding:
-    """Room for runs, and for Ray's temporary files."""
+    """Whether there is room for runs and for Ray's temporary files."""
     places = {folders.root().absolute(), Path(tempfile.gettempdir())}
     free = {place: shutil.disk_usage(_existing(place)).free / 2**30 for place in sorted(places)}
     seen = ", ".join(f"{gib:.1f} GiB free in {place}" for place, gib in free.items())
@@ -126,7 +129,7 @@ def _existing(path: Path) -> Path:
 
 
 def _failure(code: str) -> str | None:
-    """What Python says last before it fails on ``code``, or None if it does not fail."""
+    """The last line that Python prints if ``code`` fails, or None if it does not fail."""
     command = [sys.executable, "-c", code]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -1,4 +1,4 @@
-"""What this machine offers: cores, and a GL backend to draw with."""
+"""What this machine offers: processor cores, memory, and an OpenGL backend to draw with."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ with mujoco.Renderer(model, 16, 16) as renderer:
 
 
 def available_cores() -> int:
-    """Processor cores this process may use."""
+    """The number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that tensors free, for the next ones.
+    """Keep the memory of freed tensors in this process, to be reused by the next tensors.
 
-    A meta-update makes and drops thousands of tensors of a megabyte. By default glibc hands their
-    pages back to the system and faults them in anew: a sixth of the update's time. The process
-    then stays as large as it was at its peak. Other C libraries are left as they are.
+    A meta-update allocates and frees thousands of tensors of about a megabyte. By default glibc
+    returns their pages to the system and then faults new ones in, which takes a sixth of the
+    update's time. The price is that the process stays as large as it was at its peak. With a C
+    library other than glibc nothing changes.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
@@ -41,10 +42,10 @@ def keep_freed_memory() -> None:
 
 
 def works(backend: str) -> bool:
-    """Whether a process with this ``MUJOCO_GL`` draws a picture.
+    """Whether a process with this value of ``MUJOCO_GL`` can draw a picture.
 
-    It has to be another process: a backend that is missing makes ``import mujoco`` itself fail, and
-    the choice cannot be changed after the import.
+    This takes another process: ``import mujoco`` itself fails if the backend is missing, and the
+    backend cannot be changed after the import.
     """
     try:
         subprocess.run(
@@ -60,13 +61,13 @@ def works(backend: str) -> bool:
 
 
 def find_backend() -> str | None:
-    """The backend to draw with: the user's ``MUJOCO_GL`` if set, else the first that works."""
+    """The user's ``MUJOCO_GL`` if it is set, else the first backend; None if that does not work."""
     chosen = os.environ.get("MUJOCO_GL")
     return next((name for name in ([chosen] if chosen else BACKENDS) if works(name)), None)
 
 
 def require_backend() -> str:
-    """The backend to draw with. Raises MissingGraphicsError, which says what to install."""
+    """A backend that works. Raises MissingGraphicsError, which says what to install."""
     backend = find_backend()
     if backend is None:
         chosen = os.environ.get("MUJOCO_GL")
@@ -76,5 +77,5 @@ def require_backend() -> str:
 
 
 def advice() -> str:
-    """What to do where nothing can be drawn."""
+    """What to do on a machine that cannot draw."""
     return f"install it with 'apt-get install {PACKAGES}' and set MUJOCO_GL=egl"

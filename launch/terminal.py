@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Json = Annotated[
-    bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")
+    bool,
+    typer.Option(
+        "--json", help="Print the result or the error as one JSON object, and nothing else."
+    ),
 ]
 # typer has its own copy of click, whose base class of usage errors it offers under no other name.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]

@@ -1,4 +1,4 @@
-"""A trained run as evaluation and rendering need it: its configuration and learned parameters."""
+"""A trained run, read back from its folder: its configuration and its learned parameters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from warprl.params import prefix, subtree
 from warprl.seeding import generator
 from warprl.types import BatchEnv, Params, Task, Trajectory
 
-IMPORTED = "init"  # in a run folder, if the run began with parameters from elsewhere
+IMPORTED = "init"  # the part of a run folder for parameters that were imported
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class StoredRun:
 
     @property
     def family(self) -> TaskFamily:
-        """The task family it was trained on."""
+        """The task family that the run was trained on."""
         return make_family(self.config.family)
 
     @property
@@ -66,7 +66,7 @@ class StoredRun:
 def open_run(folder: Path, iteration: int | None) -> StoredRun:
     """Load a run at one iteration, or at its newest sound checkpoint.
 
-    Raises UserError if there is none, or if it does not belong to the run's configuration.
+    Raises UserError if there is none, or if it does not fit the run's configuration.
     """
     config = configuration.load(folder / "config.yaml")
     saved = load_checkpoint(folder, config, iteration)
@@ -80,10 +80,11 @@ def open_run(folder: Path, iteration: int | None) -> StoredRun:
 
 
 def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> Checkpoint:
-    """A checkpoint that fits ``config``; says on stderr which broken newer ones were passed over.
+    """Load a checkpoint that fits ``config``, with a warning for each newer one that is broken.
 
     Raises UserError if there is none.
     """
+    # Find it; if that fails, say which iterations there are.
     place = folder / "checkpoints"
     try:
         with reading(place):
@@ -92,8 +93,12 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
         known = checkpoints.iterations(place)
         hint = f"; there are checkpoints of iterations {', '.join(map(str, known))}" * bool(known)
         raise UserError(f"{error}{hint}") from error
+
+    # A broken newer one costs iterations, so the user should know.
     for path, reason in saved.skipped:
         log.warning("checkpoint %s is broken (%s): using %d", path.name, reason, saved.iteration)
+
+    # It may come from a run with another family, policy or sizes.
     family = saved.document["family"]
     if family != config.family:
         raise UserError(f"{saved.path} is of family {family} and this run of {config.family}")
@@ -132,19 +137,19 @@ def fresh(config: RunConfig) -> tuple[Params, Params]:
 
 
 class Imported(NamedTuple):
-    """An initialisation from elsewhere, and where it is from (JSON-able)."""
+    """An initialisation that was trained elsewhere, and its source as plain JSON values."""
 
     theta: Params
     source: dict[str, str]
 
 
 def save_imported(folder: Path, imported: Imported) -> None:
-    """Keep what a run begins with in its folder, with checksums and free of pickle."""
+    """Store the initialisation of a run in its folder, with checksums and without pickle."""
     checkpoints.save(folder / IMPORTED, 0, imported.theta, imported.source)
 
 
 def imported_from(folder: Path) -> str | None:
-    """What tells the file apart that a run began with, if it did not begin with fresh parameters.
+    """A short checksum of what a run was started from, or None if it began with random parameters.
 
     Raises UserError if what was imported is damaged.
     """
@@ -153,7 +158,7 @@ def imported_from(folder: Path) -> str | None:
 
 
 def initial(folder: Path, config: RunConfig) -> tuple[Params, Params]:
-    """The parameters (theta_0, phi) that a run starts from: fresh ones, or an imported theta_0.
+    """The parameters (theta_0, phi) that a run starts from: random ones, or an imported theta_0.
 
     Raises UserError if what was imported is damaged or does not fit the configuration.
     """
