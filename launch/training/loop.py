@@ -108,7 +108,7 @@ def iterations(
     state, counters = progress.learner.to_device(device), dict(progress.counters)
     while True:
         state, metrics, diverged = iterate(experiment, sampler, state)
-        if diverged:
+        if 0 < len(diverged) < experiment.tasks:
             log.warning("iteration %d: diverged tasks left out: %s", state.iteration, diverged)
         counters = {name: counters[name] + metrics[name] for name in COUNTERS}
         yield Progress(state.to_device("cpu"), counters), {**metrics, **counters}
