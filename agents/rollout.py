@@ -177,7 +177,7 @@ def collect(
             alive &= ~terminated
             if not alive.any():
                 break
-            env.rest(ended)
+            env.skip(ended)
         if not alive.all():
             latest = np.where(alive[:, None], latest, 0.0)
     fault |= alive & env.faults()

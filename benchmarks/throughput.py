@@ -50,8 +50,8 @@ from warprl.agents.policy import Policy
 from warprl.agents.presets import PRESETS
 from warprl.agents.rollout import collect
 from warprl.envs import make_family
-from warprl.envs.locomotion import LocomotionFamily
 from warprl.envs.physics import load_model, quiet_compiler
+from warprl.envs.robots.locomotion import LocomotionFamily
 from warprl.seeding import generator
 from warprl.types import Params
 

@@ -77,8 +77,8 @@ class RenderableBatch(BatchEnv, ABC):
         Returns their observations ``[len(ids), O]`` and leaves every other simulation untouched.
         """
 
-    def rest(self, ended: NDArray[np.bool_]) -> None:
-        """Advance them all the same, where nothing could be saved."""
+    def skip(self, ended: NDArray[np.bool_]) -> None:
+        """Advance them all the same: by default, skipping saves nothing."""
 
     @abstractmethod
     def render_state(self, index: int) -> NDArray[np.float64]:

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from warprl.envs import make_family
-from warprl.envs.dynamics import Dynamics
-from warprl.envs.locomotion import LocomotionBatch
 from warprl.envs.physics import load_model
+from warprl.envs.robots.dynamics import Dynamics
+from warprl.envs.robots.locomotion import LocomotionBatch
 from warprl.seeding import generator
 from warprl.types import Task
 

@@ -15,12 +15,12 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from warprl.envs import UnknownFamily, family_names, make_family
-from warprl.envs.dynamics import Dynamics
 from warprl.envs.family import ModelFamily, RenderableBatch, TaskFamily
 from warprl.envs.held_out import NUM_HELD_OUT, load_manifest
-from warprl.envs.locomotion import LocomotionBatch
 from warprl.envs.physics import load_model
 from warprl.envs.robots.ant import AntDir, AntDir2D, AntVel, RunningAnt
+from warprl.envs.robots.dynamics import Dynamics
+from warprl.envs.robots.locomotion import LocomotionBatch
 from warprl.envs.tasks import Direction, Goal, Heading, Velocity
 from warprl.seeding import generator
 from warprl.types import Task

@@ -16,8 +16,8 @@ from warprl.agents.distributions import ActionDistribution, Categorical, Gaussia
 from warprl.agents.inner import AdaptationConfig, GradientAdaptation, Shard, adapt, to_batch
 from warprl.agents.policy import Policy, PolicyConfig
 from warprl.agents.rollout import Draws, collect
-from warprl.envs.locomotion import LocomotionBatch
 from warprl.envs.physics import Physics
+from warprl.envs.robots.locomotion import LocomotionBatch
 from warprl.envs.robots.walker2d import Walker2dDir
 from warprl.envs.tasks import Direction
 from warprl.seeding import Purpose, generator
@@ -74,8 +74,8 @@ class AimEnv:
         reward[broken & (self._t % 3 == 0)] = np.nan
         return self._obs.copy(), reward, self._t >= lifetime + self._number
 
-    def rest(self, ended: NDArray[np.bool_]) -> None:
-        """Go on."""
+    def skip(self, ended: NDArray[np.bool_]) -> None:
+        """Advance them all the same."""
 
     def faults(self) -> NDArray[np.bool_]:
         ends = [
@@ -309,10 +309,10 @@ def test_a_step_that_overflows_marks_its_task() -> None:
     assert all(torch.isfinite(x).all() for x in found.theta.values())
 
 
-class Restless(LocomotionBatch):
-    """Simulates also those that nobody looks at."""
+class NeverSkips(LocomotionBatch):
+    """Advances the skipped simulations too."""
 
-    def rest(self, ended: NDArray[np.bool_]) -> None:
+    def skip(self, ended: NDArray[np.bool_]) -> None:
         """Do nothing."""
 
 
@@ -331,7 +331,7 @@ def test_no_physics_is_spent_behind_an_episodes_end_and_no_bit_depends_on_it(
 
     monkeypatch.setattr(Physics, "step", counted)
     rollouts = []
-    for batch in (LocomotionBatch(family, 8), Restless(family, 8)):
+    for batch in (LocomotionBatch(family, 8), NeverSkips(family, 8)):
         reset, action = ([generator(0, purpose, task=t) for t in range(2)] for purpose in PURPOSES)
         stacked = {name: torch.stack([x, x]) for name, x in theta.items()}
         draws = Draws(tasks, reset, action)

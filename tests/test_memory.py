@@ -83,8 +83,8 @@ class LeverEnv:
         reward[[task.broken for task in self._tasks]] = np.nan
         return self._observed(), reward, self._t >= lifetime + self._number
 
-    def rest(self, ended: NDArray[np.bool_]) -> None:
-        """Go on."""
+    def skip(self, ended: NDArray[np.bool_]) -> None:
+        """Advance them all the same."""
 
     def faults(self) -> NDArray[np.bool_]:
         return np.zeros(self.num_envs, dtype=bool)

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from warprl.envs.dynamics import Dynamics
-from warprl.envs.locomotion import LocomotionBatch, LocomotionFamily, Motion, control_cost
 from warprl.envs.physics import Physics, load_model, model_path, quiet_compiler
 from warprl.envs.robots.ant import AntDir, AntDir2D, AntGoal, AntVel
+from warprl.envs.robots.dynamics import Dynamics
 from warprl.envs.robots.half_cheetah import HalfCheetahDir, HalfCheetahVel
 from warprl.envs.robots.half_cheetah_maml2017 import HalfCheetahDirMaml2017, HalfCheetahVelMaml2017
 from warprl.envs.robots.hopper import HopperRandParams
 from warprl.envs.robots.humanoid import HumanoidDir, HumanoidDir2D
+from warprl.envs.robots.locomotion import LocomotionBatch, LocomotionFamily, Motion, control_cost
 from warprl.envs.robots.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
 from warprl.envs.tasks import Direction, Goal, Heading, Velocity
 from warprl.types import Task
@@ -139,13 +139,13 @@ def test_a_batch_equals_gymnasium_for_a_thousand_steps(
         peer.close()
 
 
-def test_a_robot_at_rest_lies_still_and_its_neighbour_goes_on() -> None:
+def test_a_skipped_robot_lies_still_and_its_neighbour_goes_on() -> None:
     batch, undisturbed = (Walker2dDir().make_batch(2) for _ in range(2))
     for each in (batch, undisturbed):
         each.reset([FORWARD], [np.random.default_rng(0)])
     still = np.zeros((2, 6), np.float32)
     batch.step(still), undisturbed.step(still)
-    batch.rest(np.array([False, True]))
+    batch.skip(np.array([False, True]))
     lying = batch.physics.qpos[1].copy()
     for _ in range(10):
         found, expected = batch.step(still), undisturbed.step(still)
@@ -161,7 +161,7 @@ def test_a_robot_at_rest_lies_still_and_its_neighbour_goes_on() -> None:
         begun = batch.physics.qpos.copy()
         batch.step(still)
         assert (batch.physics.qpos != begun).any(1).all()
-        batch.rest(np.array([True, True]))
+        batch.skip(np.array([True, True]))
         batch.step(still)
 
 

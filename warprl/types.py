@@ -156,28 +156,43 @@ class BatchEnv(Protocol):
     def reset(
         self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
     ) -> NDArray[np.float64]:
-        """Start one episode in every simulation; returns observations ``[N, O]``.
+        """Start one episode in every simulation.
 
-        ``generators`` holds one generator a task, from which the initial states of that task's
-        episodes are drawn, so that they do not depend on the neighbours in the batch.
+        Args:
+            tasks: T tasks.
+            generators: one for each task, from which the initial states of that task's episodes
+                are drawn, so that they do not depend on the neighbours in the batch.
+
+        Returns:
+            Observations ``[N, O]``.
         """
         ...
 
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """Advance every simulation by one environment step under actions ``[N, A]``.
+        """Advance every simulation by one environment step.
 
-        Returns observations ``[N, O]``, rewards ``[N]`` and terminations ``[N]``. What happens to a
-        simulation after it terminated is unspecified but finite; callers mask it.
+        What happens to a simulation after it terminated is unspecified but finite; callers mask it.
+
+        Args:
+            action: ``[N, A]``, the policy's output before scaling and clipping; one-hot if the
+                actions are discrete.
+
+        Returns:
+            Observations ``[N, O]``, rewards ``[N]`` and terminations ``[N]``.
         """
         ...
 
-    def rest(self, ended: NDArray[np.bool_]) -> None:
-        """Nobody looks at simulations ``ended`` ``[N]`` before their next reset.
+    def skip(self, ended: NDArray[np.bool_]) -> None:
+        """Skip these simulations until their next reset.
 
-        Where that saves work, they need not be advanced until then.
+        A batch that saves nothing by it may advance them all the same.
+
+        Args:
+            ended: ``[N]``, the simulations whose observations and rewards the caller ignores.
         """
+        ...
 
     def faults(self) -> NDArray[np.bool_]:
         """``[N]``: simulations the physics engine warned about (and may have reset) since reset."""

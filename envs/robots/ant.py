@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warprl.envs.family import Definition
-from warprl.envs.locomotion import LocomotionFamily, Motion, control_cost, speed_along
 from warprl.envs.markers import add_direction, add_goal, add_heading, add_milestones, look_down
 from warprl.envs.physics import Physics
+from warprl.envs.robots.locomotion import LocomotionFamily, Motion, control_cost, speed_along
 from warprl.envs.tasks import (
     Direction,
     Directions,

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warprl.envs.family import Definition
-from warprl.envs.locomotion import LocomotionFamily, Motion, control_cost
 from warprl.envs.markers import add_direction, add_milestones
 from warprl.envs.physics import Physics
+from warprl.envs.robots.locomotion import LocomotionFamily, Motion, control_cost
 from warprl.envs.tasks import Direction, Directions, UniformVelocity, Velocity
 from warprl.types import Task
 

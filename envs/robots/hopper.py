@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from warprl.envs.dynamics import RandomDynamics, RandParams
 from warprl.envs.family import Definition
 from warprl.envs.physics import Physics
+from warprl.envs.robots.dynamics import RandomDynamics, RandParams
 
 
 class HopperRandParams(RandParams):

@@ -8,9 +8,9 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from warprl.envs.family import Definition
-from warprl.envs.locomotion import LocomotionFamily, Motion, speed_along
 from warprl.envs.markers import add_direction, add_heading, look_down
 from warprl.envs.physics import Physics, load_model
+from warprl.envs.robots.locomotion import LocomotionFamily, Motion, speed_along
 from warprl.envs.tasks import Direction, Directions, Heading, Headings
 from warprl.types import Task
 

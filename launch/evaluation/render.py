@@ -68,7 +68,7 @@ class Recorder:
         self.num_envs = batch.num_envs
         self.horizon = batch.horizon
         self.faults = batch.faults
-        self.rest = batch.rest
+        self.skip = batch.skip
         self.episodes: list[Episode] = []
 
     def reset(

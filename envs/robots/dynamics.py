@@ -9,9 +9,9 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from warprl.envs.locomotion import LocomotionFamily, Motion, control_cost
 from warprl.envs.markers import add_bars
 from warprl.envs.physics import Physics, load_model
+from warprl.envs.robots.locomotion import LocomotionFamily, Motion, control_cost
 from warprl.envs.tasks import TaskDistribution, is_finite_number
 from warprl.types import Task
 

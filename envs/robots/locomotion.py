@@ -217,7 +217,7 @@ class LocomotionBatch(RenderableBatch):
         reward = self.family.reward(motion, self._target)
         return self.family.observe(self.physics), reward, terminated
 
-    def rest(self, ended: NDArray[np.bool_]) -> None:
+    def skip(self, ended: NDArray[np.bool_]) -> None:
         """Spend no physics on ``ended`` until their reset: robots that fell are the slowest."""
         self._running &= ~ended
 
