@@ -19,7 +19,7 @@ from warprl.envs.tasks import TaskDistribution
 from warprl.types import BatchEnv, Spaces, Task
 
 ActionSpace: TypeAlias = Box | Discrete[Any]
-"""Of a Box, an action is its vector ``[A]``; a discrete one is one-hot, A the number of choices."""
+"""A Box action is its vector ``[A]``; a Discrete one is one-hot, with A the number of choices."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Definition:
     source: str
 
     def render(self) -> str:
-        """The card as text, one aligned paragraph a field."""
+        """The card as text: the name, then one aligned paragraph for each field."""
         lines = [self.name]
         for key, value in list(asdict(self).items())[1:]:
             text = f"{value:g}" if isinstance(value, float) else str(value)
@@ -59,10 +59,21 @@ class Definition:
 class RenderableBatch(BatchEnv, ABC):
     """What the batches of this package offer beyond the sampler's protocol."""
 
+    def __init__(self, num_envs: int, horizon: int) -> None:
+        """Take N and H. Raises ValueError if ``num_envs`` is not positive."""
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        self.num_envs = num_envs
+        self.horizon = horizon
+
     def reset(
         self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
     ) -> NDArray[np.float64]:
-        """Start an episode in every simulation. Raises ValueError if T does not divide N."""
+        """Start an episode in every simulation; see :class:`warprl.types.BatchEnv`.
+
+        Raises:
+            ValueError: T does not divide N, or there are more or fewer generators than tasks.
+        """
         return self.restart(np.arange(self.num_envs), tasks, generators)
 
     @abstractmethod
@@ -72,9 +83,18 @@ class RenderableBatch(BatchEnv, ABC):
         tasks: Sequence[Task],
         generators: Sequence[np.random.Generator],
     ) -> NDArray[np.float64]:
-        """Start a new episode in simulations ``ids``, with one task and one generator each.
+        """Start a new episode in some simulations, and leave every other one untouched.
 
-        Returns their observations ``[len(ids), O]`` and leaves every other simulation untouched.
+        Args:
+            ids: ``[n]``, the simulations; the tasks share them evenly and in order.
+            tasks: T tasks.
+            generators: one for each task, which draws the initial states of its episodes.
+
+        Returns:
+            The observations of these simulations, ``[n, O]``.
+
+        Raises:
+            ValueError: T does not divide n, or there are more or fewer generators than tasks.
         """
 
     def skip(self, ended: NDArray[np.bool_]) -> None:
@@ -88,14 +108,14 @@ class RenderableBatch(BatchEnv, ABC):
 class TaskFamily(ABC):
     """A versioned distribution over tasks and the physics, observation and reward they share.
 
-    A family is stateless: every draw is from a generator that the caller hands in.
+    A family is stateless: the caller hands in the generator of every draw.
     """
 
     name: str
     horizon: int
-    dt: float  # seconds an environment step; 1 where there is no clock
+    dt: float  # seconds in an environment step; 1 where there is no clock
     action_scale: float
-    distribution: TaskDistribution
+    distribution: TaskDistribution[Any]
     observation_space: Box
     action_space: ActionSpace
 
@@ -115,24 +135,42 @@ class TaskFamily(ABC):
         return self.distribution.task_type
 
     def parse_task(self, values: Mapping[str, Any]) -> Task:
-        """The task with these field values.
+        """Make a task from the values of its fields.
 
-        Raises ValueError, one line naming the family, the field and what would be right.
+        Args:
+            values: the value of every field by its name.
+
+        Returns:
+            A task of this family.
+
+        Raises:
+            ValueError: in one line that names the family, the field and what would be right.
         """
         try:
-            return self.distribution.parse(values)
+            task: Task = self.distribution.parse(values)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
+        return task
 
     def sample_tasks(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw n training tasks; of a continuous family never one of the held-out tasks.
+        """Draw training tasks; of a continuous family, never one of the held-out tasks.
 
-        Raises ValueError if n is not positive.
+        Args:
+            rng: what draws them.
+            n: how many to draw.
+
+        Returns:
+            The n tasks.
+
+        Raises:
+            ValueError: n is not positive.
         """
         if n < 1:
             raise ValueError(f"{self.name}: the number of tasks must be at least 1, got {n}")
         if self.distribution.all_tasks() is not None:
             return self.distribution.sample(rng, n)
+
+        # Draw again in place of every draw that is held out.
         held_out = set(self.held_out_tasks())
         tasks: list[Task] = []
         while len(tasks) < n:
@@ -146,7 +184,7 @@ class TaskFamily(ABC):
 
     @property
     def held_out_text(self) -> str:
-        """What the card says about the tasks for evaluation."""
+        """What the definition card says about the tasks for evaluation."""
         if self.distribution.all_tasks() is not None:
             return "all tasks: the family is discrete"
         return (
@@ -155,7 +193,11 @@ class TaskFamily(ABC):
 
     @abstractmethod
     def make_batch(self, num_envs: int) -> RenderableBatch:
-        """``num_envs`` simulations stepped together on one thread."""
+        """Make ``num_envs`` simulations that are stepped together on one thread.
+
+        Raises:
+            ValueError: ``num_envs`` is not positive.
+        """
 
     @abstractmethod
     def definition(self) -> Definition:
@@ -163,9 +205,14 @@ class TaskFamily(ABC):
 
     @abstractmethod
     def screen(self, task: Task, size: int) -> Screen:
-        """What draws simulations of ``task``, in pictures of ``size`` x ``size`` pixels.
+        """Make what draws the simulations of one task.
 
-        Raises ValueError, in one line, if the family cannot be drawn.
+        Args:
+            task: the task, which the pictures show.
+            size: the width and height of a picture, in pixels.
+
+        Raises:
+            ValueError: in one line, if the family cannot be drawn.
         """
 
 
@@ -174,7 +221,7 @@ class ModelFamily(TaskFamily):
 
     @abstractmethod
     def render_model(self, task: Task) -> mujoco.MjModel:
-        """A model for drawing, with the task made visible and the ``qpos`` of the physics."""
+        """A model for drawing, which shows the task and has the ``qpos`` of the physics."""
 
     def screen(self, task: Task, size: int) -> Screen:
         """The render model, seen by its camera "track"."""
@@ -182,7 +229,15 @@ class ModelFamily(TaskFamily):
 
 
 def task_rows(tasks: Sequence[Task], num_envs: int) -> NDArray[np.float64]:
-    """The numbers of each simulation's task, ``[N, D]``, field by field."""
+    """Give every simulation the numbers of its task.
+
+    Args:
+        tasks: T tasks.
+        num_envs: N simulations, a multiple of T.
+
+    Returns:
+        ``[N, D]``: a row holds the numbers of one task, field by field.
+    """
     rows = np.array([np.hstack(astuple(task)) for task in tasks], dtype=np.float64)
     return np.repeat(rows, num_envs // len(tasks), axis=0)
 
@@ -190,8 +245,14 @@ def task_rows(tasks: Sequence[Task], num_envs: int) -> NDArray[np.float64]:
 def check_reset(
     tasks: Sequence[Task], generators: Sequence[np.random.Generator], num_envs: int
 ) -> None:
-    """Raises ValueError unless T divides N and there is one generator a task."""
+    """Check that tasks can share simulations evenly, and that each has a generator.
+
+    Raises:
+        ValueError: in one line that names the numbers that do not fit.
+    """
     if not tasks or num_envs % len(tasks):
         raise ValueError(f"{num_envs} simulations cannot be shared evenly among {len(tasks)} tasks")
     if len(generators) != len(tasks):
-        raise ValueError(f"one generator a task: {len(generators)} for {len(tasks)} tasks")
+        raise ValueError(
+            f"every task needs one generator: got {len(generators)} for {len(tasks)} tasks"
+        )

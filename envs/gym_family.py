@@ -1,7 +1,7 @@
 """Task families of any registered Gymnasium environment, on Gymnasium's own vector environments.
 
-A user's family is an object of a module of theirs, and ``package.module:FAMILY`` is its name
-wherever one is expected. ``docs/custom_family.md`` has a worked example.
+A user defines a family as an object in a module, and names it ``package.module:FAMILY`` wherever
+WarpRL takes a family. ``docs/custom_family.md`` has a worked example.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import gymnasium
 import mujoco
@@ -25,37 +25,27 @@ from PIL import Image, ImageOps
 from warprl.envs.family import ActionSpace, Definition, RenderableBatch, TaskFamily, check_reset
 from warprl.envs.held_out import NUM_HELD_OUT
 from warprl.envs.screen import Picture, Screen
-from warprl.envs.tasks import TaskDistribution
+from warprl.envs.tasks import TaskDistribution, TaskT
 from warprl.seeding import generator
 from warprl.types import Task
 
-TaskT = TypeVar("TaskT", bound=Task)
 Env = gymnasium.Env[Any, Any]
 
 _HELD_OUT_SEED = 2026
-_HELD = "held-out tasks"
 _MAX_SEED = 2**31
 
 
 class GymFamily(TaskFamily, Generic[TaskT]):
     """Tasks that differ in what ``set_task`` does to a registered Gymnasium environment.
 
-    ``tasks`` is a function that draws one task, a frozen dataclass of numbers, from a generator, or
-    the list of all tasks there are. The tasks of ``held_out`` are for evaluation and never trained
-    on. Without it, of a function 40 draws under a fixed seed are held out, and a list serves
-    training and evaluation alike. Whoever changes ``tasks`` changes the held-out tasks, so give the
-    family a new name then. A :class:`Split` in place of ``tasks`` decides both by itself, and may
-    find its tasks when they are first needed: a worker, which is sent its tasks, never asks.
-
     Results have the same bits for any number of workers and neighbours if the environment keeps two
     promises. After ``reset(seed=...)``, everything that happens in an episode follows from the
     seed, the task and the actions: the environment draws from its ``np_random`` alone and carries
-    nothing over from earlier episodes. And ``set_task``, called before each episode on an
+    nothing over from earlier episodes. And ``set_task``, which is called before each episode on an
     environment that may have had any other task, sets values and never scales the present ones.
 
     The policy's output is clipped to a Box of actions; ``policy.log_std`` sets how wide it explores
-    at first. Of Discrete actions it draws one. Observations are flattened. ``horizon`` defaults to
-    the registered step limit, and takes its place.
+    at first. The policy draws one of Discrete actions. Observations are flattened.
     """
 
     action_scale = 1.0
@@ -72,15 +62,31 @@ class GymFamily(TaskFamily, Generic[TaskT]):
     ) -> None:
         """Make one environment, for its spaces.
 
-        Raises ValueError, in one line, for an environment whose actions are neither a Box of floats
-        nor Discrete, whose observations cannot be flattened into a Box or that has no step limit
-        while no ``horizon`` is given, and for tasks that are too few, no finite numbers, or both
-        trained on and held out.
+        Args:
+            name: the name of the family; with other ``tasks`` come other held-out tasks, so give
+                the family a new name then.
+            env_id: the id of a registered environment.
+            tasks: a function that draws one task, a frozen dataclass of numbers, from a generator;
+                or the list of all tasks. A :class:`Split` decides about training and evaluation by
+                itself, and may find its tasks when they are first needed: a worker is sent its
+                tasks, and so never asks for them.
+            set_task: puts a task into an environment.
+            horizon: H, which takes the place of the registered step limit; by default equal to it.
+            held_out: tasks for evaluation that are never trained on. By default, 40 draws of a
+                function under a fixed seed are held out, and a list serves training and evaluation
+                alike.
+
+        Raises:
+            ValueError: in one line, if the actions are neither a Box of floats nor Discrete, the
+                observations cannot be flattened into a Box or there is no step limit; or if tasks
+                are too few, not finite numbers, or both trained on and held out.
         """
         self.name = name
         self.env_id = env_id
         self.set_task: Callable[[Env, Any], None] = set_task
         self.horizon = self._require_horizon(horizon)
+
+        # Ask one environment for its spaces, and for what the card and the videos need.
         env = self.make_env()
         self.env_action_space = self._require_actions(env.action_space)
         self.action_space = _flat(self.env_action_space)
@@ -93,13 +99,21 @@ class GymFamily(TaskFamily, Generic[TaskT]):
         self.dt = 1.0 / (env.metadata.get("render_fps") or 1.0)
         self._frame_skip = getattr(env.unwrapped, "frame_skip", 1)
         env.close()  # type: ignore[no-untyped-call]
+
         try:
             self.distribution = _split(tasks, held_out)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
     def make_env(self, render_mode: str | None = None) -> Env:
-        """One environment with flat observations, truncated at the horizon."""
+        """Make one environment with flat observations, which is truncated at the horizon.
+
+        Args:
+            render_mode: Gymnasium's; None for an environment that does not draw.
+
+        Raises:
+            ValueError: the observations cannot be flattened into a Box.
+        """
         drawing = {} if render_mode is None else {"render_mode": render_mode}
         env: Env = gymnasium.make(
             self.env_id, max_episode_steps=self.horizon, disable_env_checker=True, **drawing
@@ -120,7 +134,7 @@ class GymFamily(TaskFamily, Generic[TaskT]):
         return list(self.distribution.held_out)
 
     def make_batch(self, num_envs: int) -> GymBatch:
-        """``num_envs`` environments stepped one after the other."""
+        """``num_envs`` environments that are stepped one after the other."""
         return GymBatch(self, num_envs)
 
     def screen(self, task: Task, size: int) -> Screen:
@@ -128,7 +142,7 @@ class GymFamily(TaskFamily, Generic[TaskT]):
         return GymScreen(self, task, size)
 
     def definition(self) -> Definition:
-        """The definition card; what the environment alone knows is left to its documentation."""
+        """The definition card; for the rest it refers to the environment's documentation."""
         its = f"that of {self.env_id}"
         return Definition(
             name=self.name,
@@ -179,7 +193,7 @@ class GymFamily(TaskFamily, Generic[TaskT]):
         )
 
 
-class Split(TaskDistribution):
+class Split(TaskDistribution[Any]):
     """Tasks to train on, and tasks to evaluate on."""
 
     @property
@@ -201,68 +215,80 @@ class Drawn(Split):
         draw: Callable[[np.random.Generator], Task],
         held_out: Sequence[Task] | None = None,
     ) -> None:
-        """Raises ValueError unless ``draw`` gives tasks, enough of them if some are held out."""
+        """Hold out the given tasks, or 40 draws.
+
+        Args:
+            draw: draws one task from a generator.
+            held_out: the tasks for evaluation.
+
+        Raises:
+            ValueError: ``draw`` returns no task, or too few different ones to hold out 40.
+        """
         self._draw = draw
         self.task_type = type(_require_task(draw(generator(_HELD_OUT_SEED, "tasks"))))
         self._given = held_out is not None
-        self._held_out = _hold_out(self) if held_out is None else _checked(self, held_out, _HELD)
+        self._held_out = _hold_out(self) if held_out is None else _checked(self, held_out)
 
     @property
     def text(self) -> str:
-        """The function's docstring; else its name."""
+        """The function's docstring; its name if it has none."""
         return inspect.getdoc(self._draw) or f"drawn by {self._draw.__qualname__}"
 
     @property
     def held_out(self) -> Sequence[Task]:
-        """Those given, or 40 draws."""
+        """The tasks that were given, or 40 draws."""
         return self._held_out
 
     @property
     def held_out_text(self) -> str:
-        """How many, and what a draw that equals one of them means."""
+        """What the definition card says about them."""
         source = "given in a list" if self._given else "draws under a fixed seed"
         return f"{len(self._held_out)} {source}; a training draw that equals one is redrawn"
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw n tasks, one after the other. Raises ValueError if one is no finite numbers."""
+        """Draw ``n`` tasks in turn. Raises ValueError if one holds anything but finite numbers."""
         return [self.parse(asdict(_require_task(self._draw(rng)))) for _ in range(n)]
 
     def check(self, task: Task) -> None:
-        """Accept any finite numbers: what the function may draw is not known."""
+        """Accept any finite numbers: which others the function may draw is unknown."""
 
 
 class Listed(Split):
-    """A list of tasks, drawn in turn: each as often as any other, in random order."""
+    """A list of tasks, each drawn as often as any other, in random order."""
 
     def __init__(self, tasks: Sequence[Task], held_out: Sequence[Task] | None = None) -> None:
-        """Raises ValueError unless there are tasks, all different and of one kind."""
+        """Take the tasks for training, and those for evaluation if these are others.
+
+        Raises:
+            ValueError: a list is empty or repeats a task, or a task is on both lists.
+        """
         self.task_type = type(_require_task(tasks[0])) if tasks else Task
         self._known = [*tasks, *(held_out or ())]
         self._tasks = _checked(self, tasks, "tasks")
-        self._held_out = None if held_out is None else _checked(self, held_out, _HELD)
+        self._held_out = None if held_out is None else _checked(self, held_out)
         shared = [task for task in self._held_out or () if task in self._tasks]
         if shared:
             raise ValueError(f"{shared[0]} is on the list of tasks and held out as well")
 
     @property
     def text(self) -> str:
-        """How many there are."""
+        """What the definition card says about the tasks for training."""
         return f"one of {len(self._tasks)}, as often as any other, in random order"
 
     @property
     def held_out(self) -> Sequence[Task]:
-        """Those given, or all."""
+        """The held-out tasks that were given, or all tasks."""
         return self._tasks if self._held_out is None else self._held_out
 
     @property
     def held_out_text(self) -> str:
-        """Whether they are others than those trained on."""
+        """What the definition card says about them."""
         if self._held_out is None:
             return "all tasks: the family is discrete"
         return f"{len(self._held_out)} others, given in a list"
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw n tasks; chance decides which of them come once more than the others."""
+        """Draw ``n`` tasks; chance decides which of them come once more than the others."""
         size = len(self._tasks)
         rounds = [rng.permutation(size) for _ in range(-(-n // size))]
         return [self._tasks[i] for i in rng.permutation(np.concatenate(rounds)[:n])]
@@ -281,19 +307,14 @@ class GymBatch(RenderableBatch):
     """N environments of a :class:`GymFamily`; see :class:`warprl.types.BatchEnv`.
 
     The seeds of a task's episodes are drawn from its generator, as many numbers below 2^31. An
-    environment whose episode ended starts an unseeded one, which callers mask, in its next step.
+    environment whose episode ended starts an unseeded one in its next step, which callers mask.
     """
 
     def __init__(self, family: GymFamily[Any], num_envs: int) -> None:
         """Raises ValueError if ``num_envs`` is not positive."""
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        self.num_envs = num_envs
-        self.horizon = family.horizon
-        self.observation_space = family.observation_space
-        self.action_space = family.action_space
+        super().__init__(num_envs, family.horizon)
         self._family = family
-        self._envs: Any = SyncVectorEnv(  # its annotations do not say what it returns
+        self._envs: Any = SyncVectorEnv(  # its methods are not annotated with what they return
             [family.make_env] * num_envs, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP
         )
         self._seeds = np.zeros(num_envs, dtype=np.int64)
@@ -310,6 +331,7 @@ class GymBatch(RenderableBatch):
         generators: Sequence[np.random.Generator],
     ) -> NDArray[np.float64]:
         """Start a new episode in environments ``ids``; see the base class."""
+        # Draw the seeds and set the tasks.
         check_reset(tasks, generators, len(ids))
         episodes = len(ids) // len(tasks)
         self._seeds[ids] = np.concatenate(
@@ -317,6 +339,8 @@ class GymBatch(RenderableBatch):
         )
         for position, i in enumerate(ids):
             self._family.set_task(self._envs.envs[i], tasks[position // episodes])
+
+        # Reset these environments and no others.
         chosen = np.zeros(self.num_envs, dtype=np.bool_)
         chosen[ids] = True
         options = None if chosen.all() else {"reset_mask": chosen}
@@ -331,8 +355,9 @@ class GymBatch(RenderableBatch):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """Advance by one step under actions ``[N, A]``, one-hot if Discrete; see the protocol.
 
-        Raises RuntimeError if an environment truncates an episode before the horizon: the sampler
-        would take it for a termination.
+        Raises:
+            RuntimeError: an environment truncated an episode before the horizon, which the sampler
+                would take for a termination.
         """
         running = np.flatnonzero(self._running)
         self._actions[running, self._steps[running]] = action[running]
@@ -340,12 +365,16 @@ class GymBatch(RenderableBatch):
             _fit(action, self._family.env_action_space)
         )
         self._steps[running] += 1
+
+        # Refuse an episode that was cut short.
         early = self._running & truncated & ~terminated & (self._steps < self.horizon)
         if early.any():
             raise RuntimeError(
                 f"{self._family.name}: {self._family.env_id} truncated an episode after "
                 f"{self._steps[early][0]} steps: give the family that horizon, not {self.horizon}"
             )
+
+        # Note faults, and which episodes go on.
         finite = np.isfinite(observation).all(axis=1) & np.isfinite(reward)
         for i in running:
             self._faults[i] |= not finite[i] or _warned(self._envs.envs[i])
@@ -366,7 +395,7 @@ class GymScreen(Screen):
     """Repeats the episodes of one task in environments that draw; a state is a history."""
 
     def __init__(self, family: GymFamily[Any], task: Task, size: int) -> None:
-        """Draw once. Raises ValueError, in one line, if the environment cannot be drawn."""
+        """Draw once, as a trial. Raises ValueError, in one line, if that fails."""
         self._family, self._task, self._size = family, task, size
         self._replays: dict[int, _Replay] = {}
         problem = f"{family.name}: {family.env_id} draws no rgb_array"
@@ -374,7 +403,7 @@ class GymScreen(Screen):
             raise ValueError(f"{problem}: it has no such render mode")
         try:
             self.draw(np.zeros(1))
-        except Exception as error:  # what environments raise for want of a package or a display
+        except Exception as error:  # an environment without a package or a display raises anything
             self.close()
             raise ValueError(f"{problem}: {' '.join(str(error).split())}") from error
 
@@ -392,7 +421,7 @@ class GymScreen(Screen):
 
 
 class _Replay:
-    """One environment that draws, and the history that it has gone through."""
+    """One environment that draws, and the history of its episode so far."""
 
     def __init__(self, family: GymFamily[Any], task: Task) -> None:
         self.env = family.make_env("rgb_array")
@@ -401,7 +430,7 @@ class _Replay:
         self._picture: Picture = np.zeros((0, 0, 3), np.uint8)
 
     def picture(self, history: NDArray[np.float64]) -> Picture:
-        """Go on to the end of ``history``, or through it from its start, and draw."""
+        """Go to the end of a history and draw: onwards if possible, otherwise from its start."""
         known = len(self._history)
         if not known or not np.array_equal(self._history, history[:known]):
             self._family.set_task(self.env, self._task)
@@ -418,7 +447,7 @@ class _Replay:
 
 
 def _flat(space: ActionSpace) -> ActionSpace:
-    """The actions that the policy draws: numbers in a row, or one of the first n integers."""
+    """The actions that the policy draws: a vector, or one of the first n integers."""
     if isinstance(space, Discrete):
         return Discrete(int(space.n))
     low, high = (np.ravel(end).astype(np.float32) for end in (space.low, space.high))
@@ -426,7 +455,7 @@ def _flat(space: ActionSpace) -> ActionSpace:
 
 
 def _fit(actions: NDArray[Any], space: ActionSpace) -> NDArray[Any]:
-    """Actions ``[n, A]`` as the environment takes them: its type, its shape, within its range."""
+    """Give actions ``[n, A]`` the type, shape and range that the environment takes."""
     fitted: NDArray[Any]
     if isinstance(space, Discrete):
         fitted = space.start + actions.argmax(axis=1)
@@ -437,7 +466,7 @@ def _fit(actions: NDArray[Any], space: ActionSpace) -> NDArray[Any]:
 
 
 def _warned(env: Env) -> bool:
-    """Whether MuJoCo warned: it resets a simulation that went wrong and goes on, silently."""
+    """Whether MuJoCo warned: it silently resets a simulation that went wrong, and goes on."""
     data = getattr(env.unwrapped, "data", None)
     return isinstance(data, mujoco.MjData) and bool(data.warning.number.any())
 
@@ -454,15 +483,17 @@ def _split(
     tasks: Callable[[np.random.Generator], Task] | Sequence[Task] | Split,
     held_out: Sequence[Task] | None,
 ) -> Split:
-    """The tasks of a family. Raises ValueError for those that cannot be."""
+    """Divide the tasks of a family. Raises ValueError for tasks that are not valid."""
     if isinstance(tasks, Split):
-        assert held_out is None, "a split holds out its own"
+        assert held_out is None, "a Split holds out tasks of its own"
         return tasks
     return Drawn(tasks, held_out) if callable(tasks) else Listed(tasks, held_out)
 
 
-def _checked(distribution: TaskDistribution, tasks: Sequence[Task], what: str) -> list[Task]:
-    """The tasks of a list. Raises ValueError unless there are some, and all are different."""
+def _checked(
+    distribution: TaskDistribution[Any], tasks: Sequence[Task], what: str = "held-out tasks"
+) -> list[Task]:
+    """The tasks of a list. Raises ValueError if it is empty, or two of them are equal."""
     if not tasks:
         raise ValueError(f"the list of {what} is empty")
     parsed = [distribution.parse(asdict(_require_task(task))) for task in tasks]
@@ -471,12 +502,12 @@ def _checked(distribution: TaskDistribution, tasks: Sequence[Task], what: str) -
     return parsed
 
 
-def _hold_out(distribution: TaskDistribution) -> list[Task]:
-    """The held-out tasks of a family whose function never stops finding new ones."""
+def _hold_out(distribution: TaskDistribution[Any]) -> list[Task]:
+    """Hold out 40 draws. Raises ValueError unless all are different."""
     tasks = distribution.sample(generator(_HELD_OUT_SEED, "tasks"), NUM_HELD_OUT)
     if len(set(tasks)) != NUM_HELD_OUT:
         raise ValueError(
             f"{NUM_HELD_OUT} draws hold only {len(set(tasks))} different tasks: "
-            "where there are few, give their list"
+            "if there are so few, give their list"
         )
     return tasks

@@ -1,4 +1,4 @@
-"""Held-out tasks: drawn once, saved in the package, never trained on."""
+"""Held-out tasks: they were drawn once, are saved in the package, and are never trained on."""
 
 from __future__ import annotations
 
@@ -15,9 +15,17 @@ NUM_HELD_OUT = 40
 
 @functools.cache
 def load_manifest(name: str, parse: Callable[[Mapping[str, Any]], Task]) -> tuple[Task, ...]:
-    """The held-out tasks of the continuous family ``name``, each checked by ``parse``.
+    """Read the held-out tasks of a continuous family.
 
-    Raises ValueError if the file is short of tasks, repeats one or holds an impossible one.
+    Args:
+        name: the name of the family.
+        parse: what makes a task from the values of its fields, and checks it.
+
+    Returns:
+        The tasks, in the order of the file.
+
+    Raises:
+        ValueError: the file has too few tasks, repeats one or holds one that ``parse`` refuses.
     """
     path = files("warprl.envs") / "manifests" / f"{name}.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -26,5 +34,5 @@ def load_manifest(name: str, parse: Callable[[Mapping[str, Any]], Task]) -> tupl
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if len(set(tasks)) != NUM_HELD_OUT:
-        raise ValueError(f"{path}: not {NUM_HELD_OUT} different tasks but {len(set(tasks))}")
+        raise ValueError(f"{path}: must hold {NUM_HELD_OUT} different tasks, got {len(set(tasks))}")
     return tasks

@@ -1,7 +1,7 @@
 """Write the held-out tasks of every continuous family: ``python -m warprl.envs.manifest``.
 
-It gives the very files that are committed: change the seed, the number or a distribution, and every
-evaluation made before is of other tasks, so that would be a new version of the family.
+It writes the very files that are committed. Another seed, number of tasks or distribution would
+give other tasks than those of every evaluation before, and so a new version of the family.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from warprl.envs.held_out import NUM_HELD_OUT
 from warprl.envs.registry import family_names, make_family
@@ -18,8 +19,16 @@ from warprl.seeding import generator
 _SEED = 2026
 
 
-def manifest_text(name: str, distribution: TaskDistribution) -> str:
-    """The manifest of the family ``name``, as JSON with one task a line."""
+def manifest_text(name: str, distribution: TaskDistribution[Any]) -> str:
+    """Draw the held-out tasks of a family.
+
+    Args:
+        name: the name of the family.
+        distribution: what its tasks are drawn from.
+
+    Returns:
+        The manifest as JSON, with one task on each line.
+    """
     tasks = distribution.sample(generator(_SEED, "tasks"), NUM_HELD_OUT)
     rows = ",\n".join(f"    {json.dumps(asdict(task))}" for task in tasks)
     return f'{{\n  "family": "{name}",\n  "seed": {_SEED},\n  "tasks": [\n{rows}\n  ]\n}}\n'

@@ -1,8 +1,9 @@
-"""Grid mazes with a hidden goal, on integers in plain NumPy: what is learned must be remembered."""
+"""Grid mazes with a hidden goal, in plain NumPy: an agent must remember what it found out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -16,15 +17,19 @@ from warprl.types import Task
 
 _REWARD = 10.0
 _MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))  # row and column of up, down, left and right
-# Where the parts of an observation begin; one more number, behind the patch, is always 0.
+# An observation begins with the patch of 9; the rest begin at these indices, and entry 9 is 0.
 _PATCH, _BIAS, _TIME, _LAST_REWARD, _LAST_ACTION, _SIZE = 9, 10, 11, 12, 13, 17
 _FREE, _WALL, _GOAL, _AGENT = (245, 245, 245), (60, 60, 70), (220, 60, 40), (40, 90, 200)
 
 
 def layout(width: int) -> NDArray[np.bool_]:
-    """Which cells ``[width, width]`` are walls: the border, and pillars at even rows and columns.
+    """Lay out the walls: the border, and pillars at even rows and columns; the centre is free.
 
-    The centre is always free.
+    Args:
+        width: how many rows and columns the grid has, border included; an odd number.
+
+    Returns:
+        ``[width, width]``: whether a cell is a wall.
     """
     walls = np.ones((width, width), dtype=np.bool_)
     walls[1:-1, 1:-1] = False
@@ -47,7 +52,7 @@ def _observation_space() -> Box:
 
 
 class Maze(TaskFamily):
-    """Find the goal from the centre, and again and again from wherever it sends the agent."""
+    """Find the goal from the centre, then again from each cell to which it sends the agent."""
 
     width: int
     horizon = 200
@@ -57,13 +62,12 @@ class Maze(TaskFamily):
     action_space = Discrete(len(_MOVES))
 
     def make_batch(self, num_envs: int) -> MazeBatch:
-        """``num_envs`` agents moved together, each in a maze of its own."""
+        """``num_envs`` agents that are moved together, each in a maze of its own."""
         return MazeBatch(self, num_envs)
 
     def screen(self, task: Task, size: int) -> Screen:
         """The maze from above, with the goal; the state is the agent's row and column."""
-        assert isinstance(task, Cell)
-        return MazeScreen(self.width, task, size)
+        return MazeScreen(self.width, astuple(task), size)
 
     def definition(self) -> Definition:
         """The definition card."""
@@ -114,16 +118,14 @@ class Maze11(Maze):
 
 
 class MazeBatch(RenderableBatch):
-    """N agents; see :class:`warprl.types.BatchEnv`. A cell is ``row * width + col`` within."""
+    """N agents; see :class:`warprl.types.BatchEnv`.
+
+    The arrays of this class number a cell ``row * width + col``.
+    """
 
     def __init__(self, family: Maze, num_envs: int) -> None:
         """Raises ValueError if ``num_envs`` is not positive."""
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        self.num_envs = num_envs
-        self.horizon = family.horizon
-        self.observation_space = family.observation_space
-        self.action_space = family.action_space
+        super().__init__(num_envs, family.horizon)
         self._width = family.width
         walls = layout(family.width)
         self._walls = walls.ravel()
@@ -147,6 +149,7 @@ class MazeBatch(RenderableBatch):
         For each step of the episode one cell is drawn, so that what a generator gives to an episode
         does not depend on when, or how often, the goal is reached.
         """
+        # For each step, draw one of the free cells but the goal.
         check_reset(tasks, generators, len(ids))
         shape = len(ids) // len(tasks), self.horizon
         goal = task_rows(tasks, len(ids)).astype(np.intp) @ (self._width, 1)
@@ -154,6 +157,8 @@ class MazeBatch(RenderableBatch):
             [rng.integers(len(self._free) - 1, size=shape) for rng in generators]
         )
         drawn += drawn >= np.searchsorted(self._free, goal)[:, None]  # skips the goal
+
+        # Start the episodes.
         self._goal[ids] = goal
         self._sent_to[ids] = self._free[drawn]
         self._position[ids] = len(self._walls) // 2
@@ -164,6 +169,7 @@ class MazeBatch(RenderableBatch):
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """Move by the one-hot actions ``[N, 4]``; see the protocol."""
+        # Move those that no wall stops, then send those at the goal elsewhere.
         choice = action.argmax(1)
         ahead = self._position + self._moves[choice]
         position = np.where(self._walls[ahead], self._position, ahead)
@@ -173,6 +179,8 @@ class MazeBatch(RenderableBatch):
             reached, self._sent_to[np.arange(self.num_envs), number], position
         )
         self._steps += 1
+
+        # Report the reward and the action of this very step.
         reward = _REWARD * reached
         observation = self._observe()
         observation[:, _LAST_REWARD] = reward
@@ -188,7 +196,7 @@ class MazeBatch(RenderableBatch):
         return observation
 
     def faults(self) -> NDArray[np.bool_]:
-        """``[N]``: none; on integers nothing can diverge."""
+        """``[N]``: none, since nothing can diverge on integers."""
         return np.zeros(self.num_envs, dtype=np.bool_)
 
     def render_state(self, index: int) -> NDArray[np.float64]:
@@ -199,10 +207,10 @@ class MazeBatch(RenderableBatch):
 class MazeScreen(Screen):
     """The maze from above: walls dark, the goal red and the agent blue."""
 
-    def __init__(self, width: int, goal: Cell, size: int) -> None:
-        """Pictures of ``size`` x ``size`` pixels."""
+    def __init__(self, width: int, goal: tuple[int, int], size: int) -> None:
+        """Draw pictures of ``size`` x ``size`` pixels with the goal at this row and column."""
         cells = np.where(layout(width)[..., None], _WALL, _FREE)
-        cells[goal.row, goal.col] = _GOAL
+        cells[goal] = _GOAL
         self._cells = cells.astype(np.uint8)
         self._index = np.arange(size) * width // size
 

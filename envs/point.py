@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import astuple
 from importlib.resources import files
 
 import mujoco
@@ -12,8 +13,7 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from warprl.envs.family import Definition, ModelFamily, RenderableBatch, check_reset, task_rows
-from warprl.envs.markers import add_goal
-from warprl.envs.tasks import Goal, HalfCircleGoals, SquareGoals
+from warprl.envs.tasks import HalfCircleGoals, SquareGoals
 from warprl.types import Task
 
 _MAX_STEP = 0.1
@@ -26,8 +26,14 @@ class Point(ModelFamily):
 
     The policy's output is divided by ``action_scale``, as for the robots: an initial standard
     deviation of 1 is then one full step, neither lost in the clipping nor too small to explore.
+
+    The attributes that end in ``_text`` are lines of the definition card.
     """
 
+    reward_text: str
+    termination_text: str
+    differences_text: str
+    source_text: str
     dt = 1.0
     action_scale = 10.0
     observation_space = Box(-np.inf, np.inf, (2,), np.float64)
@@ -35,7 +41,14 @@ class Point(ModelFamily):
 
     @abstractmethod
     def reward(self, offset: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]`` at these positions less their goals ``[N, 2]``, after the move."""
+        """Compute the rewards that ``reward_text`` states in words.
+
+        Args:
+            offset: ``[N, 2]``, the positions after the move minus their goals, in m.
+
+        Returns:
+            Rewards ``[N]``.
+        """
 
     def terminated(self, offset: NDArray[np.float64]) -> NDArray[np.bool_]:
         """``[N]``: points whose episode ends there; none by default."""
@@ -45,11 +58,11 @@ class Point(ModelFamily):
         """``num_envs`` points moved together."""
         return PointBatch(self, num_envs)
 
-    def card(self, *, reward: str, termination: str, differences: str, source: str) -> Definition:
-        """The definition card; what the world fixes is filled in here."""
+    def definition(self) -> Definition:
+        """The definition card: what the family says, and what its world fixes."""
         return Definition(
             name=self.name,
-            reward=reward,
+            reward=self.reward_text,
             tasks=self.distribution.text,
             held_out=self.held_out_text,
             horizon=self.horizon,
@@ -60,20 +73,22 @@ class Point(ModelFamily):
             f"{_MAX_STEP:g}) m; a is the policy's output",
             action_scale=self.action_scale,
             initial_state="the origin, without noise",
-            termination=termination,
+            termination=self.termination_text,
             physics="none: xy_after = xy_before + action, in float64",
-            differences=differences,
-            source=source,
+            differences=self.differences_text,
+            source=self.source_text,
         )
 
-    @staticmethod
-    def draw(task: Task, radius: float) -> mujoco.MjSpec:
+    def drawing(self, task: Task) -> mujoco.MjSpec:
         """The plane from above with the goal on it; ``qpos`` is the position xy."""
-        assert isinstance(task, Goal)
         xml = (files("warprl.envs") / "point.xml").read_text(encoding="utf-8")
         spec = mujoco.MjSpec.from_string(xml)
-        add_goal(spec, task.x, task.y, radius=radius, height=0.01)
+        spec.site("goal").pos[:2] = astuple(task)
         return spec
+
+    def render_model(self, task: Task) -> mujoco.MjModel:
+        """The drawing, compiled."""
+        return self.drawing(task).compile()
 
 
 class PointNavigation(Point):
@@ -82,9 +97,20 @@ class PointNavigation(Point):
     name = "point-navigation-v1"
     horizon = 100
     distribution = SquareGoals(0.5)
+    reward_text = "-|xy_after - g|_2, the Euclidean distance to the goal after the move"
+    termination_text = (
+        f"|dx| < {_TOLERANCE:g} and |dy| < {_TOLERANCE:g} after the move; the horizon truncates"
+    )
+    differences_text = (
+        "MAML 2017, pytorch-maml-rl and learn2learn (Particles2D) have no action scale. Other "
+        "tasks: ProMP's point starts in U[-0.2, 0.2]^2, moves by 0.2 and seeks one of the four "
+        "corners (+-2, +-2), with rewards -d, -d^2 or sparse ones; PEARL's starts and seeks in "
+        "U[-1, 1]^2 for 20 steps"
+    )
+    source_text = "MAML 2017 (cbfinn/maml_rl, 2D navigation) and pytorch-maml-rl (2DNavigation-v0)"
 
     def reward(self, offset: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``-|xy - g|_2``."""
+        """Rewards ``[N]``, as ``reward_text`` says."""
         return -np.hypot(offset[:, 0], offset[:, 1])
 
     def terminated(self, offset: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -92,57 +118,38 @@ class PointNavigation(Point):
         near = np.abs(offset) < _TOLERANCE
         return near[:, 0] & near[:, 1]
 
-    def render_model(self, task: Task) -> mujoco.MjModel:
-        """The plane from above with the goal on it; ``qpos`` is the position xy."""
-        return self.draw(task, radius=0.03).compile()
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward="-|xy_after - g|_2, the Euclidean distance to the goal after the move",
-            termination=f"|dx| < {_TOLERANCE:g} and |dy| < {_TOLERANCE:g} after the move; the "
-            "horizon truncates",
-            differences="MAML 2017, pytorch-maml-rl and learn2learn (Particles2D) have no action "
-            "scale. Other tasks: ProMP's point starts in U[-0.2, 0.2]^2, moves by 0.2 and seeks "
-            "one of the four corners (+-2, +-2), with rewards -d, -d^2 or sparse ones; PEARL's "
-            "starts and seeks in U[-1, 1]^2 for 20 steps",
-            source="MAML 2017 (cbfinn/maml_rl, 2D navigation) and pytorch-maml-rl "
-            "(2DNavigation-v0)",
-        )
-
 
 class PointSparse(Point):
-    """Find a hidden goal on a half circle that rewards only whoever is near it."""
+    """Find a hidden goal on a half circle; only points near it are rewarded."""
 
     name = "point-sparse-v1"
     horizon = 20
     distribution = HalfCircleGoals(1.0)
+    reward_text = f"1 - d if d <= {_GOAL_RADIUS:g} m, else 0, d = |xy_after - g|_2 after the move"
+    termination_text = "never; the horizon truncates"
+    differences_text = (
+        "PEARL meta-trains on the dense -d and rewards so only where it adapts, spaces its 100 "
+        "goals evenly and scales rewards by 100. VariBAD: horizon 100, reward as here. Their "
+        "action scale is the same: [-1, 1] is mapped to +-0.1 m"
+    )
+    source_text = (
+        "PEARL (Rakelly et al., ICML 2019), sparse-point-robot; also VariBAD (SparsePointEnv-v0)"
+    )
 
     def reward(self, offset: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``1 - d`` up to and on the goal's radius, 0 beyond, with ``d = |xy - g|_2``."""
+        """Rewards ``[N]``, as ``reward_text`` says."""
         distance = np.hypot(offset[:, 0], offset[:, 1])
-        # Of a point that a NaN sent nowhere, the reward is NaN, not an ordinary 0.
+        # A point that a NaN action sent nowhere gets the reward NaN, not an ordinary 0.
         return np.where(distance > _GOAL_RADIUS, 0.0, 1.0 - distance)
 
-    def render_model(self, task: Task) -> mujoco.MjModel:
-        """The half circle from above, with the place that rewards; ``qpos`` is the position xy."""
-        spec = self.draw(task, radius=_GOAL_RADIUS)
+    def drawing(self, task: Task) -> mujoco.MjSpec:
+        """The half circle from above, with the disc that is rewarded."""
+        spec = super().drawing(task)
+        spec.site("goal").size[0] = _GOAL_RADIUS
         spec.camera("track").pos = (0.0, 0.5, 3.0)
         spec.geom("floor").size = (2.0, 2.0, 0.1)
         spec.body("point").first_geom().size[0] *= 2
-        return spec.compile()
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward=f"1 - d if d <= {_GOAL_RADIUS:g} m, else 0, d = |xy_after - g|_2 after the move",
-            termination="never; the horizon truncates",
-            differences="PEARL meta-trains on the dense -d and rewards so only where it adapts, "
-            "spaces its 100 goals evenly and scales rewards by 100. VariBAD: horizon 100, reward "
-            "as here. Their action scale is the same: [-1, 1] is mapped to +-0.1 m",
-            source="PEARL (Rakelly et al., ICML 2019), sparse-point-robot; also VariBAD "
-            "(SparsePointEnv-v0)",
-        )
+        return spec
 
 
 class PointBatch(RenderableBatch):
@@ -150,25 +157,11 @@ class PointBatch(RenderableBatch):
 
     def __init__(self, family: Point, num_envs: int) -> None:
         """Raises ValueError if ``num_envs`` is not positive."""
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        super().__init__(num_envs, family.horizon)
         self.family = family
-        self.num_envs = num_envs
-        self.horizon = family.horizon
-        self.observation_space = family.observation_space
-        self.action_space = family.action_space
         self._scale = family.action_scale
         self._position: NDArray[np.float64] = np.zeros((num_envs, 2))
         self._goal = np.zeros((num_envs, 2))
-
-    def reset(
-        self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
-    ) -> NDArray[np.float64]:
-        """Put every point at the origin; the start has no noise, so nothing is drawn."""
-        check_reset(tasks, generators, self.num_envs)
-        self._goal[:] = task_rows(tasks, self.num_envs)
-        self._position[:] = 0.0
-        return self._position.copy()
 
     def restart(
         self,
@@ -176,7 +169,7 @@ class PointBatch(RenderableBatch):
         tasks: Sequence[Task],
         generators: Sequence[np.random.Generator],
     ) -> NDArray[np.float64]:
-        """Put the points ``ids`` back at the origin."""
+        """Put the points ``ids`` back at the origin; without noise, nothing is drawn."""
         check_reset(tasks, generators, len(ids))
         self._goal[ids] = task_rows(tasks, len(ids))
         self._position[ids] = 0.0

@@ -1,4 +1,4 @@
-"""Pictures of simulations, drawn off screen."""
+"""Pictures of simulations, drawn off the screen."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ Picture = NDArray[np.uint8]  # [height, width, 3]
 
 
 class Screen(ABC):
-    """Draws one task of a family, from what :meth:`RenderableBatch.render_state` gave."""
+    """Draws simulations of one task from what their batch's ``render_state`` returned."""
 
     @abstractmethod
     def draw(self, state: NDArray[np.float64], panel: int = 0) -> Picture:
-        """A square picture of one state.
+        """Draw one state.
 
-        Episodes that are shown side by side, picture by picture, have a ``panel`` each.
+        Args:
+            state: the numbers that ``render_state`` returned.
+            panel: which of several episodes that are drawn in turn, side by side, this one is.
+
+        Returns:
+            A square picture ``[size, size, 3]``.
         """
 
     @abstractmethod
@@ -29,12 +34,12 @@ class Screen(ABC):
 class ModelScreen(Screen):
     """Draws a MuJoCo model whose state is its ``qpos``.
 
-    Without shadows, reflections and smoothing: software OpenGL spends most of its time on these.
-    181 pictures a second without, 12 with them.
+    It leaves out shadows, reflections and smoothing, on which software OpenGL spends most of its
+    time: 181 pictures a second without them, 12 with them.
     """
 
     def __init__(self, model: mujoco.MjModel, size: int) -> None:
-        """Pictures of ``size`` x ``size`` pixels, seen by the camera "track"."""
+        """Draw pictures of ``size`` x ``size`` pixels, seen by the camera "track"."""
         model.vis.quality.offsamples = 0
         self._data = mujoco.MjData(model)
         self._model = model

@@ -6,11 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from warprl.types import Task
+
+TaskT = TypeVar("TaskT", bound=Task)
 
 
 @dataclass(frozen=True)
@@ -50,37 +53,48 @@ class Cell(Task):
     col: int
 
 
-class TaskDistribution(ABC):
-    """Where the tasks of a family come from."""
+class TaskDistribution(ABC, Generic[TaskT]):
+    """A distribution over tasks of one type, discrete or continuous."""
 
-    task_type: type[Task]
+    task_type: type[TaskT]
 
     @property
     @abstractmethod
     def text(self) -> str:
-        """For the definition card."""
+        """What the definition card says about the tasks."""
 
     @abstractmethod
-    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw n tasks."""
+    def sample(self, rng: np.random.Generator, n: int) -> list[TaskT]:
+        """Draw ``n`` tasks from ``rng``."""
 
     @abstractmethod
-    def check(self, task: Task) -> None:
-        """Raises ValueError, naming field and range, if ``task`` is outside the support."""
+    def check(self, task: TaskT) -> None:
+        """Check that this distribution can draw a task.
+
+        Raises:
+            ValueError: the task lies outside the support; one line names the field and its range.
+        """
 
     @property
     def size(self) -> int:
-        """How many numbers a task has."""
+        """D, how many numbers a task has."""
         return len(fields(self.task_type))
 
-    def all_tasks(self) -> list[Task] | None:
-        """Every task, if the distribution is discrete."""
+    def all_tasks(self) -> list[TaskT] | None:
+        """Every task of a discrete distribution; None for a continuous one."""
         return None
 
-    def parse(self, values: Mapping[str, Any]) -> Task:
-        """The task with these fields.
+    def parse(self, values: Mapping[str, Any]) -> TaskT:
+        """Make a task from the values of its fields, which a user may have typed.
 
-        Raises ValueError, one line naming the field and what would be right.
+        Args:
+            values: the value of every field by its name.
+
+        Returns:
+            The task, which the distribution can draw.
+
+        Raises:
+            ValueError: in one line that names the field and what would be right.
         """
         names = [field.name for field in fields(self.task_type)]
         if not isinstance(values, Mapping) or set(values) != set(names):
@@ -91,9 +105,17 @@ class TaskDistribution(ABC):
         return task
 
     def parse_field(self, name: str, value: Any) -> Any:
-        """The value of the task's field ``name``; a number unless a subclass says otherwise.
+        """Read one field of a task: a number, unless a subclass says otherwise.
 
-        Raises ValueError, naming the field and what would be right.
+        Args:
+            name: the name of the field.
+            value: what a user gave for it.
+
+        Returns:
+            The value that the task holds.
+
+        Raises:
+            ValueError: in one line that names the field and what would be right.
         """
         if not is_finite_number(value):
             raise ValueError(f"task field {name!r} must be a finite number, got {value!r}")
@@ -101,44 +123,43 @@ class TaskDistribution(ABC):
 
 
 def is_finite_number(value: Any) -> bool:
-    """Whether ``value`` is a number, finite and no truth value."""
+    """Whether ``value`` is a finite number and not a truth value."""
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     return number and math.isfinite(value)
 
 
-class Directions(TaskDistribution):
+class Directions(TaskDistribution[Direction]):
     """Forward and backward, balanced: half of the tasks each, in random order.
 
-    With an odd number of tasks a coin decides about the last one.
+    With an odd number of tasks, chance decides the direction of the last one.
     """
 
     task_type = Direction
 
     @property
     def text(self) -> str:
-        """For the definition card."""
+        """What the definition card says about the tasks."""
         return "direction d in {-1, +1}, half of the meta-batch each, in random order"
 
-    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw n tasks, balanced."""
+    def sample(self, rng: np.random.Generator, n: int) -> list[Direction]:
+        """Draw ``n`` directions, balanced."""
         signs = np.resize([1.0, -1.0], n)
         signs[n - n % 2 :] = rng.choice([1.0, -1.0])
         return [Direction(float(sign)) for sign in rng.permutation(signs)]
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Direction) -> None:
         """Raises ValueError unless the direction is +1 or -1."""
-        assert isinstance(task, Direction)
         if task.direction not in (-1.0, 1.0):
             raise ValueError(f"task field 'direction' must be -1 or 1, got {task.direction:g}")
 
-    def all_tasks(self) -> list[Task]:
+    def all_tasks(self) -> list[Direction]:
         """Both directions, forward first."""
         return [Direction(1.0), Direction(-1.0)]
 
 
 @dataclass(frozen=True)
-class UniformVelocity(TaskDistribution):
-    """A target velocity, uniform on ``[low, high]``."""
+class UniformVelocity(TaskDistribution[Velocity]):
+    """A target velocity, uniform on ``[low, high]``, in m/s."""
 
     low: float
     high: float
@@ -146,40 +167,34 @@ class UniformVelocity(TaskDistribution):
 
     @property
     def text(self) -> str:
-        """For the definition card."""
+        """What the definition card says about the tasks."""
         return f"target velocity v* ~ U[{self.low:g}, {self.high:g}] m/s"
 
-    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw n target velocities."""
+    def sample(self, rng: np.random.Generator, n: int) -> list[Velocity]:
+        """Draw ``n`` target velocities."""
         return [Velocity(float(v)) for v in rng.uniform(self.low, self.high, n)]
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Velocity) -> None:
         """Raises ValueError if the velocity is outside ``[low, high]``."""
-        assert isinstance(task, Velocity)
-        if not self.low <= task.velocity <= self.high:
-            raise ValueError(
-                f"task field 'velocity' must be between {self.low:g} and {self.high:g},"
-                f" got {task.velocity:g}"
-            )
+        _check_between("velocity", task.velocity, self.low, self.high)
 
 
-class Headings(TaskDistribution):
+class Headings(TaskDistribution[Heading]):
     """A direction on the plane, uniform on the circle."""
 
     task_type = Heading
 
     @property
     def text(self) -> str:
-        """For the definition card."""
+        """What the definition card says about the tasks."""
         return "direction g = (cos angle, sin angle), angle ~ U[0, 2 pi)"
 
-    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw n directions."""
+    def sample(self, rng: np.random.Generator, n: int) -> list[Heading]:
+        """Draw ``n`` directions."""
         return [Heading(float(angle)) for angle in rng.uniform(0.0, 2.0 * np.pi, n)]
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Heading) -> None:
         """Raises ValueError if the angle is outside ``[0, 2 pi)``."""
-        assert isinstance(task, Heading)
         if not 0.0 <= task.angle < 2.0 * np.pi:
             raise ValueError(
                 f"task field 'angle' must be at least 0 and less than 2 pi, got {task.angle:g}"
@@ -187,56 +202,49 @@ class Headings(TaskDistribution):
 
 
 @dataclass(frozen=True)
-class SquareGoals(TaskDistribution):
-    """A goal, uniform on the square ``[-half_width, half_width]^2``."""
+class SquareGoals(TaskDistribution[Goal]):
+    """A goal, uniform on the square ``[-half_width, half_width]^2``, in m."""
 
     half_width: float
     task_type = Goal
 
     @property
     def text(self) -> str:
-        """For the definition card."""
+        """What the definition card says about the tasks."""
         return f"goal g ~ U[-{self.half_width:g}, {self.half_width:g}]^2 m"
 
-    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw n goals."""
-        return [Goal(float(x), float(y)) for x, y in rng.uniform(-1, 1, (n, 2)) * self.half_width]
+    def sample(self, rng: np.random.Generator, n: int) -> list[Goal]:
+        """Draw ``n`` goals."""
+        return _goals(*(rng.uniform(-1, 1, (n, 2)) * self.half_width).T)
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Goal) -> None:
         """Raises ValueError if the goal is outside the square."""
-        assert isinstance(task, Goal)
-        for name, value in (("x", task.x), ("y", task.y)):
-            if abs(value) > self.half_width:
-                raise ValueError(
-                    f"task field {name!r} must be between {-self.half_width:g} and"
-                    f" {self.half_width:g}, got {value:g}"
-                )
+        _check_between("x", task.x, -self.half_width, self.half_width)
+        _check_between("y", task.y, -self.half_width, self.half_width)
 
 
 @dataclass(frozen=True)
-class DiscGoals(TaskDistribution):
-    """A goal, uniform in area on the disc of this radius about the origin."""
+class DiscGoals(TaskDistribution[Goal]):
+    """A goal, uniform in area on the disc of this radius, in m, about the origin."""
 
     radius: float
     task_type = Goal
 
     @property
     def text(self) -> str:
-        """For the definition card."""
+        """What the definition card says about the tasks."""
         return f"goal g uniform in area on the disc of radius {self.radius:g} m"
 
-    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw n goals; the square root makes the density uniform in area."""
+    def sample(self, rng: np.random.Generator, n: int) -> list[Goal]:
+        """Draw ``n`` goals; the square root makes the density uniform in area."""
         distance = self.radius * np.sqrt(rng.uniform(size=n))
         angle = rng.uniform(0.0, 2.0 * np.pi, n)
-        points = zip(distance * np.cos(angle), distance * np.sin(angle), strict=True)
-        return [Goal(float(x), float(y)) for x, y in points]
+        return _goals(distance * np.cos(angle), distance * np.sin(angle))
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Goal) -> None:
         """Raises ValueError if the goal is outside the disc."""
-        assert isinstance(task, Goal)
         distance = math.hypot(task.x, task.y)
-        if distance > self.radius * (1 + 1e-12):  # a goal on the rim, but for rounding
+        if distance > self.radius * (1 + 1e-12):  # rounding may push a goal on the rim outside
             raise ValueError(
                 f"task fields 'x' and 'y' must lie within {self.radius:g} of the origin,"
                 f" got {distance:g}"
@@ -244,26 +252,24 @@ class DiscGoals(TaskDistribution):
 
 
 @dataclass(frozen=True)
-class HalfCircleGoals(TaskDistribution):
-    """A goal, uniform on the half circle of this radius about the origin with y >= 0."""
+class HalfCircleGoals(TaskDistribution[Goal]):
+    """A goal, uniform on the half circle of this radius, in m, about the origin with y >= 0."""
 
     radius: float
     task_type = Goal
 
     @property
     def text(self) -> str:
-        """For the definition card."""
+        """What the definition card says about the tasks."""
         return f"goal g uniform on the half circle of radius {self.radius:g} m with y >= 0"
 
-    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw n goals."""
+    def sample(self, rng: np.random.Generator, n: int) -> list[Goal]:
+        """Draw ``n`` goals."""
         angle = rng.uniform(0.0, math.pi, n)
-        points = zip(self.radius * np.cos(angle), self.radius * np.sin(angle), strict=True)
-        return [Goal(float(x), float(y)) for x, y in points]
+        return _goals(self.radius * np.cos(angle), self.radius * np.sin(angle))
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Goal) -> None:
         """Raises ValueError if the goal is off the half circle by more than its millionth."""
-        assert isinstance(task, Goal)
         distance = math.hypot(task.x, task.y)
         if task.y < 0 or abs(distance - self.radius) > 1e-6 * self.radius:
             raise ValueError(
@@ -273,7 +279,7 @@ class HalfCircleGoals(TaskDistribution):
 
 
 @dataclass(frozen=True)
-class GoalCells(TaskDistribution):
+class GoalCells(TaskDistribution[Cell]):
     """A goal cell, uniform on these free cells of a grid."""
 
     cells: tuple[Cell, ...]
@@ -281,29 +287,37 @@ class GoalCells(TaskDistribution):
 
     @property
     def text(self) -> str:
-        """For the definition card."""
+        """What the definition card says about the tasks."""
         return f"goal cell (row, col), uniform on the {len(self.cells)} free ones but the start"
 
-    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw n goal cells, with replacement."""
+    def sample(self, rng: np.random.Generator, n: int) -> list[Cell]:
+        """Draw ``n`` goal cells, with replacement."""
         return [self.cells[i] for i in rng.integers(len(self.cells), size=n)]
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Cell) -> None:
         """Raises ValueError unless the cell is free and not the start."""
-        assert isinstance(task, Cell)
         if task not in self.cells:
             raise ValueError(
                 f"task fields 'row' and 'col' must name one of the {len(self.cells)} free cells but"
                 f" the start, got ({task.row}, {task.col})"
             )
 
-    def all_tasks(self) -> list[Task]:
+    def all_tasks(self) -> list[Cell]:
         """The cells, row by row."""
         return list(self.cells)
 
     def parse_field(self, name: str, value: Any) -> int:
-        """A whole number. Raises ValueError, naming the field, for anything else."""
+        """Read a whole number. Raises ValueError, naming the field, for anything else."""
         number = super().parse_field(name, value)
         if number != int(number):
             raise ValueError(f"task field {name!r} must be a whole number, got {value!r}")
         return int(number)
+
+
+def _check_between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"task field {name!r} must be between {low:g} and {high:g}, got {value:g}")
+
+
+def _goals(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[Goal]:
+    return [Goal(*point) for point in zip(x.tolist(), y.tolist(), strict=True)]

@@ -70,7 +70,7 @@ def run(batch: LocomotionBatch, control: NDArray[np.float64]) -> NDArray[np.floa
 
 def commands(batch: LocomotionBatch, steps: int) -> NDArray[np.float64]:
     """Random ones of few bits, which survive the scaling of actions."""
-    drawn = np.random.default_rng(5).integers(-8, 9, (steps, *batch.action_space.shape))
+    drawn = np.random.default_rng(5).integers(-8, 9, (steps, *batch.family.action_space.shape))
     return drawn / 8.0
 
 

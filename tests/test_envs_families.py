@@ -558,7 +558,7 @@ def test_a_reset_that_does_not_add_up_is_refused(name: str) -> None:
     rngs = [np.random.default_rng(i) for i in range(2)]
     with pytest.raises(ValueError, match="3 simulations cannot be shared evenly among 2 tasks"):
         family.make_batch(3).reset(tasks, rngs)
-    with pytest.raises(ValueError, match="one generator a task: 1 for 2 tasks"):
+    with pytest.raises(ValueError, match="every task needs one generator: got 1 for 2 tasks"):
         family.make_batch(4).reset(tasks, rngs[:1])
     with pytest.raises(ValueError, match="cannot be shared evenly among 0 tasks"):
         family.make_batch(4).reset([], [])

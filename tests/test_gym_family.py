@@ -376,7 +376,7 @@ SEVERAL = registered("Several", action_space=MultiDiscrete([2, 3]))
         (make(horizon=None), "Walk-v0 has no step limit: give a horizon"),
         (make(horizon=0), "the horizon must be at least 1, got 0"),
         (make(tasks=lambda rng: 1.0), "a task must be a frozen dataclass that derives from"),
-        (make(tasks=lambda rng: Speed(1.0)), "40 draws hold only 1 different tasks: where there"),
+        (make(tasks=lambda rng: Speed(1.0)), "40 draws hold only 1 different tasks: if there"),
         (make(tasks=lambda rng: Speed(np.nan)), "task field 'speed' must be a finite number"),
         (make(tasks=[]), "the list of tasks is empty"),
         (make(tasks=[Speed(1), Speed(1.0)]), "the list of tasks repeats one"),

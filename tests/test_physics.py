@@ -122,7 +122,7 @@ def test_a_batch_equals_gymnasium_for_a_thousand_steps(
             assert np.array_equal(observation[i], peer._get_obs())
         for _ in range(length):
             # Gymnasium leaves clipping to MuJoCo but charges for the command it was given.
-            action = actions.uniform(-11.0, 11.0, (num_envs, *batch.action_space.shape))
+            action = actions.uniform(-11.0, 11.0, (num_envs, *batch.family.action_space.shape))
             observation, reward, terminated = batch.step(action.astype(np.float32))
             scale, high = np.float32(batch.family.action_scale), peers[0].action_space.high
             command = np.clip(action.astype(np.float32) / scale, -high, high)
@@ -244,7 +244,9 @@ def test_a_reward_is_of_gymnasiums_velocities_in_the_step_that_falls_too(
     actions = np.random.default_rng(1)
     fallen = 0
     for _ in range(300):
-        action = actions.uniform(-11.0, 11.0, (1, *batch.action_space.shape)).astype(np.float32)
+        action = actions.uniform(-11.0, 11.0, (1, *batch.family.action_space.shape)).astype(
+            np.float32
+        )
         observation, reward, terminated = batch.step(action)
         high = robot.action_space.high
         command = np.clip(action[0] / np.float32(batch.family.action_scale), -high, high)
@@ -339,7 +341,7 @@ def test_neighbours_in_a_batch_do_not_influence_each_other(
             crowd.physics.qvel[0] = np.nan
         if step == 40:
             crowd.restart(np.array([1]), [second], [np.random.default_rng(4)])
-        action = actions.uniform(-10, 10, (4, *crowd.action_space.shape)).astype(np.float32)
+        action = actions.uniform(-10, 10, (4, *crowd.family.action_space.shape)).astype(np.float32)
         together = crowd.step(action)
         apart = alone.step(action[2:])
         for mine, theirs in zip(together, apart, strict=True):
@@ -431,11 +433,12 @@ def test_per_simulation_masses_equal_separately_compiled_models(file: str) -> No
     masses, inertias = physics.model_field("body_mass"), physics.model_field("body_inertia")
     for i, model in enumerate(models):
         masses[i], inertias[i] = model.body_mass, model.body_inertia
-    physics.apply_model_fields()
+    every = np.arange(len(models))
+    physics.apply_model_fields(every)
     rng = np.random.default_rng(0)
     qpos = shared.qpos0 + rng.uniform(-0.1, 0.1, (len(models), shared.nq))
     control = rng.uniform(-1.0, 1.0, (100, len(models), shared.nu))
-    physics.reset(qpos, np.zeros((len(models), shared.nv)))
+    physics.reset(qpos, np.zeros((len(models), shared.nv)), every)
     for u in control:
         physics.ctrl[:] = u
         physics.step(np.ones(len(models), dtype=np.bool_))

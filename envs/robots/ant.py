@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from warprl.envs.family import Definition
-from warprl.envs.markers import add_direction, add_goal, add_heading, add_milestones, look_down
 from warprl.envs.physics import Physics
 from warprl.envs.robots.locomotion import LocomotionFamily, Motion, control_cost, speed_along
 from warprl.envs.tasks import (
-    Direction,
     Directions,
     DiscGoals,
-    Goal,
-    Heading,
     Headings,
     UniformVelocity,
-    Velocity,
 )
-from warprl.types import Task
 
 _TORSO = 1  # its body id; 0 is the world
 _CONTACT_FREE = (
@@ -65,32 +57,27 @@ class AntDir(RunningAnt):
 
     name = "ant-dir-v1"
     distribution = Directions()
+    reward_text = (
+        "d * v_x + 1 - 0.5 * sum(u^2), v_x = (x_after - x_before) / dt of the torso frame (xpos)"
+    )
+    differences_text = (
+        f"{_CONTACT_FREE}; ProMP draws each direction by a coin. learn2learn is as ProMP, without "
+        "an action scale. pytorch-maml-rl, in Gym's physics: survival 0.05, control cost 0.005 * "
+        "sum((a / scale)^2), height [0.2, 1], horizon 100, rotation and position of the torso in "
+        "the observation. MAML 2017 has that reward in rllab: contact forces at work, frame skip "
+        "1, dt 0.02, velocity of the centre of mass, no action scale, so its returns are not "
+        "comparable. PEARL's AntDir draws angles (see ant-dir-2d-v1). VariBAD uses +-1 as an angle "
+        "in radians, a different task"
+    )
+    source_text = (
+        "ProMP (Rothfuss et al., ICLR 2019), AntRandDirec (forward/backward); task first in MAML "
+        "(Finn et al., ICML 2017)"
+    )
 
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``d * v_x + 1 - 0.5 * sum(u^2)``."""
+        """Rewards ``[N]``, as ``reward_text`` says."""
         forward = target[:, 0] * motion.velocity[:, 0]
         return forward + self.survival - control_cost(motion.control, self.control_weight)
-
-    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """Arrow heads on the floor."""
-        assert isinstance(task, Direction)
-        add_direction(spec, task.direction)
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward="d * v_x + 1 - 0.5 * sum(u^2), v_x = (x_after - x_before) / dt of the torso "
-            "frame (xpos)",
-            differences=f"{_CONTACT_FREE}; ProMP draws each direction by a coin. learn2learn is as "
-            "ProMP, without an action scale. pytorch-maml-rl, in Gym's physics: survival 0.05, "
-            "control cost 0.005 * sum((a / scale)^2), height [0.2, 1], horizon 100, rotation and "
-            "position of the torso in the observation. MAML 2017 has that reward in rllab: contact "
-            "forces at work, frame skip 1, dt 0.02, velocity of the centre of mass, no action "
-            "scale, so its returns are not comparable. PEARL's AntDir draws angles (see "
-            "ant-dir-2d-v1). VariBAD uses +-1 as an angle in radians, a different task",
-            source="ProMP (Rothfuss et al., ICLR 2019), AntRandDirec (forward/backward); task "
-            "first in MAML (Finn et al., ICML 2017)",
-        )
 
 
 class AntDir2D(RunningAnt):
@@ -98,30 +85,22 @@ class AntDir2D(RunningAnt):
 
     name = "ant-dir-2d-v1"
     distribution = Headings()
+    reward_text = (
+        "g . v + 1 - 0.5 * sum(u^2), v = (xy_after - xy_before) / dt of the torso frame (xpos)"
+    )
+    differences_text = (
+        f"{_CONTACT_FREE}; ProMP draws g as a normalised N(0, I), which is the same distribution. "
+        "learn2learn is as ProMP, without an action scale. PEARL (AntDir, angle U[0, 2 pi)): no "
+        "contact forces in the observation, as here, height [0.2, 1] and action scale 1; its "
+        "stored configuration trains on two tasks. VariBAD's AntDir2D takes cosine and sine of a "
+        "vector, a different task"
+    )
+    source_text = "ProMP (Rothfuss et al., ICLR 2019), AntRandDirec2D"
 
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``g . v + 1 - 0.5 * sum(u^2)``, g the unit vector at the task's angle."""
+        """Rewards ``[N]``, as ``reward_text`` says."""
         forward = speed_along(target[:, 0], motion.velocity)
         return forward + self.survival - control_cost(motion.control, self.control_weight)
-
-    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """Arrow heads on the floor, seen from above."""
-        assert isinstance(task, Heading)
-        add_heading(spec, task.angle)
-        look_down(spec)
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward="g . v + 1 - 0.5 * sum(u^2), v = (xy_after - xy_before) / dt of the torso frame "
-            "(xpos)",
-            differences=f"{_CONTACT_FREE}; ProMP draws g as a normalised N(0, I), which is the "
-            "same distribution. learn2learn is as ProMP, without an action scale. PEARL (AntDir, "
-            "angle U[0, 2 pi)): no contact forces in the observation, as here, height [0.2, 1] and "
-            "action scale 1; its stored configuration trains on two tasks. VariBAD's AntDir2D "
-            "takes cosine and sine of a vector, a different task",
-            source="ProMP (Rothfuss et al., ICLR 2019), AntRandDirec2D",
-        )
 
 
 class AntVel(RunningAnt):
@@ -135,32 +114,27 @@ class AntVel(RunningAnt):
     )
     healthy_z = (0.2, 1.0)
     control_weight, survival = 0.005, 0.05
+    reward_text = (
+        "1 - |v_x - v*| + 0.05 - 0.005 * sum(u^2), v_x = (x_after - x_before) / dt of the torso "
+        "frame (xpos)"
+    )
+    differences_text = (
+        "contact-free: pytorch-maml-rl's observation also holds the clipped contact forces (84), "
+        "the torso's rotation matrix (9) and position (3), and its cost 5e-4 * sum of squared "
+        "clipped forces, which the Gym of its time left at nought on MuJoCo 2; its horizon is 100. "
+        "MAML 2017 (rllab): contact forces at work, frame skip 1, dt 0.02, velocity of the centre "
+        "of mass, actuators +-150 with the cost on u / 150, no action scale, initial qpos noise "
+        "0.01 * N(0, 1): its returns are not comparable. ProMP has no such family"
+    )
+    source_text = (
+        "pytorch-maml-rl (AntVel), in Gym's physics; task first in MAML (Finn et al., ICML 2017), "
+        "AntEnvRand"
+    )
 
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``1 - |v_x - v*| + 0.05 - 0.005 * sum(u^2)``."""
+        """Rewards ``[N]``, as ``reward_text`` says."""
         hit = 1.0 - np.abs(motion.velocity[:, 0] - target[:, 0])
         return hit + self.survival - control_cost(motion.control, self.control_weight)
-
-    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """A post for each second of the horizon."""
-        assert isinstance(task, Velocity)
-        add_milestones(spec, task.velocity, seconds=round(self.horizon * self.dt))
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward="1 - |v_x - v*| + 0.05 - 0.005 * sum(u^2), v_x = (x_after - x_before) / dt of "
-            "the torso frame (xpos)",
-            differences="contact-free: pytorch-maml-rl's observation also holds the clipped "
-            "contact forces (84), the torso's rotation matrix (9) and position (3), and its cost "
-            "5e-4 * sum of squared clipped forces, which the Gym of its time left at nought on "
-            "MuJoCo 2; its horizon is 100. MAML 2017 (rllab): contact forces at work, frame skip "
-            "1, dt 0.02, velocity of the centre of mass, actuators +-150 with the cost on u / 150, "
-            "no action scale, initial qpos noise 0.01 * N(0, 1): its returns are not comparable. "
-            "ProMP has no such family",
-            source="pytorch-maml-rl (AntVel), in Gym's physics; task first in MAML (Finn et al., "
-            "ICML 2017), AntEnvRand",
-        )
 
 
 class AntGoal(Ant):
@@ -172,26 +146,16 @@ class AntGoal(Ant):
     observation_text = "qpos, qvel (29), with the position, without contact forces"
     termination_text = "never; the horizon truncates"
     control_weight = 0.1
+    reward_text = "-|xy - g|_1 - 0.1 * sum(u^2), xy of the torso frame (xpos) after the step"
+    differences_text = (
+        f"{_CONTACT_FREE}. MAML 2017 (rllab) and pytorch-maml-rl: goals U[-3, 3]^2, reward 4 - |xy "
+        "- g|_1 + 0.05 - 0.005 * sum((a / scale)^2) - contact cost, and termination; MAML 2017: "
+        "frame skip 1, dt 0.02, no action scale; pytorch-maml-rl: horizon 100. PEARL and VariBAD "
+        "are as ProMP at action scale 1. RLlib neither scales nor clips actions"
+    )
+    source_text = "ProMP (Rothfuss et al., ICLR 2019), AntRandGoal; also PEARL, VariBAD, RLlib"
 
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``-|xy - g|_1 - 0.1 * sum(u^2)``, at the position after the step."""
+        """Rewards ``[N]``, as ``reward_text`` says."""
         miss = np.abs(motion.position - target)
         return -(miss[:, 0] + miss[:, 1]) - control_cost(motion.control, self.control_weight)
-
-    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """A column at the goal, seen from above so that it is always in the picture."""
-        assert isinstance(task, Goal)
-        add_goal(spec, task.x, task.y, radius=0.2, height=1.0)
-        look_down(spec)
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward="-|xy - g|_1 - 0.1 * sum(u^2), xy of the torso frame (xpos) after the step",
-            differences=f"{_CONTACT_FREE}. MAML 2017 (rllab) and pytorch-maml-rl: goals "
-            "U[-3, 3]^2, reward 4 - |xy - g|_1 + 0.05 - 0.005 * sum((a / scale)^2) - contact cost, "
-            "and termination; MAML 2017: frame skip 1, dt 0.02, no action scale; "
-            "pytorch-maml-rl: horizon 100. PEARL and VariBAD are as ProMP at action scale 1. RLlib "
-            "neither scales nor clips actions",
-            source="ProMP (Rothfuss et al., ICLR 2019), AntRandGoal; also PEARL, VariBAD, RLlib",
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,9 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from warprl.envs.markers import add_bars
 from warprl.envs.physics import Physics, load_model
 from warprl.envs.robots.locomotion import LocomotionFamily, Motion, control_cost
+from warprl.envs.robots.markers import add_bars, mark
 from warprl.envs.tasks import TaskDistribution, is_finite_number
 from warprl.types import Task
 
@@ -34,7 +35,7 @@ class Dynamics(Task):
 
 
 @dataclass(frozen=True)
-class RandomDynamics(TaskDistribution):
+class RandomDynamics(TaskDistribution[Dynamics]):
     """Every multiplier is ``base ** u`` with its own ``u``, uniform on [-3, 3].
 
     The base is 1.3 for the damping and 1.5 for the rest, as in rand_param_envs (dennisl88), which
@@ -59,15 +60,15 @@ class RandomDynamics(TaskDistribution):
 
     @property
     def text(self) -> str:
-        """For the definition card."""
+        """What the definition card says about the tasks."""
         return (
             "each entry of body_mass, body_inertia and geom_friction * 1.5^u, of dof_damping * "
             f"1.3^u, u ~ U[-{_LIMIT:g}, {_LIMIT:g}] ({self.size} multipliers)"
         )
 
-    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw n sets of multipliers."""
-        tasks: list[Task] = []
+    def sample(self, rng: np.random.Generator, n: int) -> list[Dynamics]:
+        """Draw ``n`` sets of multipliers."""
+        tasks: list[Dynamics] = []
         for _ in range(n):
             # Python's power, not NumPy's: that may depend on where in an array a number stands.
             drawn = {
@@ -78,7 +79,10 @@ class RandomDynamics(TaskDistribution):
         return tasks
 
     def parse_field(self, name: str, value: Any) -> tuple[float, ...]:
-        """The multipliers of one field, from a list of them."""
+        """Read the multipliers of one field from a list of them.
+
+        Raises ValueError, naming the field, for anything else.
+        """
         count = self.lengths[name]
         if not isinstance(value, list | tuple):
             wrong = repr(value)
@@ -92,7 +96,7 @@ class RandomDynamics(TaskDistribution):
             )
         return tuple(float(number) for number in value)
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Dynamics) -> None:
         """Raises ValueError if a multiplier is outside its range."""
         for name, base in _BASES.items():
             low, high = base**-_LIMIT, base**_LIMIT
@@ -108,37 +112,51 @@ def multiply_model(
     physics: Physics,
     nominal: mujoco.MjModel,
     multipliers: NDArray[np.float64],
-    ids: NDArray[np.intp] | None,
+    ids: NDArray[np.intp],
 ) -> None:
-    """Give simulations ``ids`` (all if None) the nominal fields times ``multipliers`` ``[n, D]``.
+    """Multiply the fields of a model, in some simulations.
 
-    D runs over the fields of :class:`Dynamics`. The products are of the nominal model, whatever a
-    simulation had before, and the constants that MuJoCo derives from them follow.
+    The products are of the nominal model, whatever a simulation had before, and the constants that
+    MuJoCo derives from the fields follow.
+
+    Args:
+        physics: the simulations.
+        nominal: the model that they share.
+        multipliers: ``[n, D]``, where D runs over the fields of :class:`Dynamics`.
+        ids: ``[n]``, the simulations that are changed.
     """
-    where = slice(None) if ids is None else ids
     start = 0
     for name in _BASES:
         field = getattr(nominal, name)
         factors = multipliers[:, start : start + field.size]
-        physics.model_field(name)[where] = field * factors.reshape(-1, *field.shape)
+        physics.model_field(name)[ids] = field * factors.reshape(-1, *field.shape)
         start += field.size
     physics.apply_model_fields(ids)
 
 
 class RandParams(LocomotionFamily):
-    """Move forward with another body: what the robots of such families share."""
+    """Move forward with another body: what the families of such tasks share.
+
+    The reward is the same in every task.
+    """
+
+    reward_text = (
+        "v_x + 1 - 0.001 * sum(u^2), v_x = (x_after - x_before) / dt of the root joint; the 1 is "
+        "paid in the step that falls, too (Gymnasium v5: not)"
+    )
 
     def change_model(
-        self, physics: Physics, target: NDArray[np.float64], ids: NDArray[np.intp] | None
+        self, physics: Physics, target: NDArray[np.float64], ids: NDArray[np.intp]
     ) -> None:
         """Multiply the fields of the model by the tasks' numbers."""
         multiply_model(physics, load_model(self.model_file), target, ids)
 
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``v_x + 1 - 0.001 * sum(u^2)``, the same in every task."""
+        """Rewards ``[N]``, as ``reward_text`` says."""
         return motion.velocity[:, 0] + 1.0 - control_cost(motion.control, _CONTROL_COST)
 
-    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """A bar a body, as high as its mass is multiplied."""
-        assert isinstance(task, Dynamics)
-        add_bars(spec, task.body_mass[1:])
+
+@mark.register
+def _mark_dynamics(task: Dynamics, spec: mujoco.MjSpec, times: Sequence[float]) -> None:
+    """A bar for each body, as high as its mass is multiplied."""
+    add_bars(spec, task.body_mass[1:])

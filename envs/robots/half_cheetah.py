@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from warprl.envs.family import Definition
-from warprl.envs.markers import add_direction, add_milestones
-from warprl.envs.physics import Physics
 from warprl.envs.robots.locomotion import LocomotionFamily, Motion, control_cost
-from warprl.envs.tasks import Direction, Directions, UniformVelocity, Velocity
-from warprl.types import Task
+from warprl.envs.tasks import Directions, UniformVelocity
 
 _CONTROL_COST = 0.05
 
@@ -26,40 +21,29 @@ class HalfCheetah(LocomotionFamily):
     observation_text = "qpos[1:], qvel (17), as Gymnasium HalfCheetah-v5"
     termination_text = "never; the horizon truncates"
 
-    def track(self, physics: Physics) -> NDArray[np.float64]:
-        """x of the root joint, ``[N, 1]``."""
-        return physics.qpos[:, :1]
-
 
 class HalfCheetahDir(HalfCheetah):
     """Run forward or backward as fast as you can."""
 
     name = "half-cheetah-dir-v1"
     distribution = Directions()
+    reward_text = "d * v_x - 0.05 * sum(u^2), v_x = (x_after - x_before) / dt of the root joint"
+    differences_text = (
+        "ProMP draws each direction by a coin. MAML 2017 (rllab): frame skip 1, dt 0.01, horizon "
+        "200, velocity of the centre of mass, 20-dimensional observation, no action scale: its "
+        "returns are not comparable. pytorch-maml-rl, garage, learn2learn, PEARL and VariBAD add "
+        "the torso position to the observation (20); the last two have horizon 200 and action "
+        "scale 1. Neither RLlib nor learn2learn scales actions, and RLlib does not clip them"
+    )
+    source_text = (
+        "ProMP (Rothfuss et al., ICLR 2019), HalfCheetahRandDirec; task first in MAML (Finn et "
+        "al., ICML 2017)"
+    )
 
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``d * v_x - 0.05 * sum(u^2)``."""
+        """Rewards ``[N]``, as ``reward_text`` says."""
         forward = target[:, 0] * motion.velocity[:, 0]
         return forward - control_cost(motion.control, _CONTROL_COST)
-
-    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """Arrow heads on the floor."""
-        assert isinstance(task, Direction)
-        add_direction(spec, task.direction)
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward="d * v_x - 0.05 * sum(u^2), v_x = (x_after - x_before) / dt of the root joint",
-            differences="ProMP draws each direction by a coin. MAML 2017 (rllab): frame skip 1, dt "
-            "0.01, horizon 200, velocity of the centre of mass, 20-dimensional observation, no "
-            "action scale: its returns are not comparable. pytorch-maml-rl, garage, learn2learn, "
-            "PEARL and VariBAD add the torso position to the observation (20); the last two have "
-            "horizon 200 and action scale 1. Neither RLlib nor learn2learn scales actions, and "
-            "RLlib does not clip them",
-            source="ProMP (Rothfuss et al., ICLR 2019), HalfCheetahRandDirec; task first in MAML "
-            "(Finn et al., ICML 2017)",
-        )
 
 
 class HalfCheetahVel(HalfCheetah):
@@ -67,29 +51,21 @@ class HalfCheetahVel(HalfCheetah):
 
     name = "half-cheetah-vel-v1"
     distribution = UniformVelocity(0.0, 3.0)
+    reward_text = "-|v_x - v*| - 0.05 * sum(u^2), v_x = (x_after - x_before) / dt of the root joint"
+    differences_text = (
+        "MAML 2017 (rllab), pytorch-maml-rl and garage draw v* from U[0, 2]; MAML 2017 has frame "
+        "skip 1, dt 0.01, horizon 200, velocity of the centre of mass, 20-dimensional observation "
+        "and no action scale: its returns are not comparable. pytorch-maml-rl, garage, PEARL and "
+        "VariBAD add the torso position to the observation (20); the last two have horizon 200 and "
+        "action scale 1. PEARL trains on 100 velocities and tests on 30 others, drawn once. AMAGO: "
+        "HalfCheetah-v4 and horizon 1000"
+    )
+    source_text = (
+        "ProMP (Rothfuss et al., ICLR 2019), HalfCheetahRandVel; task first in MAML (Finn et al., "
+        "ICML 2017)"
+    )
 
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``-|v_x - v*| - 0.05 * sum(u^2)``."""
+        """Rewards ``[N]``, as ``reward_text`` says."""
         miss = np.abs(motion.velocity[:, 0] - target[:, 0])
         return -miss - control_cost(motion.control, _CONTROL_COST)
-
-    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """A post for each second of the horizon."""
-        assert isinstance(task, Velocity)
-        add_milestones(spec, task.velocity, seconds=round(self.horizon * self.dt))
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward="-|v_x - v*| - 0.05 * sum(u^2), v_x = (x_after - x_before) / dt of the root "
-            "joint",
-            differences="MAML 2017 (rllab), pytorch-maml-rl and garage draw v* from U[0, 2]; MAML "
-            "2017 has frame skip 1, dt 0.01, horizon 200, velocity of the centre of mass, "
-            "20-dimensional observation and no action scale: its returns are not comparable. "
-            "pytorch-maml-rl, garage, PEARL and VariBAD add the torso position to the observation "
-            "(20); the last two have horizon 200 and action scale 1. PEARL trains on 100 "
-            "velocities and tests on 30 others, drawn once. AMAGO: HalfCheetah-v4 and "
-            "horizon 1000",
-            source="ProMP (Rothfuss et al., ICLR 2019), HalfCheetahRandVel; task first in MAML "
-            "(Finn et al., ICML 2017)",
-        )

@@ -7,14 +7,12 @@ velocity and action scale are not.
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from warprl.envs.family import Definition
 from warprl.envs.physics import Physics, model_path, quiet_compiler
 from warprl.envs.robots.half_cheetah import HalfCheetah, HalfCheetahDir, HalfCheetahVel
 from warprl.envs.tasks import UniformVelocity
@@ -37,10 +35,7 @@ def _model(file: str) -> mujoco.MjModel:
     """Gymnasium's model with two sensors: position and velocity of the centre of mass."""
     with quiet_compiler():
         spec = mujoco.MjSpec.from_file(str(model_path(file)))
-        for kind in (
-            mujoco.mjtSensor.mjSENS_SUBTREECOM,
-            mujoco.mjtSensor.mjSENS_SUBTREELINVEL,
-        ):
+        for kind in (mujoco.mjtSensor.mjSENS_SUBTREECOM, mujoco.mjtSensor.mjSENS_SUBTREELINVEL):
             spec.add_sensor(type=kind, objtype=mujoco.mjtObj.mjOBJ_BODY, objname="torso")
         return spec.compile()
 
@@ -66,9 +61,15 @@ class HalfCheetahMaml2017(HalfCheetah):
     def draw_noise(
         self, rng: np.random.Generator, positions: tuple[int, int], velocities: tuple[int, int]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Offsets from the initial qpos and qvel, in arrays of these shapes."""
+        """Draw rllab's normal noise; see the base class."""
         offset = _POSITION_NOISE * rng.standard_normal(positions)
         return offset, _VELOCITY_NOISE * rng.standard_normal(velocities)
+
+    @property
+    def initial_state_text(self) -> str:
+        """What the definition card says about the initial state."""
+        noise = f"qpos0 + {_POSITION_NOISE:g} * N(0, 1), qvel {_VELOCITY_NOISE:g} * N(0, 1)"
+        return f"as rllab: {noise}"
 
     def track(self, physics: Physics) -> NDArray[np.float64]:
         """x of the centre of mass, ``[N, 1]``."""
@@ -84,25 +85,17 @@ class HalfCheetahMaml2017(HalfCheetah):
         """Observations ``[N, 20]``, in an array of its own that callers may keep."""
         return np.concatenate((super().observe(physics), physics.sensordata[:, :3]), axis=1)
 
-    def card(self, **texts: str) -> Definition:
-        """The definition card, with rllab's initial noise."""
-        noise = f"qpos0 + {_POSITION_NOISE:g} * N(0, 1), qvel {_VELOCITY_NOISE:g} * N(0, 1)"
-        return replace(super().card(**texts), initial_state=f"as rllab: {noise}")
-
 
 class HalfCheetahDirMaml2017(HalfCheetahMaml2017, HalfCheetahDir):
     """Run forward or backward as fast as you can, in two seconds."""
 
     name = "half-cheetah-dir-maml2017-v1"
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward=f"d * v_x - 0.05 * sum(u^2), {_REWARDED}",
-            differences=f"MAML 2017 draws each direction by a coin. {_DIFFERENCES}. RLlib and "
-            "learn2learn have these physics, too, and no action scale",
-            source="MAML (Finn et al., ICML 2017), cbfinn/maml_rl, HalfCheetahEnvRandDirec",
-        )
+    reward_text = f"d * v_x - 0.05 * sum(u^2), {_REWARDED}"
+    differences_text = (
+        f"MAML 2017 draws each direction by a coin. {_DIFFERENCES}. RLlib and learn2learn have "
+        "these physics, too, and no action scale"
+    )
+    source_text = "MAML (Finn et al., ICML 2017), cbfinn/maml_rl, HalfCheetahEnvRandDirec"
 
 
 class HalfCheetahVelMaml2017(HalfCheetahMaml2017, HalfCheetahVel):
@@ -110,13 +103,9 @@ class HalfCheetahVelMaml2017(HalfCheetahMaml2017, HalfCheetahVel):
 
     name = "half-cheetah-vel-maml2017-v1"
     distribution = UniformVelocity(0.0, 2.0)
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward=f"-|v_x - v*| - 0.05 * sum(u^2), {_REWARDED}",
-            differences="MAML 2017's published returns are for 40 goals drawn from the same "
-            f"U[0, 2], not for these. {_DIFFERENCES}. ProMP, PEARL and VariBAD draw v* from U[0, "
-            "3]",
-            source="MAML (Finn et al., ICML 2017), cbfinn/maml_rl, HalfCheetahEnvRand",
-        )
+    reward_text = f"-|v_x - v*| - 0.05 * sum(u^2), {_REWARDED}"
+    differences_text = (
+        "MAML 2017's published returns are for 40 goals drawn from the same U[0, 2], not for "
+        f"these. {_DIFFERENCES}. ProMP, PEARL and VariBAD draw v* from U[0, 3]"
+    )
+    source_text = "MAML (Finn et al., ICML 2017), cbfinn/maml_rl, HalfCheetahEnvRand"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from warprl.envs.family import Definition
 from warprl.envs.physics import Physics
 from warprl.envs.robots.dynamics import RandomDynamics, RandParams
 
@@ -27,10 +26,16 @@ class HopperRandParams(RandParams):
     )
     reset_noise = 5e-3
     gaussian_velocities = False
-
-    def track(self, physics: Physics) -> NDArray[np.float64]:
-        """x of the root joint, ``[N, 1]``."""
-        return physics.qpos[:, :1]
+    differences_text = (
+        "as in the peers, each entry of an inertia is drawn apart from the mass. The multipliers "
+        "are of the nominal model, and mj_setConst follows; the peers leave derived constants as "
+        "they were. Frame skip 4 everywhere. The action scale and the horizon are ProMP's; PEARL "
+        "and VariBAD have that horizon and action scale 1"
+    )
+    source_text = (
+        "rand_param_envs (dennisl88), HopperRandParams with log_scale_limit 3, as ProMP (Rothfuss "
+        "et al., ICLR 2019), PEARL and VariBAD"
+    )
 
     def terminated(self, physics: Physics) -> NDArray[np.bool_]:
         """``[N]``: torso too low or too far from upright, or the state out of bounds."""
@@ -38,16 +43,3 @@ class HopperRandParams(RandParams):
         state = np.concatenate((physics.qpos[:, 2:], physics.qvel), axis=1)
         bounded = (np.abs(state) < 100.0).all(axis=1)
         return ~(bounded & (z > 0.7) & (np.abs(angle) < 0.2))
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward="v_x + 1 - 0.001 * sum(u^2), v_x = (x_after - x_before) / dt of the root joint; "
-            "the 1 is paid in the step that falls, too (Gymnasium v5: not)",
-            differences="as in the peers, each entry of an inertia is drawn apart from the mass. "
-            "The multipliers are of the nominal model, and mj_setConst follows; the peers leave "
-            "derived constants as they were. Frame skip 4 everywhere. The action scale and the "
-            "horizon are ProMP's; PEARL and VariBAD have that horizon and action scale 1",
-            source="rand_param_envs (dennisl88), HopperRandParams with log_scale_limit 3, as "
-            "ProMP (Rothfuss et al., ICLR 2019), PEARL and VariBAD",
-        )

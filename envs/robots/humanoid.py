@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from warprl.envs.family import Definition
-from warprl.envs.markers import add_direction, add_heading, look_down
 from warprl.envs.physics import Physics, load_model
 from warprl.envs.robots.locomotion import LocomotionFamily, Motion, speed_along
-from warprl.envs.tasks import Direction, Directions, Heading, Headings
-from warprl.types import Task
+from warprl.envs.tasks import Directions, Headings
 
 _CONTROL_COST = 0.1
 _OBSERVATION = 22 + 23 + 130 + 78 + 17
@@ -67,9 +63,8 @@ class Humanoid(LocomotionFamily):
         return ~((z > 1.0) & (z < 2.0))
 
     def observe(self, physics: Physics) -> NDArray[np.float64]:
-        """Positions, velocities, and what MuJoCo derives from them and the command ``[N, 270]``."""
-        rows = len(physics.qpos)
-        derived = physics.derived
+        """Observations ``[N, 270]``: the state, and what MuJoCo derives from it and the command."""
+        rows, derived = len(physics.qpos), physics.derived
         parts = (
             super().observe(physics),
             derived["cinert"][:, 1:].reshape(rows, -1),
@@ -79,8 +74,15 @@ class Humanoid(LocomotionFamily):
         return np.concatenate(parts, axis=1)
 
     def score(self, motion: Motion, along: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]`` for the velocities ``along`` ``[N]`` the task's direction."""
-        # In float64, unlike the other robots', because Gymnasium squares MuJoCo's own command.
+        """Compute the rewards, in float64 because Gymnasium squares MuJoCo's own command.
+
+        Args:
+            motion: what the step did in each simulation.
+            along: ``[N]``, the velocities in the direction of the task, in m/s.
+
+        Returns:
+            Rewards ``[N]``.
+        """
         cost = _CONTROL_COST * np.square(motion.control, dtype=np.float64).sum(-1)
         reward: NDArray[np.float64] = 1.25 * along + 5.0 - cost
         return reward
@@ -91,26 +93,19 @@ class HumanoidDir(Humanoid):
 
     name = "humanoid-dir-v1"
     distribution = Directions()
+    reward_text = (
+        "1.25 * d * v_x + 5 - 0.1 * sum(u^2), v = (c_after - c_before) / dt of the centre of mass "
+        "(of xipos); the 5 are paid in the step that falls, too (Gymnasium v5: not)"
+    )
+    differences_text = (
+        f"{_DIFFERENCES}. ProMP draws each direction by a coin, and so does learn2learn, whose "
+        "environment is ProMP's without an action scale"
+    )
+    source_text = "ProMP (Rothfuss et al., ICLR 2019), HumanoidRandDirec; also learn2learn"
 
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``1.25 * d * v_x + 5 - 0.1 * sum(u^2)``."""
+        """Rewards ``[N]``, as ``reward_text`` says."""
         return self.score(motion, target[:, 0] * motion.velocity[:, 0])
-
-    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """Arrow heads on the floor."""
-        assert isinstance(task, Direction)
-        add_direction(spec, task.direction)
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward="1.25 * d * v_x + 5 - 0.1 * sum(u^2), v = (c_after - c_before) / dt of the "
-            "centre of mass (of xipos); the 5 are paid in the step that falls, too (Gymnasium v5: "
-            "not)",
-            differences=f"{_DIFFERENCES}. ProMP draws each direction by a coin, and so does "
-            "learn2learn, whose environment is ProMP's without an action scale",
-            source="ProMP (Rothfuss et al., ICLR 2019), HumanoidRandDirec; also learn2learn",
-        )
 
 
 class HumanoidDir2D(Humanoid):
@@ -118,26 +113,17 @@ class HumanoidDir2D(Humanoid):
 
     name = "humanoid-dir-2d-v1"
     distribution = Headings()
+    reward_text = (
+        "1.25 * <g, v> + 5 - 0.1 * sum(u^2), v = (c_after - c_before) / dt of the centre of mass "
+        "(of xipos); the 5 are paid in the step that falls, too (Gymnasium v5: not)"
+    )
+    differences_text = (
+        f"{_DIFFERENCES}. ProMP draws g as a normalised normal vector, the same distribution. "
+        "PEARL and VariBAD have the same reward, draw an angle, and map [-1, 1] to the actuators' "
+        "range (action scale 1). learn2learn is as ProMP, without an action scale"
+    )
+    source_text = "ProMP (Rothfuss et al., ICLR 2019), HumanoidRandDirec2D; PEARL, HumanoidDir"
 
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``1.25 * <g, v> + 5 - 0.1 * sum(u^2)``."""
+        """Rewards ``[N]``, as ``reward_text`` says."""
         return self.score(motion, speed_along(target[:, 0], motion.velocity))
-
-    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """Arrow heads on the floor, seen from above."""
-        assert isinstance(task, Heading)
-        add_heading(spec, task.angle)
-        look_down(spec)
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward="1.25 * <g, v> + 5 - 0.1 * sum(u^2), v = (c_after - c_before) / dt of the "
-            "centre of mass (of xipos); the 5 are paid in the step that falls, too (Gymnasium v5: "
-            "not)",
-            differences=f"{_DIFFERENCES}. ProMP draws g as a normalised normal vector, the same "
-            "distribution. PEARL and VariBAD have the same reward, draw an angle, and map [-1, 1] "
-            "to the actuators' range (action scale 1). learn2learn is as ProMP, without an action "
-            "scale",
-            source="ProMP (Rothfuss et al., ICLR 2019), HumanoidRandDirec2D; PEARL, HumanoidDir",
-        )

@@ -1,4 +1,4 @@
-"""What the MuJoCo robots share: a batch of simulations whose episodes differ in task only."""
+"""What the MuJoCo robots share: a family, and a batch of simulations that differ in their tasks."""
 
 from __future__ import annotations
 
@@ -14,26 +14,43 @@ from numpy.typing import NDArray
 
 from warprl.envs.family import Definition, ModelFamily, RenderableBatch, check_reset, task_rows
 from warprl.envs.physics import Physics, load_model, model_path, quiet_compiler
+from warprl.envs.robots.markers import mark
 from warprl.types import Task
 
 
 class Motion(NamedTuple):
     """What one environment step did, for the reward."""
 
-    position: NDArray[np.float64]  # [N, D], of the tracked point after the step, m
-    velocity: NDArray[np.float64]  # [N, D], its displacement over the step / dt, or at the end, m/s
+    position: NDArray[np.float64]  # [N, P], of the rewarded point after the step, m
+    velocity: NDArray[np.float64]  # [N, P], its displacement over the step / dt, or at the end, m/s
     control: NDArray[np.float32]  # [N, A], the actuator command u after scaling and clipping
     terminated: NDArray[np.bool_]  # [N], whether the step ended the episode
 
 
 def control_cost(control: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
-    """``weight * sum(u^2)``, ``[N]``, in float32 because Gymnasium computes it so."""
+    """Compute ``weight * sum(u^2)``, in float32 because Gymnasium does so.
+
+    Args:
+        control: ``[N, A]``, the actuator commands u.
+        weight: what a unit of squared command costs.
+
+    Returns:
+        The costs ``[N]``.
+    """
     cost: NDArray[np.float32] = weight * np.square(control).sum(-1)
     return cost
 
 
 def speed_along(angle: NDArray[np.float64], velocity: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``<g, v>`` ``[N]`` of velocities ``[N, 2]`` and unit vectors g at these angles ``[N]``."""
+    """Compute ``<g, v>``, the speed in a direction of the plane.
+
+    Args:
+        angle: ``[N]``, the angles of the unit vectors g from the x axis, in radians.
+        velocity: ``[N, 2]``, the velocities v, in m/s.
+
+    Returns:
+        The speeds ``[N]``, in m/s.
+    """
     speed: NDArray[np.float64] = np.cos(angle) * velocity[:, 0] + np.sin(angle) * velocity[:, 1]
     return speed
 
@@ -44,6 +61,9 @@ class LocomotionFamily(ModelFamily):
     The policy's output is divided by ``action_scale`` and clipped to the actuators' range, as ProMP
     and its successors do without saying so: it sets exploration (an initial standard deviation of
     1 is a tenth of the range) and the effective inner learning rate.
+
+    A family sets the attributes below and writes ``reward``; the attributes that end in ``_text``
+    are lines of its definition card.
     """
 
     model_file: str
@@ -51,12 +71,16 @@ class LocomotionFamily(ModelFamily):
     action_space: Box
     skipped_positions: int  # leading entries of qpos that the observation leaves out
     observation_text: str
+    reward_text: str  # the formula, with d, v*, g of the tasks and the actuator commands u
     termination_text: str
+    differences_text: str
+    source_text: str
     derived_fields: tuple[str, ...] = ()  # of MjData, that the family reads besides xpos
     velocity_limit = np.inf  # the observation clips qvel to it
     reset_noise = 0.1
-    gaussian_velocities = True  # at the start; uniform like the positions where False
+    gaussian_velocities = True  # at the start; if False, they are uniform like the positions
     action_scale = 10.0
+    post_interval = 1.0  # s between the posts that show a target velocity in pictures
 
     def __init__(self) -> None:
         """Load the model, for the spaces."""
@@ -68,36 +92,72 @@ class LocomotionFamily(ModelFamily):
         self.action_space = Box(low, high, dtype=np.float32)
 
     def model(self) -> mujoco.MjModel:
-        """The model of the physics, compiled once a process; treat it as read-only."""
+        """The model of the physics, compiled once in a process; treat it as read-only."""
         return load_model(self.model_file)
 
     def draw_noise(
         self, rng: np.random.Generator, positions: tuple[int, int], velocities: tuple[int, int]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Offsets from the initial qpos and qvel, in arrays of these shapes."""
+        """Draw the initial noise of some episodes.
+
+        Args:
+            rng: what draws it, the positions first.
+            positions: ``(n, nq)``, the shape of the first array.
+            velocities: ``(n, nv)``, the shape of the second.
+
+        Returns:
+            Offsets from the initial qpos ``[n, nq]`` and qvel ``[n, nv]``.
+        """
         scale = self.reset_noise
         offset = rng.uniform(-scale, scale, positions)
         if self.gaussian_velocities:
             return offset, scale * rng.standard_normal(velocities)
         return offset, rng.uniform(-scale, scale, velocities)
 
+    @property
+    def initial_state_text(self) -> str:
+        """What the definition card says about the initial state."""
+        noise = f"{self.reset_noise:g}"
+        velocity = f"qvel {noise} * N(0, 1)" if self.gaussian_velocities else "qvel likewise"
+        return f"as Gymnasium v5: qpos0 + U[-{noise}, {noise}], {velocity}"
+
     def make_batch(self, num_envs: int) -> LocomotionBatch:
-        """``num_envs`` simulations stepped together on one thread."""
+        """``num_envs`` simulations that are stepped together on one thread."""
         return LocomotionBatch(self, num_envs)
 
-    @abstractmethod
     def track(self, physics: Physics) -> NDArray[np.float64]:
-        """Position ``[N, D]`` of the point whose motion is rewarded; a view is enough."""
+        """Position ``[N, P]`` of the rewarded point, in m: by default, x of the root joint.
+
+        A view is enough.
+        """
+        return physics.qpos[:, :1]
 
     def velocity(
         self, physics: Physics, before: NDArray[np.float64], after: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Velocity ``[N, D]`` of that point, which a step took from ``before`` to ``after``."""
+        """Compute the velocity that is rewarded: by default ``(after - before) / dt``.
+
+        Args:
+            physics: the simulations after the step.
+            before: ``[N, P]``, the position of the rewarded point before the step.
+            after: ``[N, P]``, its position after the step.
+
+        Returns:
+            Velocities ``[N, P]``, in m/s.
+        """
         return (after - before) / self.dt
 
     @abstractmethod
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]`` under the task numbers ``target`` ``[N, D]``."""
+        """Compute the rewards that ``reward_text`` states in words.
+
+        Args:
+            motion: what the step did in each simulation.
+            target: ``[N, D]``, the numbers of each simulation's task, field by field.
+
+        Returns:
+            Rewards ``[N]``.
+        """
 
     def terminated(self, physics: Physics) -> NDArray[np.bool_]:
         """``[N]``: simulations whose episode ends here; none by default."""
@@ -109,26 +169,25 @@ class LocomotionFamily(ModelFamily):
         return np.concatenate((physics.qpos[:, self.skipped_positions :], velocities), axis=1)
 
     def change_model(
-        self, physics: Physics, target: NDArray[np.float64], ids: NDArray[np.intp] | None
+        self, physics: Physics, target: NDArray[np.float64], ids: NDArray[np.intp]
     ) -> None:
-        """Give simulations ``ids`` (all if None) the model of their tasks ``target`` ``[n, D]``.
+        """Give some simulations the model of their tasks, before each reset.
 
-        Called before each reset. By default tasks differ in their reward only.
+        By default, tasks differ in their reward only, and nothing is changed.
+
+        Args:
+            physics: the simulations.
+            target: ``[n, D]``, the numbers of the tasks.
+            ids: ``[n]``, the simulations that start an episode.
         """
 
-    @abstractmethod
-    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """Add the task's marker to a model for drawing."""
-
-    def card(self, *, reward: str, differences: str, source: str) -> Definition:
-        """The definition card; what the robot fixes is filled in here."""
+    def definition(self) -> Definition:
+        """The definition card: what the family says, and what its robot fixes."""
         model = self.model()
         low, high = model.actuator_ctrlrange[0]
-        noise = f"{self.reset_noise:g}"
-        velocity = f"qvel {noise} * N(0, 1)" if self.gaussian_velocities else "qvel likewise"
         return Definition(
             name=self.name,
-            reward=reward,
+            reward=self.reward_text,
             tasks=self.distribution.text,
             held_out=self.held_out_text,
             horizon=self.horizon,
@@ -138,55 +197,38 @@ class LocomotionFamily(ModelFamily):
             action=f"u = clip(a / {self.action_scale:g}, {low:g}, {high:g}), the {model.nu} "
             "actuator commands; a is the policy's output",
             action_scale=self.action_scale,
-            initial_state=f"as Gymnasium v5: qpos0 + U[-{noise}, {noise}], {velocity}",
+            initial_state=self.initial_state_text,
             termination=self.termination_text,
             physics=f"MuJoCo {mujoco.__version__}, Gymnasium {gymnasium.__version__} "
             f"{self.model_file}; trajectories of other MuJoCo versions differ",
-            differences=differences,
-            source=source,
+            differences=self.differences_text,
+            source=self.source_text,
         )
 
     def render_model(self, task: Task) -> mujoco.MjModel:
         """Gymnasium's model plus a marker that nothing can touch; ``qpos`` as in the physics."""
+        posts = round(self.horizon * self.dt / self.post_interval)
+        times = [self.post_interval * number for number in range(1, posts + 1)]
         with quiet_compiler():
             spec = mujoco.MjSpec.from_file(str(model_path(self.model_file)))
-            self.draw_task(spec, task)
+            mark(task, spec, times)
             return spec.compile()
 
 
 class LocomotionBatch(RenderableBatch):
     """N simulations of a :class:`LocomotionFamily`; see :class:`warprl.types.BatchEnv`."""
 
-    action_space: Box
-
     def __init__(self, family: LocomotionFamily, num_envs: int) -> None:
         """Raises ValueError if ``num_envs`` is not positive."""
+        super().__init__(num_envs, family.horizon)
         model = family.model()
         self.family = family
-        self.num_envs = num_envs
-        self.horizon = family.horizon
-        self.observation_space = family.observation_space
-        self.action_space = family.action_space
         self.physics = Physics(model, num_envs, family.frame_skip, family.derived_fields)
         self._scale = np.float32(family.action_scale)
         self._low, self._high = model.actuator_ctrlrange.T.astype(np.float32)
         self._init_qpos = model.qpos0.copy()
         self._target = np.full((num_envs, family.distribution.size), np.nan)
         self._running = np.ones(num_envs, dtype=np.bool_)
-
-    def reset(
-        self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
-    ) -> NDArray[np.float64]:
-        """Start an episode in every simulation, with the initial noise of Gymnasium's v5 robots.
-
-        Raises ValueError if T does not divide N or there is not one generator a task.
-        """
-        check_reset(tasks, generators, self.num_envs)
-        self._target[:] = task_rows(tasks, self.num_envs)
-        self.family.change_model(self.physics, self._target, None)
-        self.physics.reset(*self._initial_states(generators, self.num_envs))
-        self._running[:] = True
-        return self.family.observe(self.physics)
 
     def restart(
         self,

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from warprl.envs.family import Definition
-from warprl.envs.markers import add_direction, add_milestones
 from warprl.envs.physics import Physics
 from warprl.envs.robots.dynamics import RandomDynamics, RandParams
 from warprl.envs.robots.locomotion import LocomotionFamily, Motion, control_cost
-from warprl.envs.tasks import Direction, Directions, UniformVelocity, Velocity
-from warprl.types import Task
+from warprl.envs.tasks import Directions, UniformVelocity
 
 _CONTROL_COST = 1e-3
 _FEET = (
@@ -37,10 +33,6 @@ class Walker2d(LocomotionFamily):
     reset_noise = 5e-3
     gaussian_velocities = False
 
-    def track(self, physics: Physics) -> NDArray[np.float64]:
-        """x of the root joint, ``[N, 1]``."""
-        return physics.qpos[:, :1]
-
     def terminated(self, physics: Physics) -> NDArray[np.bool_]:
         """``[N]``: torso too low, too high or too far from upright."""
         z, angle = physics.qpos[:, 1], physics.qpos[:, 2]
@@ -53,25 +45,17 @@ class Walker2dDir(Walker2d):
     name = "walker2d-dir-v1"
     frame_skip = 8
     distribution = Directions()
+    reward_text = (
+        "d * v_x + 1 - 0.001 * sum(u^2), v_x = (x_after - x_before) / dt of the root joint; the 1 "
+        "is paid in the step that falls, too (Gymnasium v5: not)"
+    )
+    differences_text = f"{_FRAME_SKIP}; ProMP draws each direction by a coin; {_FEET}"
+    source_text = "ProMP (Rothfuss et al., ICLR 2019), Walker2DRandDirec"
 
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``d * v_x + 1 - 0.001 * sum(u^2)``."""
+        """Rewards ``[N]``, as ``reward_text`` says."""
         forward = target[:, 0] * motion.velocity[:, 0]
         return forward + 1.0 - control_cost(motion.control, _CONTROL_COST)
-
-    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """Arrow heads on the floor."""
-        assert isinstance(task, Direction)
-        add_direction(spec, task.direction)
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward="d * v_x + 1 - 0.001 * sum(u^2), v_x = (x_after - x_before) / dt of the root "
-            "joint; the 1 is paid in the step that falls, too (Gymnasium v5: not)",
-            differences=f"{_FRAME_SKIP}; ProMP draws each direction by a coin; {_FEET}",
-            source="ProMP (Rothfuss et al., ICLR 2019), Walker2DRandDirec",
-        )
 
 
 class Walker2dVel(Walker2d):
@@ -80,26 +64,18 @@ class Walker2dVel(Walker2d):
     name = "walker2d-vel-v1"
     frame_skip = 8
     distribution = UniformVelocity(0.0, 10.0)
+    post_interval = 0.2  # it may be fast
+    reward_text = (
+        "15 - |v_x - v*| - 0.001 * sum(u^2), v_x = (x_after - x_before) / dt of the root joint; "
+        "the 15 keep it worth while not to fall, and are paid in the step that falls, too"
+    )
+    differences_text = f"{_FRAME_SKIP}; {_FEET}"
+    source_text = "ProMP (Rothfuss et al., ICLR 2019), Walker2DRandVel"
 
     def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``15 - |v_x - v*| - 0.001 * sum(u^2)``."""
+        """Rewards ``[N]``, as ``reward_text`` says."""
         miss = np.abs(motion.velocity[:, 0] - target[:, 0])
         return 15.0 - miss - control_cost(motion.control, _CONTROL_COST)
-
-    def draw_task(self, spec: mujoco.MjSpec, task: Task) -> None:
-        """A post for every fifth of a second of the horizon (3.2 s), for it may be fast."""
-        assert isinstance(task, Velocity)
-        add_milestones(spec, task.velocity, seconds=3.2, interval=0.2)
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward="15 - |v_x - v*| - 0.001 * sum(u^2), v_x = (x_after - x_before) / dt of the "
-            "root joint; the 15 keep it worth while not to fall, and are paid in the step that "
-            "falls, too",
-            differences=f"{_FRAME_SKIP}; {_FEET}",
-            source="ProMP (Rothfuss et al., ICLR 2019), Walker2DRandVel",
-        )
 
 
 class Walker2dRandParams(RandParams, Walker2d):
@@ -108,17 +84,14 @@ class Walker2dRandParams(RandParams, Walker2d):
     name = "walker2d-rand-params-v1"
     frame_skip = 4
     distribution = RandomDynamics(bodies=8, geoms=8, dofs=9)
-
-    def definition(self) -> Definition:
-        """The definition card."""
-        return self.card(
-            reward="v_x + 1 - 0.001 * sum(u^2), v_x = (x_after - x_before) / dt of the root joint; "
-            "the 1 is paid in the step that falls, too (Gymnasium v5: not)",
-            differences="as in the peers, whose base class fixes frame skip 4 (so has v5), each "
-            "entry of an inertia is drawn apart from the mass. The multipliers are of the nominal "
-            "model, and mj_setConst follows; the peers leave derived constants as they were. The "
-            "action scale and the horizon are ProMP's; PEARL and VariBAD have that horizon and "
-            f"action scale 1. Also {_FEET}",
-            source="rand_param_envs (dennisl88), Walker2DRandParams with log_scale_limit 3, as "
-            "ProMP (Rothfuss et al., ICLR 2019), PEARL and VariBAD",
-        )
+    differences_text = (
+        "as in the peers, whose base class fixes frame skip 4 (so has v5), each entry of an "
+        "inertia is drawn apart from the mass. The multipliers are of the nominal model, and "
+        "mj_setConst follows; the peers leave derived constants as they were. The action scale and "
+        "the horizon are ProMP's; PEARL and VariBAD have that horizon and action scale 1. Also "
+        f"{_FEET}"
+    )
+    source_text = (
+        "rand_param_envs (dennisl88), Walker2DRandParams with log_scale_limit 3, as ProMP "
+        "(Rothfuss et al., ICLR 2019), PEARL and VariBAD"
+    )
