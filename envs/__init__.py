@@ -1,4 +1,7 @@
-"""Task families on native batches of simulations; importing it registers their Gymnasium ids."""
+"""Task families, whose simulations are stepped in batches; importing it registers their ids.
+
+The ids are those of Gymnasium's registry, such as ``warprl/HalfCheetahDir-v1``.
+"""
 
 from warprl.envs.family import Definition, TaskFamily
 from warprl.envs.gym_family import GymFamily

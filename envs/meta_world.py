@@ -1,8 +1,8 @@
 """Meta-World's meta-learning benchmarks as families: ``ml1-<task>``, ``ml10`` and ``ml45``.
 
-The package metaworld is optional: :mod:`warprl.envs.registry` imports this module when one of these
-names is asked for. A task is the numbers that Meta-World calls a random vector, so that a worker
-needs no benchmark, whose construction takes up to a minute: it is built where tasks are drawn.
+The package metaworld is optional: :mod:`warprl.envs.registry` imports this module when it looks up
+one of these names. Building a benchmark takes up to a minute. A worker needs none, since a task
+holds the numbers that Meta-World calls a random vector: only drawing tasks builds the benchmark.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from warprl.envs.gym_family import Env, GymFamily, Split
 from warprl.envs.tasks import is_finite_number
 from warprl.types import Task
 
-SEED = 2026  # of the goals; another one is another family
+SEED = 2026  # of the goals; another seed would be another family
 HORIZON = 500
 _ENV_ID = "warprl/MetaWorldTable-v0"
-GOALS = 50  # of each environment, in training and in testing
-_NAMES = list(ALL_V3_ENVIRONMENTS)  # their positions are Meta-World's own task ids
+GOALS = 50  # for each environment, in training and in testing
+_NAMES = list(ALL_V3_ENVIRONMENTS)  # a position in this list is Meta-World's own task id
 _PARTS = {"ml10": ML10_V3, "ml45": ML45_V3}
-# The newest that no table uses: an environment takes 0.2 s to make, and holds 23 MB.
+# The newest environments that no table uses: one takes 0.2 s to make, and 23 MB of memory.
 _IDLE: deque[tuple[str, Any]] = deque(maxlen=64)
 
 Observation = NDArray[np.float64]
@@ -45,7 +45,8 @@ Observation = NDArray[np.float64]
 class Variation(Task):
     """One environment of Meta-World, by its task id, with one of its random vectors.
 
-    The vector holds where the goal is, in most environments after where the object starts, in m.
+    The vector holds the place of the goal, in m; in most environments, the place at which the
+    object starts comes first.
     """
 
     env: int
@@ -54,7 +55,7 @@ class Variation(Task):
 
 @dataclass(frozen=True)
 class Variations(Split):
-    """A benchmark's own training and test tasks, found when they are first needed."""
+    """A benchmark's own training and test tasks, which are built when they are first needed."""
 
     benchmark: str
     task_type = Variation
@@ -69,12 +70,12 @@ class Variations(Split):
 
     @property
     def size(self) -> int:
-        """The number of the environment, and the longest vector: they differ by environment."""
+        """D, with the longest vector: vectors of different environments differ in length."""
         return 1 + max(len(task.vector) for tasks in _build(self.benchmark) for task in tasks)
 
     @property
     def text(self) -> str:
-        """Which environments, how often, and how many goals."""
+        """What the definition card says about the tasks for training."""
         train, _ = self.classes
         often = ", every environment as often as any other" if len(train) > 1 else ""
         return (
@@ -89,7 +90,7 @@ class Variations(Split):
 
     @property
     def held_out_text(self) -> str:
-        """Which environments."""
+        """What the definition card says about the tasks for evaluation."""
         _, test = self.classes
         return f"Meta-World's test tasks: {GOALS} other hidden goals of {_listed(test)}"
 
@@ -98,7 +99,7 @@ class Variations(Split):
         return list(_build(self.benchmark)[0])
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw n training tasks: environments in turn, and of each its goals in turn."""
+        """Draw ``n`` training tasks: the environments in turn, and the goals of each in turn."""
         train, _ = self.classes
         rounds = [rng.permutation(len(train)) for _ in range(-(-n // len(train)))]
         position = np.concatenate(rounds)[:n]
@@ -116,7 +117,7 @@ class Variations(Split):
             raise ValueError(f"{task} is not one of Meta-World's tasks under seed {SEED}")
 
     def parse_field(self, name: str, value: Any) -> Any:
-        """A whole number, and a tuple. Raises ValueError, naming the field, for other values."""
+        """Read a task id, or a vector. Raises ValueError, naming the field, for anything else."""
         if name == "env":
             return int(super().parse_field(name, value))
         if not isinstance(value, list | tuple) or not all(map(is_finite_number, value)):
@@ -130,9 +131,13 @@ class MetaWorld(GymFamily[Variation]):
     distribution: Variations
 
     def __init__(self, name: str) -> None:
-        """``name`` is ``ml10``, ``ml45`` or ``ml1-<task>``.
+        """Name the benchmark.
 
-        Raises ValueError, with the nearest names, for a task that Meta-World does not have.
+        Args:
+            name: ``ml10``, ``ml45`` or ``ml1-<task>``.
+
+        Raises:
+            ValueError: Meta-World has no such task; the message has the nearest names.
         """
         benchmark = name if name in _PARTS else name.removeprefix("ml1-")
         if name not in _PARTS and benchmark not in _NAMES:
@@ -160,9 +165,9 @@ class MetaWorld(GymFamily[Variation]):
         )
 
     def make_test_envs(self) -> Any:
-        """Meta-World's own test environments, for its evaluator: one of each test class.
+        """Make Meta-World's own test environments, one of each test class, for its evaluator.
 
-        They are made by function, not by the id that Meta-World registers: the id for training on
+        A function makes them, not the id that Meta-World registers, because the id for training on
         one environment gives test tasks (its pull request 573).
         """
         benchmark = self.distribution.benchmark
@@ -172,13 +177,13 @@ class MetaWorld(GymFamily[Variation]):
 
 
 class Table(gymnasium.Env[Observation, NDArray[np.float32]]):
-    """Any of Meta-World's environments, whichever the task asks for."""
+    """The environment of Meta-World that the task names."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}
     frame_skip = 5
 
     def __init__(self, render_mode: str | None = None) -> None:
-        """No environment is made before the first task."""
+        """Make no environment before the first task."""
         self.render_mode = render_mode
         self.observation_space, self.action_space = _spaces()
         self._name = ""
@@ -186,13 +191,13 @@ class Table(gymnasium.Env[Observation, NDArray[np.float32]]):
 
     @staticmethod
     def arrange(env: Env, task: Variation) -> None:
-        """Set the task of a wrapped table."""
+        """Put a task into a wrapped table."""
         table = env.unwrapped
         assert isinstance(table, Table)
         table.set_task(task)
 
     def set_task(self, task: Variation) -> None:
-        """Take the task's environment, if this is another one, and give it the goal."""
+        """Change to the task's environment, if it is another one, and set the goal."""
         name = _NAMES[task.env]
         if name != self._name:
             self.close()
@@ -204,7 +209,7 @@ class Table(gymnasium.Env[Observation, NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """The task fixes where all begins; there is nothing to seed."""
+        """Start an episode; the task fixes the initial state, so there is nothing to seed."""
         observation, info = self._env.reset()
         return observation, info
 
@@ -216,11 +221,11 @@ class Table(gymnasium.Env[Observation, NDArray[np.float32]]):
         return observation, float(reward), terminated, truncated, info
 
     def render(self) -> Any:
-        """The table from a corner; Meta-World's cameras hang upside down."""
+        """The table from a corner, turned, because Meta-World's cameras hang upside down."""
         return np.rot90(self._env.render(), 2)
 
     def close(self) -> None:
-        """Leave the environment to other tables; one that draws is closed."""
+        """Leave the environment to other tables, or close it if it draws."""
         if self._env is not None and self.render_mode is None:
             _IDLE.append((self._name, self._env))
         elif self._env is not None:
@@ -229,12 +234,12 @@ class Table(gymnasium.Env[Observation, NDArray[np.float32]]):
 
     @property
     def data(self) -> mujoco.MjData:
-        """The simulation, for whoever looks for MuJoCo's warnings."""
+        """The simulation, in which to look for MuJoCo's warnings."""
         return self._env.data
 
 
 def to_meta_world(task: Variation) -> metaworld.Task:
-    """Meta-World's own form of a task."""
+    """The task in Meta-World's own form."""
     name = _NAMES[task.env]
     values = {
         "rand_vec": np.array(task.vector),
@@ -245,13 +250,13 @@ def to_meta_world(task: Variation) -> metaworld.Task:
 
 
 def _from_meta_world(task: metaworld.Task) -> Variation:
-    vector = pickle.loads(task.data)["rand_vec"]  # made in this process
+    vector = pickle.loads(task.data)["rand_vec"]  # safe: this process pickled it
     return Variation(_NAMES.index(task.env_name), tuple(vector.tolist()))
 
 
 @functools.cache
 def _build(name: str) -> tuple[list[Variation], list[Variation]]:
-    """The training and test tasks of a benchmark: 2 s for one environment, 40 s for ML45."""
+    """The training and test tasks of a benchmark; takes 2 s for one environment, 40 s for ML45."""
     if name in _PARTS:
         benchmark = getattr(metaworld, name.upper())(seed=SEED)
     else:

@@ -1,7 +1,4 @@
-"""Names of task families: this package's, Meta-World's, and a user's own.
-
-The latter are ``package.module:FAMILY``.
-"""
+"""Names of task families: those of this package, of Meta-World, and of a user's own modules."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from warprl.envs.robots.hopper import HopperRandParams
 from warprl.envs.robots.humanoid import HumanoidDir, HumanoidDir2D
 from warprl.envs.robots.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
 
-_FAMILIES: dict[str, type[TaskFamily]] = {
+FAMILIES: dict[str, type[TaskFamily]] = {
     family.name: family
     for family in (
         PointNavigation,
@@ -43,6 +40,8 @@ _FAMILIES: dict[str, type[TaskFamily]] = {
         HumanoidDir2D,
     )
 }
+"""The families of this package by their names."""
+
 _META_WORLD = re.compile(r"ml10|ml45|ml1-.+")
 
 
@@ -52,30 +51,37 @@ class UnknownFamily(ValueError):
 
 def family_names() -> list[str]:
     """The names of the families of this package."""
-    return list(_FAMILIES)
+    return list(FAMILIES)
 
 
 def is_meta_world(name: str) -> bool:
-    """Whether Meta-World's families are named so; they need the package metaworld."""
+    """Whether this is the name of a Meta-World family, which needs the package metaworld."""
     return _META_WORLD.fullmatch(name) is not None
 
 
 @functools.cache
 def make_family(name: str) -> TaskFamily:
-    """The task family ``name``; families are stateless, so there is one object a process.
+    """Look up a task family; families are stateless, so a process has one object of each.
 
-    A name with a colon, ``package.module:FAMILY``, is that object of that module. Raises
-    UnknownFamily, in one line that says what would be right.
+    Args:
+        name: a name of this package or of Meta-World; or ``package.module:FAMILY``, for an object
+            in a module of the user's own.
+
+    Returns:
+        The family.
+
+    Raises:
+        UnknownFamily: in one line that says what would be right.
     """
     if ":" in name:
         return _import_family(name)
     if is_meta_world(name):
         return _meta_world(name)
-    if name not in _FAMILIES:
-        near = difflib.get_close_matches(name, _FAMILIES, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_FAMILIES)}"
+    if name not in FAMILIES:
+        near = difflib.get_close_matches(name, FAMILIES, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(FAMILIES)}"
         raise UnknownFamily(f"unknown task family {name!r}; {hint}")
-    return _FAMILIES[name]()
+    return FAMILIES[name]()
 
 
 def _meta_world(name: str) -> TaskFamily:
@@ -96,10 +102,13 @@ def _meta_world(name: str) -> TaskFamily:
 
 
 def _import_family(name: str) -> TaskFamily:
+    # Read the name.
     module_name, _, attribute = name.partition(":")
     problem = f"no task family {name!r}"
     if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
         raise UnknownFamily(f"{problem}: the form is package.module:FAMILY")
+
+    # Import the module, and tell apart whose fault it is if that fails.
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -110,11 +119,13 @@ def _import_family(name: str) -> TaskFamily:
         raise UnknownFamily(
             f"{problem}: no module {error.name!r} in the working directory or on PYTHONPATH"
         ) from error
-    except Exception as error:  # the module's own; its first line is worth more than a traceback
+    except Exception as error:  # the user's module can raise anything; its message says more
         raise UnknownFamily(
             f"{problem}: importing {module_name!r} failed with {type(error).__name__}: "
             f"{' '.join(str(error).split())}"
         ) from error
+
+    # Find the family in it.
     family = getattr(module, attribute, None)
     if isinstance(family, TaskFamily):
         return family

@@ -1,7 +1,7 @@
-"""Task families as Gymnasium environments, for every program that speaks Gymnasium.
+"""Task families as Gymnasium environments, for every program that uses Gymnasium.
 
-The meta-learner does not use them: a family's batch steps all its tasks in one call and leaves
-seeds, horizon and resets to the sampler.
+The meta-learner does not use them: it steps a family's batch, which takes all tasks in one call and
+leaves seeds, the horizon and resets to the sampler.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from warprl.envs.screen import Screen
 from warprl.types import Task
 
 Observation = NDArray[np.float64]
-Action = NDArray[Any]  # a vector, or the number of a choice
+Action = NDArray[Any]  # a vector, or the number of a discrete action
 _PIXELS = 480
-_MIN_FPS = 10  # worlds whose step is a second long would make slide shows
+_MIN_FPS = 10  # with a step of a second, a video in real time would be a slide show
 
 
 class FamilyEnv(gymnasium.Env[Observation, Action]):
@@ -46,7 +46,16 @@ class FamilyEnv(gymnasium.Env[Observation, Action]):
         task: dict[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        """Raises ValueError for an unknown family or render mode, or an impossible task."""
+        """Make one simulation.
+
+        Args:
+            family: the name of the family.
+            task: the values of a task's fields; without it, every reset draws a task.
+            render_mode: ``"rgb_array"``, or None.
+
+        Raises:
+            ValueError: the family, the render mode or a value of the task is unknown.
+        """
         self.family = make_family(family)
         fps = max(round(1.0 / self.family.dt), _MIN_FPS)
         self.metadata = {**self.metadata, "render_fps": fps}
@@ -64,7 +73,7 @@ class FamilyEnv(gymnasium.Env[Observation, Action]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode. Raises ValueError, naming field and range, for an impossible task."""
+        """Start an episode. Raises ValueError, naming the field, for a task outside its range."""
         super().reset(seed=seed)
         self._fixed = _task_option(self.family, options) or self._fixed
         task = self._fixed or _draw(self.family, self.np_random)
@@ -114,10 +123,17 @@ class FamilyVectorEnv(VectorEnv[Observation, Action, NDArray[Any]]):
         tasks: Sequence[Task] | None = None,
         seed: int | None = None,
     ) -> None:
-        """N / T simulations for each of the T tasks, in order; without tasks, drawn ones.
+        """Make N simulations.
 
-        Raises ValueError for an unknown family, for a task of another one, or if T does not divide
-        N.
+        Args:
+            family: the name of the family.
+            num_envs: N.
+            tasks: T tasks, of which each gets N / T simulations, in order; without them, every
+                episode draws its task.
+            seed: simulation i is seeded with ``seed + i``; None draws seeds from the system.
+
+        Raises:
+            ValueError: the family is unknown, a task is not one of it, or T does not divide N.
         """
         self.family = make_family(family)
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
@@ -141,9 +157,19 @@ class FamilyVectorEnv(VectorEnv[Observation, Action, NDArray[Any]]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode in every simulation, or in those that ``options["reset_mask"]`` names.
 
-        ``options["task"]`` is the task of these simulations from now on. Raises ValueError, naming
-        field and range, for an impossible task.
+        Args:
+            seed: simulation i is seeded with ``seed + i``; or a list with a seed for each; None
+                keeps its generator.
+            options: ``"reset_mask"``, ``[N]``, and ``"task"``, the values of the fields of a task
+                that these simulations have from now on.
+
+        Returns:
+            Observations ``[N, O]``, and the tasks in ``info["task"]``.
+
+        Raises:
+            ValueError: the task is outside its range; the message names the field.
         """
+        # Give the simulations that are reset the task and the seeds.
         options = dict(options or {})
         mask = options.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_))
         ids = np.flatnonzero(mask)
@@ -154,21 +180,26 @@ class FamilyVectorEnv(VectorEnv[Observation, Action, NDArray[Any]]):
         for i in ids:
             if seeds[i] is not None:
                 self._generators[i] = np_random(seeds[i])[0]
+
         info = self._restart(ids)
         return self._observation.copy(), info
 
     def step(
         self, actions: Action
     ) -> tuple[Observation, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
-        """Advance every simulation by one environment step or, where one ended, start anew."""
+        """Advance every simulation by one environment step; those that ended start anew instead."""
         observation, reward, terminated = self._batch.step(
             _rows(self.family.action_space, actions, self.num_envs)
         )
         self._observation[:] = observation
         self._steps += 1
+
+        # The horizon truncates, and so does a fault.
         fault, running = self._batch.faults(), ~self._ended
         truncated = (self._steps >= self.family.horizon) | fault
         info: dict[str, Any] = {"fault": fault & running, "_fault": running}
+
+        # Episodes that had ended before this step start anew.
         if self._ended.any():
             info |= self._restart(np.flatnonzero(self._ended))
             reward, terminated = reward * running, terminated & running
@@ -192,9 +223,20 @@ class FamilyVectorEnv(VectorEnv[Observation, Action, NDArray[Any]]):
 
 
 def make_vector(name: str, tasks: Sequence[Task], episodes: int, seed: int) -> FamilyVectorEnv:
-    """``episodes`` simulations of each task; simulation ``t * episodes + e`` is of task t.
+    """Make a vector environment with the same number of simulations of each task.
 
-    Raises ValueError for an unknown family or a task of another one, or without tasks or episodes.
+    Args:
+        name: the name of the family.
+        tasks: T tasks of it.
+        episodes: E, how many simulations each task gets.
+        seed: simulation i is seeded with ``seed + i``.
+
+    Returns:
+        T * E simulations, of which number ``t * E + e`` has task t.
+
+    Raises:
+        ValueError: the family is unknown, a task is not one of it, or there are no tasks or
+            episodes.
     """
     if not tasks or episodes < 1:
         raise ValueError(
@@ -204,7 +246,7 @@ def make_vector(name: str, tasks: Sequence[Task], episodes: int, seed: int) -> F
 
 
 def register() -> None:
-    """Make every family known to Gymnasium: ``warprl/HalfCheetahDir-v1`` and so on."""
+    """Register every family with Gymnasium: ``warprl/HalfCheetahDir-v1`` and so on."""
     for name in family_names():
         gymnasium.register(
             id=gymnasium_id(name),
@@ -215,7 +257,11 @@ def register() -> None:
 
 
 def gymnasium_id(name: str) -> str:
-    """``warprl/HalfCheetahDir-v1`` of ``half-cheetah-dir-v1``."""
+    """The id of a family in Gymnasium's registry.
+
+    >>> gymnasium_id("half-cheetah-dir-v1")
+    'warprl/HalfCheetahDir-v1'
+    """
     *words, version = name.split("-")
     return f"warprl/{''.join(word.capitalize() for word in words)}-{version}"
 
@@ -223,7 +269,7 @@ def gymnasium_id(name: str) -> str:
 def _rows(space: ActionSpace, actions: Action, num_envs: int) -> NDArray[np.float32]:
     """Actions ``[N, A]`` as a batch takes them, those of a discrete space one-hot.
 
-    Raises ValueError for a choice that there is not.
+    Raises ValueError for a number that is not an action.
     """
     if not isinstance(space, Discrete):
         return np.asarray(actions, np.float32).reshape(num_envs, *space.shape)
@@ -257,10 +303,12 @@ def _shared_out(
 
 
 def _seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[int | None]:
-    """One seed a simulation, by Gymnasium's convention: ``seed + i``; None keeps the generator."""
+    """A seed for each simulation: by Gymnasium's convention ``seed + i``; None seeds nothing."""
     if isinstance(seed, int):
         return [seed + i for i in range(num_envs)]
     seeds: list[int | None] = [None] * num_envs if seed is None else list(seed)
     if len(seeds) != num_envs:
-        raise ValueError(f"a list of seeds has one entry a simulation: {len(seeds)} for {num_envs}")
+        raise ValueError(
+            f"every simulation needs a seed: got {len(seeds)} for {num_envs} simulations"
+        )
     return seeds

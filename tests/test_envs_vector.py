@@ -217,7 +217,7 @@ def test_bad_arguments_are_refused_in_one_line() -> None:
         make_vector("ant-goal-v1", [Goal(0.0, 0.0)], episodes=0, seed=0)
     with pytest.raises(ValueError, match="5 simulations cannot be shared evenly among 2 tasks"):
         FamilyVectorEnv("ant-goal-v1", 5, [Goal(0.0, 0.0), Goal(1.0, 0.0)])
-    with pytest.raises(ValueError, match="one entry a simulation: 1 for 2"):
+    with pytest.raises(ValueError, match="every simulation needs a seed: got 1 for 2"):
         FamilyVectorEnv("point-navigation-v1", 2).reset(seed=[1])
     with pytest.raises(ValueError, match="render_mode must be 'rgb_array' or None, got 'human'"):
         FamilyEnv("point-navigation-v1", render_mode="human")
