@@ -238,11 +238,16 @@ def count(self: Walk, action: Any) -> Any:
 COUNTED = GymFamily(
     "counted-v1",
     registered(
-        "Counted", action_space=Discrete(3, start=3), observation_space=Discrete(10),
-        step=count, seen=lambda self: 0,
+        "Counted",
+        action_space=Discrete(3, start=3),
+        observation_space=Discrete(10),
+        step=count,
+        seen=lambda self: 0,
     ),
-    draw, set_speed, horizon=12,
-)  # fmt: skip
+    draw,
+    set_speed,
+    horizon=12,
+)
 
 
 def test_discrete_actions_may_start_anywhere_and_discrete_observations_are_one_hot() -> None:
@@ -418,9 +423,12 @@ def test_a_family_that_cannot_be_is_refused_in_one_line(
     ],
 )
 def test_a_name_that_is_no_family_is_one_line_and_status_2(
-    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-    name: str, message: str,
-) -> None:  # fmt: skip
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    message: str,
+) -> None:
     (home / "needy.py").write_text("import gone")
     (home / "broken.py").write_text("1 / 0")
     cart = "GymFamily('mine', 'CartPole-v1', print, print, horizon=0)"
@@ -463,9 +471,12 @@ def test_a_family_in_the_working_directory_is_trained_and_evaluated_with_any_num
     (home / "hidden" / "only_here.py").write_text((home / "my_family.py").read_text())
     # -P keeps the working directory off the path, as it is for an installed command.
     done = subprocess.run(
-        [sys.executable, "-P", "-c", JOURNEY], cwd=home, capture_output=True, text=True,
+        [sys.executable, "-P", "-c", JOURNEY],
+        cwd=home,
+        capture_output=True,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "WARPRL_RUNS": str(home / "runs")},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr.splitlines()[-1] == (
         "warprl: a Ray worker finds no task family 'only_here:FAMILY': "
@@ -504,9 +515,12 @@ def test_it_needs_no_native_batch(home: Path) -> None:
     )
     search = os.pathsep.join([str(home), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "PYTHONPATH": search},
-    )  # fmt: skip
+    )
     assert done.stdout == "[1. 1.]\n"
 
 
@@ -566,9 +580,12 @@ BARE = GymFamily("bare-v1", registered("Bare", render=blank), draw, set_speed, h
     ],
 )
 def test_a_family_that_cannot_be_drawn_is_refused_before_any_work(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-    family: str, reason: str,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    reason: str,
+) -> None:
     fabricate(tmp_path / "run", f"{__name__}:{family}")
     monkeypatch.setattr(machine, "require_backend", lambda: "egl")
     monkeypatch.setenv("MUJOCO_GL", "")
@@ -596,8 +613,11 @@ def test_a_run_of_the_example_is_filmed_by_its_own_environment(home: Path, tmp_p
     fabricate(tmp_path / "run", EXAMPLE)
     done = subprocess.run(
         [sys.executable, "-m", "warprl.launch.cli", "render", str(tmp_path / "run"), "--json"],
-        cwd=home, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=home,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
     pictures, seconds = imageio_ffmpeg.count_frames_and_secs(answer["video"])

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from warprl.envs.physics import Physics, load_model, model_path, quiet_compiler
+from warprl.envs.registry import FAMILIES
 from warprl.envs.robots.ant import AntDir, AntDir2D, AntGoal, AntVel
 from warprl.envs.robots.dynamics import Dynamics
 from warprl.envs.robots.half_cheetah import HalfCheetahDir, HalfCheetahVel
@@ -26,6 +27,7 @@ from warprl.envs.robots.walker2d import Walker2dDir, Walker2dRandParams, Walker2
 from warprl.envs.tasks import Direction, Goal, Heading, Velocity
 from warprl.types import Task
 
+ROBOTS = [family for family in FAMILIES.values() if issubclass(family, LocomotionFamily)]
 FORWARD, BACKWARD = Direction(1.0), Direction(-1.0)
 FRAME_SKIP = 5
 TORSO = 1  # its body id in every model; 0 is the world
@@ -192,6 +194,7 @@ def speed_towards_4(info: dict[str, np.float64]) -> np.float64:
 @pytest.mark.parametrize(
     ("family", "task", "peer", "terms", "weight", "falls"),
     [
+        (HalfCheetahDir, BACKWARD, CHEETAH, lambda i: -speed(i), 0.05, False),
         (HalfCheetahVel, Velocity(1.2), CHEETAH, lambda i: -abs(speed(i) - 1.2), 0.05, False),
         (AntDir, BACKWARD, ANT, lambda i: -speed(i) + 1.0, 0.5, True),
         (AntVel, Velocity(1.2), ANT, lambda i: 1.0 - abs(speed(i) - 1.2) + 0.05, 0.005, True),
@@ -313,21 +316,7 @@ def test_a_batch_keeps_derived_fields_a_substep_behind_only_without_sensors() ->
         assert (physics.xpos[0, TORSO, 0] == physics.qpos[0, 0]) == current
 
 
-@pytest.mark.parametrize(
-    "family",
-    [
-        HalfCheetahDir,
-        HalfCheetahDirMaml2017,
-        AntDir,
-        AntDir2D,
-        AntVel,
-        Walker2dDir,
-        Walker2dVel,
-        Walker2dRandParams,
-        HopperRandParams,
-        HumanoidDir2D,
-    ],
-)
+@pytest.mark.parametrize("family", ROBOTS)
 def test_neighbours_in_a_batch_do_not_influence_each_other(
     family: type[LocomotionFamily],
 ) -> None:
