@@ -6,10 +6,7 @@ WarpRL takes a family. ``docs/custom_family.md`` has a worked example.
 
 from __future__ import annotations
 
-import inspect
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any, Generic
 
 import gymnasium
@@ -23,15 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from warprl.envs.family import ActionSpace, Definition, RenderableBatch, TaskFamily, check_reset
-from warprl.envs.held_out import NUM_HELD_OUT
 from warprl.envs.screen import Picture, Screen
-from warprl.envs.tasks import TaskDistribution, TaskT
-from warprl.seeding import generator
+from warprl.envs.splits import Split, make_split
+from warprl.envs.tasks import TaskT
 from warprl.types import Task
 
 Env = gymnasium.Env[Any, Any]
 
-_HELD_OUT_SEED = 2026
 _MAX_SEED = 2**31
 
 
@@ -101,7 +96,7 @@ class GymFamily(TaskFamily, Generic[TaskT]):
         env.close()  # type: ignore[no-untyped-call]
 
         try:
-            self.distribution = _split(tasks, held_out)
+            self.distribution = make_split(tasks, held_out)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
@@ -191,116 +186,6 @@ class GymFamily(TaskFamily, Generic[TaskT]):
             f"{self.name}: the actions of {self.env_id} must be a Box of floats or Discrete, "
             f"and are {space}"
         )
-
-
-class Split(TaskDistribution[Any]):
-    """Tasks to train on, and tasks to evaluate on."""
-
-    @property
-    @abstractmethod
-    def held_out(self) -> Sequence[Task]:
-        """The tasks for evaluation."""
-
-    @property
-    @abstractmethod
-    def held_out_text(self) -> str:
-        """What the definition card says about them."""
-
-
-class Drawn(Split):
-    """Tasks that a function draws, one at a time."""
-
-    def __init__(
-        self,
-        draw: Callable[[np.random.Generator], Task],
-        held_out: Sequence[Task] | None = None,
-    ) -> None:
-        """Hold out the given tasks, or 40 draws.
-
-        Args:
-            draw: draws one task from a generator.
-            held_out: the tasks for evaluation.
-
-        Raises:
-            ValueError: ``draw`` returns no task, or too few different ones to hold out 40.
-        """
-        self._draw = draw
-        self.task_type = type(_require_task(draw(generator(_HELD_OUT_SEED, "tasks"))))
-        self._given = held_out is not None
-        self._held_out = _hold_out(self) if held_out is None else _checked(self, held_out)
-
-    @property
-    def text(self) -> str:
-        """The function's docstring; its name if it has none."""
-        return inspect.getdoc(self._draw) or f"drawn by {self._draw.__qualname__}"
-
-    @property
-    def held_out(self) -> Sequence[Task]:
-        """The tasks that were given, or 40 draws."""
-        return self._held_out
-
-    @property
-    def held_out_text(self) -> str:
-        """What the definition card says about them."""
-        source = "given in a list" if self._given else "draws under a fixed seed"
-        return f"{len(self._held_out)} {source}; a training draw that equals one is redrawn"
-
-    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw ``n`` tasks in turn. Raises ValueError if one holds anything but finite numbers."""
-        return [self.parse(asdict(_require_task(self._draw(rng)))) for _ in range(n)]
-
-    def check(self, task: Task) -> None:
-        """Accept any finite numbers: which others the function may draw is unknown."""
-
-
-class Listed(Split):
-    """A list of tasks, each drawn as often as any other, in random order."""
-
-    def __init__(self, tasks: Sequence[Task], held_out: Sequence[Task] | None = None) -> None:
-        """Take the tasks for training, and those for evaluation if these are others.
-
-        Raises:
-            ValueError: a list is empty or repeats a task, or a task is on both lists.
-        """
-        self.task_type = type(_require_task(tasks[0])) if tasks else Task
-        self._known = [*tasks, *(held_out or ())]
-        self._tasks = _checked(self, tasks, "tasks")
-        self._held_out = None if held_out is None else _checked(self, held_out)
-        shared = [task for task in self._held_out or () if task in self._tasks]
-        if shared:
-            raise ValueError(f"{shared[0]} is on the list of tasks and held out as well")
-
-    @property
-    def text(self) -> str:
-        """What the definition card says about the tasks for training."""
-        return f"one of {len(self._tasks)}, as often as any other, in random order"
-
-    @property
-    def held_out(self) -> Sequence[Task]:
-        """The held-out tasks that were given, or all tasks."""
-        return self._tasks if self._held_out is None else self._held_out
-
-    @property
-    def held_out_text(self) -> str:
-        """What the definition card says about them."""
-        if self._held_out is None:
-            return "all tasks: the family is discrete"
-        return f"{len(self._held_out)} others, given in a list"
-
-    def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw ``n`` tasks; chance decides which of them come once more than the others."""
-        size = len(self._tasks)
-        rounds = [rng.permutation(size) for _ in range(-(-n // size))]
-        return [self._tasks[i] for i in rng.permutation(np.concatenate(rounds)[:n])]
-
-    def check(self, task: Task) -> None:
-        """Raises ValueError unless ``task`` is on one of the lists."""
-        if task not in self._known:
-            raise ValueError(f"{task} is not one of the {len(self._known)} tasks listed")
-
-    def all_tasks(self) -> list[Task]:
-        """The list to train on."""
-        return list(self._tasks)
 
 
 class GymBatch(RenderableBatch):
@@ -469,45 +354,3 @@ def _warned(env: Env) -> bool:
     """Whether MuJoCo warned: it silently resets a simulation that went wrong, and goes on."""
     data = getattr(env.unwrapped, "data", None)
     return isinstance(data, mujoco.MjData) and bool(data.warning.number.any())
-
-
-def _require_task(task: object) -> Task:
-    if not isinstance(task, Task):
-        raise ValueError(
-            f"a task must be a frozen dataclass that derives from warprl.types.Task, got {task!r}"
-        )
-    return task
-
-
-def _split(
-    tasks: Callable[[np.random.Generator], Task] | Sequence[Task] | Split,
-    held_out: Sequence[Task] | None,
-) -> Split:
-    """Divide the tasks of a family. Raises ValueError for tasks that are not valid."""
-    if isinstance(tasks, Split):
-        assert held_out is None, "a Split holds out tasks of its own"
-        return tasks
-    return Drawn(tasks, held_out) if callable(tasks) else Listed(tasks, held_out)
-
-
-def _checked(
-    distribution: TaskDistribution[Any], tasks: Sequence[Task], what: str = "held-out tasks"
-) -> list[Task]:
-    """The tasks of a list. Raises ValueError if it is empty, or two of them are equal."""
-    if not tasks:
-        raise ValueError(f"the list of {what} is empty")
-    parsed = [distribution.parse(asdict(_require_task(task))) for task in tasks]
-    if len(set(parsed)) != len(parsed):
-        raise ValueError(f"the list of {what} repeats one")
-    return parsed
-
-
-def _hold_out(distribution: TaskDistribution[Any]) -> list[Task]:
-    """Hold out 40 draws. Raises ValueError unless all are different."""
-    tasks = distribution.sample(generator(_HELD_OUT_SEED, "tasks"), NUM_HELD_OUT)
-    if len(set(tasks)) != NUM_HELD_OUT:
-        raise ValueError(
-            f"{NUM_HELD_OUT} draws hold only {len(set(tasks))} different tasks: "
-            "if there are so few, give their list"
-        )
-    return tasks

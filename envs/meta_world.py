@@ -25,7 +25,8 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS, ML10_V3, ML45_V3
 from numpy.typing import NDArray
 
 from warprl.envs.family import Definition
-from warprl.envs.gym_family import Env, GymFamily, Split
+from warprl.envs.gym_family import Env, GymFamily
+from warprl.envs.splits import Split
 from warprl.envs.tasks import is_finite_number
 from warprl.types import Task
 
@@ -192,8 +193,7 @@ class Table(gymnasium.Env[Observation, NDArray[np.float32]]):
     @staticmethod
     def arrange(env: Env, task: Variation) -> None:
         """Put a task into a wrapped table."""
-        table = env.unwrapped
-        assert isinstance(table, Table)
+        table: Any = env.unwrapped
         table.set_task(task)
 
     def set_task(self, task: Variation) -> None:

@@ -23,6 +23,7 @@ from helpers_gym import CART, Push, push
 from helpers_launch import fabricate
 
 from warprl.envs import GymFamily, UnknownFamily, make_family
+from warprl.envs.splits import Listed
 from warprl.envs.vector import FamilyEnv, FamilyVectorEnv
 from warprl.launch import machine
 from warprl.launch.cli import main
@@ -393,6 +394,7 @@ SEVERAL = registered("Several", action_space=MultiDiscrete([2, 3]))
             make(tasks=[Speed(1), Speed(2)], held_out=[Speed(3), Speed(2)]),
             r"Speed\(speed=2.0\) is on the list of tasks and held out as well",
         ),
+        (make(tasks=Listed([Speed(1)]), held_out=[Speed(2)]), "Listed holds out its own tasks: gi"),
     ],
 )
 def test_a_family_that_cannot_be_is_refused_in_one_line(

@@ -17,7 +17,7 @@ from warprl.envs.tasks import (
 _TORSO = 1  # its body id; 0 is the world
 _CONTACT_FREE = (
     "contact-free: ProMP's observation and cost also hold the clipped contact forces (84 entries, "
-    "5e-4 * sum of squares), which the Gym of its time left at nought on MuJoCo 2"
+    "5e-4 * sum of squares), which the Gym of its time left at zero on MuJoCo 2"
 )
 
 
@@ -121,7 +121,7 @@ class AntVel(RunningAnt):
     differences_text = (
         "contact-free: pytorch-maml-rl's observation also holds the clipped contact forces (84), "
         "the torso's rotation matrix (9) and position (3), and its cost 5e-4 * sum of squared "
-        "clipped forces, which the Gym of its time left at nought on MuJoCo 2; its horizon is 100. "
+        "clipped forces, which the Gym of its time left at zero on MuJoCo 2; its horizon is 100. "
         "MAML 2017 (rllab): contact forces at work, frame skip 1, dt 0.02, velocity of the centre "
         "of mass, actuators +-150 with the cost on u / 150, no action scale, initial qpos noise "
         "0.01 * N(0, 1): its returns are not comparable. ProMP has no such family"

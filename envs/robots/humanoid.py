@@ -14,7 +14,7 @@ _CONTROL_COST = 0.1
 _OBSERVATION = 22 + 23 + 130 + 78 + 17
 _DIFFERENCES = (
     "contact-free: ProMP's observation and cost also hold the contact forces (84 entries, "
-    "min(5e-7 * sum of squares, 10)), which the Gym of its time left at nought on MuJoCo 2; its "
+    "min(5e-7 * sum of squares, 10)), which the Gym of its time left at zero on MuJoCo 2; its "
     "376 entries also hold 22 constants of the world's body and the root, which v5 leaves out. "
     "Frame skip, healthy height, initial noise and weights are those of v5 (ProMP's "
     "0.25 / timestep is 1.25 / dt). The action scale makes +-10 the actuators' whole range (0.4), "
