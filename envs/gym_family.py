@@ -113,6 +113,8 @@ class GymFamily(TaskFamily, Generic[TaskT]):
         env: Env = gymnasium.make(
             self.env_id, max_episode_steps=self.horizon, disable_env_checker=True, **drawing
         )
+
+        # Gymnasium flattens some spaces into something else than a Box, and others not at all.
         try:
             flat: object = flatten_space(env.observation_space)
         except NotImplementedError:

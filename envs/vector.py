@@ -62,6 +62,7 @@ class FamilyEnv(gymnasium.Env[Observation, Action]):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
         self.render_mode = render_mode
+
         self.observation_space = self.family.observation_space
         self.action_space = self.family.action_space
         self._batch = self.family.make_batch(1)
@@ -138,10 +139,13 @@ class FamilyVectorEnv(VectorEnv[Observation, Action, NDArray[Any]]):
         self.family = make_family(family)
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
         self.num_envs = num_envs
+
         self.single_observation_space = self.family.observation_space
         self.single_action_space = self.family.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+
+        # Each simulation has a task (None if every episode draws one) and a generator.
         self._batch = self.family.make_batch(num_envs)
         self._fixed: list[Task | None] = _shared_out(self.family, tasks, num_envs)
         self._generators = [np_random(seed_i)[0] for seed_i in _seeds(seed, num_envs)]
