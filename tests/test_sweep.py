@@ -20,7 +20,7 @@ from helpers_runs import start_ray
 from warprl import checkpoint
 from warprl.launch.cli import main
 from warprl.launch.runs import config
-from warprl.launch.training import sweep
+from warprl.launch.training import cells
 
 FAMILIES = ["point-navigation-v1", "point-sparse-v1"]
 AGENTS = ["promp", "maml"]
@@ -53,8 +53,14 @@ def begun(trained: Path, tmp_path: Path) -> Path:
 def write(where: Path, **changes: Any) -> str:
     """The file of the grid with some keys changed; None takes a key out."""
     grid = {key: value for key, value in (GRID | changes).items() if value is not None}
-    (where / "grid.yaml").write_text(yaml.safe_dump(grid))
+    (where / "grid.yaml").write_text(yaml.safe_dump(grid, sort_keys=False))
     return str(where / "grid.yaml")
+
+
+def planned(where: Path, **changes: Any) -> list[cells.Cell]:
+    """The cells of the grid with some keys changed."""
+    file = Path(write(where, **changes))
+    return cells.plan(cells.read(file), file)
 
 
 def states(capsys: pytest.CaptureFixture[str], file: str) -> dict[str, str]:
@@ -85,9 +91,8 @@ def test_every_cell_is_an_ordinary_run_and_nothing_else_is_left(trained: Path) -
         found = config.load(trained / name / "config.yaml")
         assert (f"{found.family}-{found.agent}-s{found.seed}", found.workers) == (name, 0)
         assert found.tasks == 2
-        assert {path.name for path in (trained / name).iterdir()} == {
-            "config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "lock"
-        }  # fmt: skip
+        held = {path.name for path in (trained / name).iterdir()}
+        assert held == {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "lock"}
 
 
 def test_a_finished_grid_is_skipped_and_a_longer_one_goes_on_exactly(
@@ -119,9 +124,8 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(
     reason = f"{begun / NAMES[0] / 'metrics.jsonl'}, line 1, is damaged: take that line out"
     assert f"{NAMES[0]}: failed: {reason}" in lines
     assert f"{NAMES[1]}: starting, to iteration 2" in lines
-    assert lines[-3:] == [
-        "2 runs: 1 failed, 1 finished", f"failed: {NAMES[0]}: {reason}", str(begun)
-    ]  # fmt: skip
+    end = ["2 runs: 1 failed, 1 finished", f"failed: {NAMES[0]}: {reason}", str(begun)]
+    assert lines[-3:] == end
     (begun / NAMES[0] / "metrics.jsonl").unlink()
     assert states(capsys, file) == {NAMES[0]: "finished", NAMES[1]: "skipped"}
 
@@ -158,9 +162,78 @@ def test_environment_steps_are_equal_up_to_whole_iterations(tmp_path: Path) -> N
     agents, families = ["promp", "warpgrad"], FAMILIES[1:]
     for steps, iterations in ((481, [4, 2]), (640, [4, 2]), (641, [5, 3])):
         changes = {"agents": agents, "families": families, "iterations": None, "env_steps": steps}
-        file = Path(write(tmp_path, **changes))
-        cells = sweep.plan(sweep.read(file), tmp_path / "runs", file)
-        assert [cell.config.iterations for cell in cells] == iterations
+        assert [cell.config.iterations for cell in planned(tmp_path, **changes)] == iterations
+
+
+def test_every_combination_of_varied_values_is_a_run_named_after_them(tmp_path: Path) -> None:
+    vary = {"policy.warp": ["gate", None], "policy.hidden": [[8], [8, 4]], "learner.lr": ["1e-3"]}
+    settings = ["tasks=2", "policy.rates=false"]
+    found = planned(
+        tmp_path, families=FAMILIES[:1], agents=["warpgrad"], settings=settings, vary=vary
+    )
+    assert {
+        cell.name: (cell.config.policy.warp, cell.config.policy.hidden, cell.config.learner.lr)
+        for cell in found
+    } == {
+        f"point-navigation-v1-warpgrad-warp_{warp}-hidden_{hidden}-learner.lr_0.001-s3": values
+        for warp, hidden, values in (
+            ("gate", "8", ("gate", (8,), 0.001)),
+            ("gate", "8x4", ("gate", (8, 4), 0.001)),
+            ("none", "8", (None, (8,), 0.001)),
+            ("none", "8x4", (None, (8, 4), 0.001)),
+        )
+    }
+    assert all(cell.config.tasks == 2 for cell in found)
+
+
+def test_a_value_is_named_alike_however_it_is_written(tmp_path: Path) -> None:
+    """So that a file that writes 0.001 for 1e-3 goes on with the same runs."""
+    for values in (["1e-3", "2e16"], [0.001, 2.0e16], [1.0e-3, "20000000000000000"]):
+        vary = {"learner.kl_coefficient": values}
+        found = planned(tmp_path, families=FAMILIES[:1], agents=AGENTS[:1], vary=vary)
+        ends = [cell.name.removeprefix("point-navigation-v1-promp-") for cell in found]
+        assert ends == ["kl_coefficient_0.001-s3", "kl_coefficient_2e16-s3"]
+
+
+def test_a_variant_is_an_agent_with_its_own_settings_iterations_and_name(tmp_path: Path) -> None:
+    variants = {
+        "wide": {"agent": "maml", "settings": ["policy.hidden=[16]"]},
+        "brief": {"agent": "maml", "iterations": 2},
+    }
+    changes: dict[str, Any] = {"families": FAMILIES[:1], "agents": ["maml"], "variants": variants}
+    found = planned(tmp_path, **changes, iterations=None, env_steps=4000)
+    iterations = found[0].config.iterations
+    assert iterations > 2
+    assert [
+        (cell.name, cell.config.agent, cell.config.policy.hidden, cell.config.iterations)
+        for cell in found
+    ] == [
+        ("point-navigation-v1-maml-s3", "maml", (8,), iterations),
+        ("point-navigation-v1-wide-s3", "maml", (16,), iterations),
+        ("point-navigation-v1-brief-s3", "maml", (8,), 2),
+    ]
+    assert [cell.label for cell in found] == ["maml", "wide", "brief"]
+    alone = planned(tmp_path, **changes | {"agents": None}, vary={"adaptation.steps": [1, 2]})
+    assert [cell.label for cell in alone] == [
+        "wide-steps_1",
+        "wide-steps_2",
+        "brief-steps_1",
+        "brief-steps_2",
+    ]
+
+
+def test_the_example_in_the_help_is_a_sweep(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["sweep", "--help"]) == 0
+    text = capsys.readouterr().out
+    example = text[text.index(" families:") : text.index(" Runs have the varied values")]
+    file = tmp_path / "grid.yaml"
+    file.write_text("\n".join(line[1:] for line in example.splitlines()))
+    found = cells.plan(cells.read(file), file)
+    assert len(found) == 2 * 3 * 2 * 2
+    assert "half-cheetah-dir-v1-online-warp_gate-s1" in [cell.name for cell in found]
 
 
 def test_a_run_with_other_settings_is_refused_by_name_before_any_work(
@@ -204,7 +277,44 @@ def test_a_folder_that_is_no_run_is_left_alone(
         ({"settings": ["learner.lrr=1"]}, "unknown key 'learner.lrr': did you mean 'learner.lr'?"),
         ({"settings": ["tasks"]}, "settings: 'tasks' is not KEY=VALUE"),
         ({"settings": ["seed=4"]}, "settings: 'seed' cannot be set: see 'seeds'"),
+        ({"settings": ["agent=maml"]}, "settings: 'agent' cannot be set: see 'agents'"),
         ({"agents": ["maml", "maml"]}, f"{NAMES[1]} is in the grid 2 times"),
+        ({"agents": None}, "give agents, variants or both"),
+        ({"agents": []}, "agents = []: should be a list of one or more"),
+        ({"vary": {"tasks": 3}}, "vary.tasks = 3: should be a list of one or more"),
+        ({"vary": {"tasks": []}}, "vary.tasks = []: should be a list of one or more"),
+        ({"vary": {"policy.wrap": ["gate"]}}, "promp policy.wrap=gate: unknown key 'policy.wrap'"),
+        ({"vary": {"policy": ["gate"]}}, "promp policy=gate: 'policy' is a section"),
+        ({"vary": {"adaptation.steps": [1, -1]}}, "promp adaptation.steps=-1: adaptation.steps = "),
+        ({"vary": {"seed": [1, 2]}}, "vary: 'seed' cannot be set: see 'seeds'"),
+        ({"vary": {"tasks": [2]}}, "settings: 'tasks' is in vary too: name it once"),
+        ({"vary": {"learner.lr": [1, 1.0]}}, "point-navigation-v1-promp-learner.lr_1.0-s3 is in"),
+        (
+            {"agents": None, "variants": {"x" * 75: {"agent": "maml"}}, "vary": {"keep": [2]}},
+            f"'point-navigation-v1-{'x' * 75}-keep_2-s3' is not a run name of up to 100",
+        ),
+        (
+            {"variants": {"wide": {"agent": "maml", "settings": ["policy.hiden=[9]"]}}},
+            "wide policy.hiden=[9]: unknown key 'policy.hiden': did you mean 'policy.hidden'?",
+        ),
+        (
+            {"variants": {"wide": {"agent": "maml", "setting": []}}},
+            "unknown key 'variants.wide.setting': did you mean 'variants.wide.settings'?",
+        ),
+        ({"variants": {"wide": 3}}, "variants.wide = 3: should be an object"),
+        ({"variants": {"wide": {}}}, "key 'variants.wide.agent' is missing"),
+        (
+            {"variants": {"wide": {"agent": "maml", "settings": ["tasks"]}}},
+            "variants.wide.settings: 'tasks' is not KEY=VALUE",
+        ),
+        (
+            {"variants": {"a b": {"agent": "random"}}},
+            "'point-navigation-v1-a b-s3' is not a run name of up to 100 characters",
+        ),
+        (
+            {"variants": {"same": {"agent": "maml"}}},
+            "point-navigation-v1-maml-s3 and point-navigation-v1-same-s3 are the same run",
+        ),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(

@@ -1,7 +1,7 @@
-"""The runs of a sweep as trials of Ray Tune, which hands out the cores and outlasts failures.
+"""The runs of a sweep as trials of Ray Tune, which hands out the cores and survives failures.
 
-A trial trains in a thread of its own process, where no signal arrives: the driver catches it and
-leaves a file, for which every run looks after each iteration.
+A trial trains in a thread of its own process, where no signal arrives: the driver catches the
+signal and makes a file, for which every run looks after each iteration.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from warprl import checkpoint as checkpoints
 from warprl.launch.errors import UserError, one_line
 from warprl.launch.machine import available_cores
 from warprl.launch.training import train as training
-from warprl.launch.training.sweep import Cell, Result
+from warprl.launch.training.cells import Cell, Result
 from warprl.launch.training.train import Stop, say
 from warprl.launch.training.workers import connect
 
-# Interruptions, files and output are ours; a user's family may be found in the working directory.
+# We handle interruptions, files and output ourselves. Trials stay in the working directory, for a
+# user's own family may lie there.
 ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",  # that of old is silent where it is told to be
+    "RAY_AIR_NEW_OUTPUT": "0",  # only the old output obeys verbose=0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 
@@ -40,14 +41,17 @@ ENVIRONMENT = {
 def train(
     cells: Sequence[Cell], folder: Path, concurrent: int | None, console: Console
 ) -> tuple[dict[str, Result], int | None]:
-    """Bring cells to their end, ``concurrent`` at a time; returns results by name, and the signal.
+    """Bring cells to their end, ``concurrent`` at a time.
 
-    The signal is the one that stopped it, if one did.
+    Returns results by the cells' names, and the signal that stopped the sweep, if one did.
     """
+    # Tune and Ray are to be silent.
     concurrent = concurrent or available_cores()
     os.environ.update(ENVIRONMENT)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is named by _Progress
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # _Progress names what fails
     connect(concurrent)
+
+    # Tune's records end with the sweep: they lie in a temporary folder beside the runs.
     with (
         tempfile.TemporaryDirectory(prefix=".sweep-", dir=folder) as scratch,
         training.stoppable(console) as stop,
@@ -58,7 +62,7 @@ def train(
         def trial(config: dict[str, Any]) -> dict[str, Any]:
             try:
                 return {"iteration": _train_cell(cells[config["cell"]], mark)}
-            except Exception as error:  # whatever it is, it ends this cell alone
+            except Exception as error:  # whatever it is, only this cell ends
                 return {"error": _reason(error)}
 
         tune.Tuner(
@@ -73,7 +77,7 @@ def train(
 
 
 class _Mark:
-    """The stop of a trial: asked for by the presence of a file."""
+    """Stops a trial once a file exists."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -84,7 +88,7 @@ class _Mark:
 
 
 def _train_cell(cell: Cell, mark: Path) -> int | None:
-    """Start or continue one run; returns the iteration it has come to, None if it did not begin."""
+    """Start or continue one run; returns the iteration it reached, None if it did not begin."""
     if mark.exists():
         return None
     console = Console(quiet=True)
@@ -103,9 +107,9 @@ def _train_cell(cell: Cell, mark: Path) -> int | None:
 
 
 class _Progress(TrialProgressCallback):
-    """Says what starts, ends and fails, keeps the results and passes the stop on.
+    """Says what starts, ends and fails, keeps the results and makes the file that stops trials.
 
-    Tune adds none of its own, which prints whatever the verbosity, beside one of this class.
+    Given a callback of this class, Tune adds none of its own, which would print at any verbosity.
     """
 
     def __init__(self, cells: Sequence[Cell], mark: Path, stop: Stop, console: Console) -> None:
