@@ -78,9 +78,10 @@ build: $(READY) ## the wheel and the source distribution, in dist/
 benchmark-throughput: $(READY) ## steps per second against the raw physics (minutes; wants an idle machine)
 	$(BIN)/python benchmarks/throughput.py
 
+# A sweep with a run that failed ends with status 1, and the next one is still worth training.
 benchmark-learning: $(READY) ## train the experiments and report the learning curves (a day)
+	for file in benchmarks/experiments/*.yaml; do $(BIN)/warprl sweep $$file || [ $$? = 1 ]; done
 	$(BIN)/python benchmarks/learning.py
-	$(BIN)/python benchmarks/learning.py --report
 
 benchmark-comparison: $(READY) ## held-out adaptation of those runs, and docs/results.md (hours)
 	$(BIN)/python benchmarks/comparison.py
