@@ -28,6 +28,7 @@ from warprl.envs.physics import NoNativeBatchError
 from warprl.initialisation import INITIALISATIONS
 from warprl.launch.errors import UserError, nearest
 from warprl.launch.machine import available_cores
+from warprl.launch.runs import schema_1
 from warprl.learner import LearnerConfig, Loss, Outer
 from warprl.objective import InitKind, LookAhead, Objective, TwoTimeScale
 from warprl.warp import WARP_KINDS
@@ -106,7 +107,7 @@ def resolve(
     given |= {OPTIONS.get(k, k): v for k, v in options.items() if v is not None}
     for key in sorted(given, key=lambda key: not key.endswith(".type")):  # variants come first
         _assign(data, key, given[key])
-    config = _validate(data, "")
+    config = _validate(data)
     if "compute.workers" in given:
         return config
     workers = min(available_cores(), config.tasks)
@@ -129,19 +130,29 @@ def of_preset(family: str, agent: str) -> RunConfig:
 
 
 def load(path: Path) -> RunConfig:
-    """Read a stored configuration. Raises UserError if it is broken or of another version."""
-    data = read_yaml(path, "a run's configuration")
-    version = data.get("schema_version")
-    if version != 2:
-        raise UserError(
-            f"{path} has schema version {version!r} and this warprl reads 2: "
-            "use the release that wrote it"
-        )
-    config = _validate(data, f"{path}: ")
+    """Read a stored configuration, one of schema 1 in the words of schema 2.
+
+    Raises UserError if it is broken or of another version.
+    """
+    config = parse(read_yaml(path, "a run's configuration"), path)
     require_family(config.family)
     _require_physics(config.family)
     _known("agent", config.agent, PRESETS)
     return config
+
+
+def parse(data: dict[str, Any], path: Path) -> RunConfig:
+    """The configuration that a file held. Raises UserError, naming the file, if it is none."""
+    version = data.get("schema_version")
+    if version not in (1, 2):
+        raise UserError(
+            f"{path} has schema version {version!r} and this warprl reads 1 and 2: "
+            "use the release that wrote it"
+        )
+    try:
+        return _validate(schema_1.upgrade(data) if version == 1 else data)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
@@ -341,20 +352,17 @@ def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _validate(data: dict[str, Any], where: str) -> RunConfig:
+def _validate(data: dict[str, Any]) -> RunConfig:
     # Strict JSON mode: true is not 1 and 2.5 is not 2, while a list may stand for a tuple.
     try:
         config = RunConfig.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        raise UserError(where + explain(error, _all_keys())) from error
-    try:
-        require_consistent(config.policy, config.adaptation, config.learner)
-    except UserError as error:
-        raise UserError(f"{where}{error}") from None
+        raise UserError(explain(error, _all_keys())) from error
+    require_consistent(config.policy, config.adaptation, config.learner)
     workers = config.compute.workers
     if workers > config.tasks:
         raise UserError(
-            f"{where}compute.workers = {workers}: must not exceed tasks = {config.tasks}, "
+            f"compute.workers = {workers}: must not exceed tasks = {config.tasks}, "
             "for every worker takes whole tasks"
         )
     return config
