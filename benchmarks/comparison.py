@@ -116,7 +116,7 @@ def identity(record: Record) -> tuple[str, int]:
 
 def is_current(record: Record, wanted: RunConfig) -> bool:
     """Whether a record is of a run as its experiment plans it today."""
-    config = RunConfig.model_validate_json(json.dumps(record["config"]))
+    config = configuration.parse(record["config"], common.RESULTS)
     same_length = record["about"]["iteration"] == wanted.iterations
     return same_length and not configuration.differences(config, wanted)
 

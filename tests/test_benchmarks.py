@@ -361,7 +361,7 @@ def test_ablations_stand_in_one_table_of_all_families_where_they_were_tried(
     experiments: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     point, cheetah = f"{POINT}-ablation", f"{CHEETAH}-ablation"
-    online = {"online": {"agent": "warpgrad", "settings": ["learner.schedule=online"]}}
+    online = {"online": {"agent": "warpgrad", "settings": ["outer.epochs=1"]}}
     for name, family in ((point, "point-navigation-v1"), (cheetah, "half-cheetah-dir-v1")):
         monkeypatch.setitem(comparison.ABOUT["experiments"], name, 2)
         changes = {"families": [family], "agents": ["warpgrad"], "variants": online}
@@ -382,7 +382,7 @@ def test_ablations_stand_in_one_table_of_all_families_where_they_were_tried(
     areas = "-26.0 [-26.0, -26.0]"
     assert f"| changed | {point} | {cheetah} |" in table
     assert f"| nothing | {areas}, 1 | -25.0 [-25.0, -25.0], 1 |" in table
-    assert f"| `learner.schedule=online` | {areas}, 2 | - |" in table
+    assert f"| `outer.epochs=1` | {areas}, 2 | - |" in table
     assert "| online | -40.0 | -12.0 |" in text
 
 

@@ -89,7 +89,7 @@ def test_every_cell_is_an_ordinary_run_and_nothing_else_is_left(trained: Path) -
     assert saved(trained) == dict.fromkeys(NAMES, [1])
     for name in NAMES:
         found = config.load(trained / name / "config.yaml")
-        assert (f"{found.family}-{found.agent}-s{found.seed}", found.workers) == (name, 0)
+        assert (f"{found.family}-{found.agent}-s{found.seed}", found.compute.workers) == (name, 0)
         assert found.tasks == 2
         held = {path.name for path in (trained / name).iterdir()}
         assert held == {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "lock"}
@@ -142,7 +142,7 @@ def test_a_cell_whose_process_is_killed_is_named_and_finished_by_the_next_call(
             time.sleep(0.01)
         os.kill(int((run / "lock").read_text()), signal.SIGKILL)
 
-    settings = [*SETTINGS, "checkpoint_every=1"]
+    settings = [*SETTINGS, "output.checkpoint_every=1"]
     one = {"families": FAMILIES[1:], "agents": AGENTS[:1], "settings": settings}
     file = write(tmp_path, iterations=100, **one)
     killer = threading.Thread(target=kill, daemon=True)
@@ -166,21 +166,18 @@ def test_environment_steps_are_equal_up_to_whole_iterations(tmp_path: Path) -> N
 
 
 def test_every_combination_of_varied_values_is_a_run_named_after_them(tmp_path: Path) -> None:
-    vary = {"policy.warp": ["gate", None], "policy.hidden": [[8], [8, 4]], "learner.lr": ["1e-3"]}
+    vary = {"policy.warp": ["gate", None], "policy.hidden": [[8], [8, 4]], "loss.type": ["ppo"]}
     settings = ["tasks=2", "policy.rates=false"]
     found = planned(
         tmp_path, families=FAMILIES[:1], agents=["warpgrad"], settings=settings, vary=vary
     )
-    assert {
-        cell.name: (cell.config.policy.warp, cell.config.policy.hidden, cell.config.learner.lr)
-        for cell in found
-    } == {
-        f"point-navigation-v1-warpgrad-warp_{warp}-hidden_{hidden}-learner.lr_0.001-s3": values
+    assert {cell.name: (cell.config.policy.warp, cell.config.policy.hidden) for cell in found} == {
+        f"point-navigation-v1-warpgrad-warp_{warp}-hidden_{hidden}-loss.type_ppo-s3": values
         for warp, hidden, values in (
-            ("gate", "8", ("gate", (8,), 0.001)),
-            ("gate", "8x4", ("gate", (8, 4), 0.001)),
-            ("none", "8", (None, (8,), 0.001)),
-            ("none", "8x4", (None, (8, 4), 0.001)),
+            ("gate", "8", ("gate", (8,))),
+            ("gate", "8x4", ("gate", (8, 4))),
+            ("none", "8", (None, (8,))),
+            ("none", "8x4", (None, (8, 4))),
         )
     }
     assert all(cell.config.tasks == 2 for cell in found)
@@ -189,7 +186,7 @@ def test_every_combination_of_varied_values_is_a_run_named_after_them(tmp_path: 
 def test_a_value_is_named_alike_however_it_is_written(tmp_path: Path) -> None:
     """So that a file that writes 0.001 for 1e-3 goes on with the same runs."""
     for values in (["1e-3", "2e16"], [0.001, 2.0e16], [1.0e-3, "20000000000000000"]):
-        vary = {"learner.kl_coefficient": values}
+        vary = {"outer.kl_coefficient": values}
         found = planned(tmp_path, families=FAMILIES[:1], agents=AGENTS[:1], vary=vary)
         ends = [cell.name.removeprefix("point-navigation-v1-promp-") for cell in found]
         assert ends == ["kl_coefficient_0.001-s3", "kl_coefficient_2e16-s3"]
@@ -239,12 +236,12 @@ def test_the_example_in_the_help_is_a_sweep(
 def test_a_run_with_other_settings_is_refused_by_name_before_any_work(
     capsys: pytest.CaptureFixture[str], begun: Path, tmp_path: Path
 ) -> None:
-    file = write(tmp_path, iterations=2, settings=[*SETTINGS, "learner.lr=0.5"])
+    file = write(tmp_path, iterations=2, settings=[*SETTINGS, "outer.init_lr=0.5"])
     shutil.rmtree(begun / NAMES[0])
     capsys.readouterr()
     assert main(["sweep", file]) == 2
     output = capsys.readouterr()
-    assert output.err.startswith(f"warprl: {begun / NAMES[1]} was trained with learner.lr = ")
+    assert output.err.startswith(f"warprl: {begun / NAMES[1]} was trained with outer.init_lr = ")
     assert "and is now to have 0.5: move it away" in output.err
     assert output.out == ""
     assert not (begun / NAMES[0]).exists()
@@ -274,7 +271,10 @@ def test_a_folder_that_is_no_run_is_left_alone(
         ({"concurrent": 0}, "concurrent = 0: should be greater than 0"),
         ({"agents": ["maml", "mamml"]}, "unknown agent 'mamml': did you mean 'maml'?"),
         ({"families": ["point-navigation"]}, "unknown family 'point-navigation': did you mean"),
-        ({"settings": ["learner.lrr=1"]}, "unknown key 'learner.lrr': did you mean 'learner.lr'?"),
+        (
+            {"settings": ["outer.ini_lr=1"]},
+            "unknown key 'outer.ini_lr': did you mean 'outer.init_lr'?",
+        ),
         ({"settings": ["tasks"]}, "settings: 'tasks' is not KEY=VALUE"),
         ({"settings": ["seed=4"]}, "settings: 'seed' cannot be set: see 'seeds'"),
         ({"settings": ["agent=maml"]}, "settings: 'agent' cannot be set: see 'agents'"),
@@ -285,12 +285,16 @@ def test_a_folder_that_is_no_run_is_left_alone(
         ({"vary": {"tasks": []}}, "vary.tasks = []: should be a list of one or more"),
         ({"vary": {"policy.wrap": ["gate"]}}, "promp policy.wrap=gate: unknown key 'policy.wrap'"),
         ({"vary": {"policy": ["gate"]}}, "promp policy=gate: 'policy' is a section"),
-        ({"vary": {"adaptation.steps": [1, -1]}}, "promp adaptation.steps=-1: adaptation.steps = "),
+        ({"vary": {"output.keep": [2, 1]}}, "promp output.keep=1: output.keep = 1: should be gre"),
         ({"vary": {"seed": [1, 2]}}, "vary: 'seed' cannot be set: see 'seeds'"),
         ({"vary": {"tasks": [2]}}, "settings: 'tasks' is in vary too: name it once"),
-        ({"vary": {"learner.lr": [1, 1.0]}}, "point-navigation-v1-promp-learner.lr_1.0-s3 is in"),
+        ({"vary": {"outer.init_lr": [1, 1.0]}}, "point-navigation-v1-promp-init_lr_1.0-s3 is in"),
         (
-            {"agents": None, "variants": {"x" * 75: {"agent": "maml"}}, "vary": {"keep": [2]}},
+            {
+                "agents": None,
+                "variants": {"x" * 75: {"agent": "maml"}},
+                "vary": {"output.keep": [2]},
+            },
             f"'point-navigation-v1-{'x' * 75}-keep_2-s3' is not a run name of up to 100",
         ),
         (

@@ -5,7 +5,7 @@ A grid is a YAML file, such as::
     families: [half-cheetah-dir-v1, half-cheetah-vel-v1]
     agents: [warpgrad, promp]
     variants:                 # agents with settings of their own, each under a name of its own
-      online: {agent: warpgrad, settings: [learner.schedule=online]}
+      online: {agent: warpgrad, settings: [outer.epochs=1]}
       random: {agent: random, iterations: 1}    # in place of env_steps
     vary:                     # each combination of these values is a run of its own
       policy.warp: [gate, linear, none]
@@ -47,7 +47,7 @@ OWN_KEYS = {
     "agent": "agents",
     "seed": "seeds",
     "iterations": "iterations",
-    "workers": "concurrent",
+    "compute.workers": "concurrent",
 }
 
 
