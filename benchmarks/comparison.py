@@ -102,7 +102,7 @@ def still_valid(name: str, planned: Sequence[Cell]) -> list[Record]:
     valid = []
     for record in before["runs"]:
         config = wanted.get(identity(record))
-        if config and is_current(record, config):
+        if config is not None and is_current(record, config):
             valid.append(record)
         else:
             tell(f"{name}: {identity(record)} is left out: unfinished, or of other settings")
