@@ -22,6 +22,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,9 +33,11 @@ from experiments import ABLATION, EXPERIMENTS, METHODS, Cell
 from rich.console import Console
 
 from warprl import checkpoint
-from warprl.launch.evaluation import compare, compare_report, evaluate
+from warprl.launch.evaluation import compare, compare_report, evaluate, summaries
+from warprl.launch.evaluation.curves import Curves
 from warprl.launch.evaluation.evaluate import Protocol
-from warprl.launch.evaluation.report import DIAGNOSTICS
+from warprl.launch.evaluation.groups import Measured, open_member, training_curve
+from warprl.launch.evaluation.summaries import ComparisonSummary, Estimate, Measurement
 from warprl.launch.outcome import to_json
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs.config import RunConfig
@@ -73,6 +76,8 @@ are those in its heading, not always as many as in training. Training times are 
 a time on a machine that had other work. Where `runs.jsonl` lies beside a figure, it holds every run
 and adaptation behind it.
 """
+# What all runs of a group have in common; comparisons kept early on say it of the group alone.
+IN_COMMON = ("agent", "iteration", "trained_inner_steps")
 WARPED, PLAIN = ("warpgrad", "warp-promp"), ("promp", "maml")
 
 
@@ -105,21 +110,35 @@ def protocol_of(experiment: str) -> Protocol:
 def measure(folder: Path, cell: Cell) -> Record:
     """One run under the protocol of its experiment; an evaluation that it has is used again."""
     protocol = protocol_of(cell.experiment)
-    member = compare.open_member(folder)
+    member = open_member(folder)
     known = evaluate.recall(member.run, protocol)
     found = compare.measure(member, protocol, known, Console(quiet=True))
-    curve = compare.training_curve(member).T
+    curve = training_curve(member).T
+    # Folders mean something on one machine only.
+    about = replace(found.about, run=None, evaluation=None, reused=None)
     return {
         "method": cell.method,
         "config": member.run.config.model_dump(mode="json"),
-        # Folders mean something on one machine only.
-        "about": {k: v for k, v in found.about.items() if k not in ("run", "evaluation", "reused")},
+        "about": summaries.to_json(about),
         "training": rounded(curve[learning.spread(len(curve))].tolist()),
-        "adaptations": [
-            {key: rounded(row[key]) for key in ("finite", "returns", *DIAGNOSTICS) if key in row}
-            for row in found.adaptations
-        ],
+        "adaptations": rows_of(found.curves),
     }
+
+
+def rows_of(curves: Curves) -> list[dict[str, Any]]:
+    """Adaptations one by one, rounded."""
+    arrays = {"finite": curves.finite, "returns": curves.returns} | summaries.to_json(curves.steps)
+    return [
+        {name: rounded(values[n].tolist()) for name, values in arrays.items()}
+        for n in range(len(curves.finite))
+    ]
+
+
+def curves_of(rows: Sequence[Mapping[str, Any]]) -> Curves:
+    """The adaptations of :func:`rows_of` as arrays."""
+    arrays = {key: np.array([row[key] for row in rows], dtype=np.float64) for key in rows[0]}
+    steps = {name: arrays[name] for name in summaries.DIAGNOSTICS if name in arrays}
+    return Curves(arrays["returns"], arrays["finite"].astype(np.bool_), steps)
 
 
 def rounded(value: Any) -> Any:
@@ -161,20 +180,27 @@ def joined(before: Sequence[Record], now: Iterable[Record]) -> list[Record]:
     return [found[key] for key in sorted(found)]
 
 
-def summarise(experiment: str, records: Sequence[Record]) -> dict[str, Any]:
+def summarise(experiment: str, records: Sequence[Record]) -> ComparisonSummary:
     """The comparison of runs, by method."""
     protocol = protocol_of(experiment)
     groups = []
     for method in EXPERIMENTS[experiment].methods:
         seeds = [
-            compare.Measured(record["about"], record["adaptations"])
+            Measured(
+                summaries.from_json(Measurement, json.dumps(record["about"])),
+                curves_of(record["adaptations"]),
+            )
             for record in records
             if record["method"] == method
         ]
         if seeds:
             groups.append(compare.summarise(method, seeds, protocol))
-    family = EXPERIMENTS[experiment].family
-    return {"experiment": experiment, **compare.document(family, protocol, groups)}
+    return compare.document(EXPERIMENTS[experiment].family, protocol, groups)
+
+
+def document(experiment: str, summary: ComparisonSummary) -> dict[str, Any]:
+    """The comparison of an experiment as it is kept."""
+    return {"experiment": experiment, **json.loads(to_json(summaries.to_json(summary)))}
 
 
 def write(experiment: str, records: Sequence[Record]) -> None:
@@ -188,12 +214,12 @@ def write(experiment: str, records: Sequence[Record]) -> None:
         [
             np.array(record["training"], dtype=np.float64).reshape(-1, 2).T
             for record in records
-            if record["method"] == group["group"]
+            if record["method"] == group.group
         ]
-        for group in summary["groups"]
+        for group in summary.groups
     ]
     compare_report.plot(folder / "comparison.png", summary, training)
-    write_json(folder / "summary.json", {**provenance(), **json.loads(to_json(summary))})
+    write_json(folder / "summary.json", {**provenance(), **document(experiment, summary)})
     lines = [json.dumps(record, separators=(",", ":")) + "\n" for record in records]
     (folder / "runs.jsonl").write_text("".join(lines), encoding="utf-8")
 
@@ -221,10 +247,7 @@ def overview(summaries: Sequence[Mapping[str, Any]]) -> str:
         groups = {group["group"]: group for group in summary["groups"]}
         if not set(PLAIN) <= set(groups):
             continue
-        areas = [
-            compare_report.interval(groups[m]["area"]) if m in groups else "-"
-            for m in (*WARPED, *PLAIN)
-        ]
+        areas = [interval(groups[m]) if m in groups else "-" for m in (*WARPED, *PLAIN)]
         best = max(groups[m]["area"]["high"] for m in PLAIN)
         ahead = [m for m in WARPED if m in groups and groups[m]["area"]["low"] > best]
         late = [f"{late_gain(groups[m]):.1f}" for m in ("warpgrad", "maml")]
@@ -249,13 +272,18 @@ def ablation(summaries: Sequence[Mapping[str, Any]]) -> str:
             continue
         changed = ", ".join(f"`{setting}`" for setting in METHODS[method].settings) or "nothing"
         cells = [
-            f"{compare_report.interval(groups[method]['area'])}, {len(groups[method]['runs'])}"
+            f"{interval(groups[method])}, {len(groups[method]['runs'])}"
             if method in groups
             else "-"
             for groups in columns
         ]
         lines.append(f"| {changed} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def interval(group: Mapping[str, Any]) -> str:
+    """The area of a row with its interval."""
+    return compare_report.interval(Estimate(**group["area"]))
 
 
 def late_gain(group: Mapping[str, Any]) -> float:
@@ -268,7 +296,8 @@ def section(summary: Mapping[str, Any]) -> str:
     """One experiment: table, curves, figure, the commands behind the rows, published figures."""
     experiment, family = summary["experiment"], summary["family"]
     folder = f"../benchmarks/results/comparison/{experiment}"
-    table = re.sub(r"\A# ", f"## {experiment}\n\n", compare_report.markdown(summary))
+    found = summaries.from_json(ComparisonSummary, json.dumps(completed(summary)))
+    table = re.sub(r"\A# ", f"## {experiment}\n\n", compare_report.markdown(found))
     steps = range(summary["inner_steps"] + 1)
     curves = [
         f"| return after | {' | '.join(map(str, steps))} |",
@@ -289,6 +318,15 @@ def section(summary: Mapping[str, Any]) -> str:
             f"{experiment}`. Trained by:", "", *commands, "", *published,
         ]
     )  # fmt: skip
+
+
+def completed(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison whose runs, if it is an early one, take from their group what they lack."""
+    groups = [
+        {**group, "runs": [{key: group[key] for key in IN_COMMON} | run for run in group["runs"]]}
+        for group in summary["groups"]
+    ]
+    return {**summary, "groups": groups}
 
 
 def command(experiment: str, group: Mapping[str, Any]) -> str:

@@ -313,7 +313,7 @@ def record(
 def compared(*records: comparison.Record, experiment: str = CELL.experiment) -> dict[str, Any]:
     """A summary as it is kept."""
     about = {"date": "2026-01-02 03:04 UTC", "machine": {"cpu": "a processor", "cores": 2}}
-    return about | comparison.summarise(experiment, records)
+    return about | comparison.document(experiment, comparison.summarise(experiment, records))
 
 
 @pytest.mark.usefixtures("comparisons")
@@ -427,7 +427,7 @@ def test_a_run_is_measured_as_compare_does_and_kept_without_its_folder(
     fabricate(folder, CELL.family, *settings, "adaptation.steps=1", iterations=(3,))
     found = comparison.measure(folder, CELL)
     assert str(tmp_path) not in json.dumps(found)
-    (group,) = comparison.summarise(CELL.experiment, [found])["groups"]
+    (group,) = compared(found)["groups"]
     quick = ["--steps", "1", "--episodes", "2", "--out", str(tmp_path / "out"), "--json"]
     assert main(["compare", str(folder), *quick]) == 0
     (expected,) = json.loads(capsys.readouterr().out)["groups"]

@@ -16,7 +16,8 @@ from helpers_launch import fabricate
 from warprl.agents.diagnostics import diagnose
 from warprl.agents.inner import adapt
 from warprl.launch.cli import main
-from warprl.launch.evaluation.evaluate import ADAPTATIONS, area, got_worse
+from warprl.launch.evaluation.curves import area, got_worse
+from warprl.launch.evaluation.evaluate import ADAPTATIONS
 from warprl.launch.runs import stored
 
 POINT, CHEETAH = "point-navigation-v1", "half-cheetah-dir-v1"
@@ -211,11 +212,11 @@ def test_people_get_tables(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == "return by task step 0 step 1".split()
     assert lines[1].startswith("0: direction=1 ")
-    assert "all 2 tasks x 10 repeats, n = 20, 1 episodes each at every step" in lines[4]
+    assert "all 2 tasks x 10 repeats, n = 20, 1 episode each at every step" in lines[4]
     header = "trained mean std error 95 % interval IQM KL cosine condition"
     assert lines[6].split() == header.split()
     assert lines[8].split()[-3:-1] != lines[7].split()[-3:-1], "step 0 has no step behind it"
-    assert lines[9].startswith("gain of 1 steps: ")
+    assert lines[9].startswith("gain of 1 step: ")
     assert re.search(r"; \d+% of the adaptations end below their start$", lines[9])
     assert lines[10].startswith("area under the curve (mean of its 2 points): ")
     assert lines[-1].startswith("written to ")

@@ -14,10 +14,10 @@ from typing import Any
 import gymnasium
 
 from warprl import params as P
-from warprl.agents import sb3
 from warprl.envs import family_names, make_family
 from warprl.envs.vector import gymnasium_id
 from warprl.launch.errors import RunFailedError, UserError
+from warprl.launch.evaluation import sb3_models
 from warprl.launch.outcome import Outcome, parameters
 from warprl.launch.runs import stored
 from warprl.launch.runs.config import RunConfig
@@ -62,7 +62,7 @@ def export(
     theta, returns = adapted(run, task, steps, seed)
     identifier, values = gymnasium_id(run.config.family), asdict(task)
     env = gymnasium.make(identifier, task=values)
-    _write_new(path, sb3.save_ppo(sb3.to_ppo(run.policy, theta, run.phi, env)))
+    _write_new(path, sb3_models.save_ppo(sb3_models.to_ppo(run.policy, theta, run.phi, env)))
     data = {
         "file": str(path),
         "run": str(folder),
@@ -150,7 +150,7 @@ def read(name: str, trust: bool, config: RunConfig) -> Imported:
     policy, family = stored.make_policy(config), make_family(config.family)
     try:
         content = path.read_bytes()
-        theta = sb3.from_ppo(sb3.load_ppo(content), policy, family.action_space)
+        theta = sb3_models.from_ppo(sb3_models.load_ppo(content), policy, family.action_space)
     except OSError as error:
         raise UserError(f"--init-from {name}: cannot be read: {error.strerror}") from error
     except ValueError as error:

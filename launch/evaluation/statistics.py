@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from warprl.launch.evaluation.summaries import Estimate
+
 RESAMPLES = 2000
 LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over n values, its standard error and 95 % bootstrap interval; their middle's mean."""
-
-    mean: float
-    stderr: float
-    low: float
-    high: float
-    iqm: float
-    n: int
 
 
 def estimate(
