@@ -106,8 +106,8 @@ def test_what_inner_steps_do_is_told_over_all_seeds_and_only_of_what_takes_them(
         assert step["cosine"] == pytest.approx(np.mean([row["cosine"][k] for row in found]))
         assert step["condition"] == pytest.approx(np.median([row["condition"][k] for row in found]))
     assert [list(step) for step in plain["steps"]] == [["kl"], ["kl"]]
-    remembers = ("policy.memory=gru", "policy.warp=none", "adaptation.by=memory")
-    fabricate(tmp_path / "memory", POINT, *remembers, "learner.init=maml")
+    remembers = ("policy.memory=gru", "policy.warp=none", "adaptation.type=memory")
+    fabricate(tmp_path / "memory", POINT, *remembers, "init=maml")
     assert main(["compare", "gates1", "memory", *QUICK]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     head = "inner steps KL, step 1 KL, step 2 cosine, step 1 cosine, step 2 condition, step 1"
@@ -175,7 +175,7 @@ def test_one_run_will_do_and_its_one_seed_is_pointed_out(
 
 
 def test_what_diverged_is_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    fabricate(tmp_path / "a", POINT, "adaptation.lr=1e38")
+    fabricate(tmp_path / "a", POINT, "adaptation.inner_lr=1e38")
     assert main(["compare", "a", *QUICK, "--out", str(tmp_path / "c")]) == 0
     number = json.loads((tmp_path / "c" / "summary.json").read_text())["groups"][0]["runs"][0]
     assert number["diverged"] > 0
@@ -215,7 +215,7 @@ def test_groups_that_began_alike_share_their_untrained_policies(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     fabricate(tmp_path / "a", POINT)
-    fabricate(tmp_path / "b", POINT, "learner.lr=0.5")
+    fabricate(tmp_path / "b", POINT, "outer.warp_lr=0.5")
     fabricate(tmp_path / "c", POINT, "policy.warp=none")
     rows = compare(capsys, "a", "b", "--with", "untrained")["groups"][2:]
     assert [row["group"] for row in rows] == ["untrained"]
@@ -233,20 +233,27 @@ def test_runs_that_differ_in_more_than_the_seed_are_groups_named_after_it(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     names = seeds(tmp_path, "a", 1, 2) + seeds(
-        tmp_path, "b", 1, settings=("learner.lr=0.5", "policy.warp=none")
+        tmp_path, "b", 1, settings=("outer.warp_lr=0.5", "policy.warp=none")
     )
     summary = compare(capsys, *names)
     assert [group["seeds"] for group in summary["groups"]] == [2, 1]
     first, second = (group["group"].split() for group in summary["groups"])
     assert first[:2] == ["warpgrad", "policy.warp=gate"]
-    assert second == ["warpgrad", "policy.warp=none", "learner.lr=0.5"]
+    assert second == ["warpgrad", "policy.warp=none", "outer.warp_lr=0.5"]
 
 
 def test_how_a_run_was_carried_out_makes_no_group_and_how_far_it_went_does(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     fabricate(tmp_path / "a", POINT, "seed=1")
-    fabricate(tmp_path / "b", POINT, "seed=2", "iterations=7", "checkpoint_every=2", "keep=5")
+    fabricate(
+        tmp_path / "b",
+        POINT,
+        "seed=2",
+        "iterations=7",
+        "output.checkpoint_every=2",
+        "output.keep=5",
+    )
     fabricate(tmp_path / "c", POINT, "seed=3", iterations=(1, 4))
     groups = compare(capsys, "a", "b", "c")["groups"]
     assert [group["group"] for group in groups] == [
@@ -448,7 +455,7 @@ def test_an_evaluation_from_before_the_family_s_card_changed_is_not_used(
 def test_the_files_hold_what_was_answered(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    names = seeds(tmp_path, "a", 1, 2) + seeds(tmp_path, "b", 1, settings=("learner.lr=0.5",))
+    names = seeds(tmp_path, "a", 1, 2) + seeds(tmp_path, "b", 1, settings=("outer.warp_lr=0.5",))
     summary = compare(capsys, *names)
     folder = Path(summary["folder"])
     assert folder.parent == tmp_path / "comparisons"
@@ -542,7 +549,7 @@ def test_what_cannot_be_compared_is_refused_before_any_work(
 ) -> None:
     seeds(tmp_path, "a", 1, 2)
     fabricate(tmp_path / "b", CHEETAH)
-    fabricate(tmp_path / "c", POINT, "seed=1", "checkpoint_every=5")
+    fabricate(tmp_path / "c", POINT, "seed=1", "output.checkpoint_every=5")
     (tmp_path / "file").touch()
     message = refused(capsys, "a1", "b")
     assert f"cannot compare: {tmp_path / 'a1'} is of family {POINT} and " in message

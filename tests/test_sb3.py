@@ -25,9 +25,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
 from warprl import checkpoint
-from warprl.agents.inner import adapt
+from warprl.agents.inner import Shard, adapt
 from warprl.agents.policy import Policy, PolicyConfig
-from warprl.agents.rollout import Timing, collect
+from warprl.agents.rollout import Draws, collect
 from warprl.envs import make_family
 from warprl.envs.vector import gymnasium_id
 from warprl.launch.cli import main
@@ -126,7 +126,8 @@ def test_evaluate_policy_gives_the_returns_of_our_own_rollout(
     rng, still = np_random(7)[0], theta | {"log_std": torch.full((policy.act_dim,), -torch.inf)}
     batch, task = make_family(family).make_batch(1), make_family(family).held_out_tasks()[1]
     for episode in range(2):
-        ours = collect(batch, policy, alone(still), phi, [task], [rng], [rng.spawn(1)[0]], Timing())
+        draws = Draws([task], [rng], [rng.spawn(1)[0]])
+        ours = collect(batch, policy, alone(still), phi, draws).rollout
         assert found[episode] == sum(ours.reward.double().flatten().tolist())  # type: ignore[index]
         assert lengths[episode] == ours.valid.sum()  # type: ignore[index]
 
@@ -168,9 +169,10 @@ def test_ppo_goes_on_with_the_task_layers_of_an_exported_policy_and_leaves_the_w
     before = {name: value.clone() for name, value in model.policy.state_dict().items()}
     model.learn(50)
     moved = {
-        name for name, value in model.policy.state_dict().items()
+        name
+        for name, value in model.policy.state_dict().items()
         if not torch.equal(value, before[name])
-    }  # fmt: skip
+    }
     actor = {name for name in before if name.startswith("action_net.")}
     assert {name for name in actor if ".theta." in name} == moved & actor
 
@@ -198,11 +200,10 @@ def test_the_export_verb_saves_the_policy_after_so_many_inner_steps(
     goal = ("--task", "x=0.25", "--task", "y=-0.5")
     data = export(capsys, "a", *goal, "--steps", str(steps), "--seed", "4", "--out", str(file))
     run = stored.open_run(tmp_path / "a", None)
-    trajectory, _ = adapt(
-        run.family.make_batch(2), run.policy, run.theta, run.phi,
-        [run.family.parse_task({"x": 0.25, "y": -0.5})], [0],
-        replace(run.config.adaptation, steps=steps), 4, 0,
-    )  # fmt: skip
+    shard = Shard([run.family.parse_task({"x": 0.25, "y": -0.5})], [0], 4, 0)
+    config = replace(run.config.adaptation, steps=steps)
+    env = run.family.make_batch(2)
+    trajectory, _ = adapt(env, run.policy, run.theta, run.phi, shard, config)
     theta = {name: value[:, steps] for name, value in trajectory.theta.items()}
     obs = observations(run.policy)
     expected = run.policy.outputs(theta, run.phi, as_tensor(obs))[0].numpy()
@@ -274,7 +275,7 @@ def test_what_cannot_be_exported_is_refused(
 def test_an_adaptation_that_diverges_is_not_exported(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    fabricate(tmp_path / "a", POINT, "adaptation.lr=1e38")
+    fabricate(tmp_path / "a", POINT, "adaptation.inner_lr=1e38")
     file = tmp_path / "new.zip"
     assert main(["export", "a", "--task", "x=0", "--task", "y=0", "--out", str(file)]) == 1
     assert "the adaptation to x=0 y=0 diverges: not exported" in capsys.readouterr().err
@@ -657,7 +658,7 @@ def test_runs_that_ppo_would_be_like_in_the_same_way_share_their_references(
 ) -> None:
     monkeypatch.setattr("warprl.launch.evaluation.evaluate.ADAPTATIONS", 2)
     fabricate(tmp_path / "a", CHEETAH, "seed=1")
-    fabricate(tmp_path / "b", CHEETAH, "learner.lr=0.5")
+    fabricate(tmp_path / "b", CHEETAH, "outer.warp_lr=0.5")
     fabricate(tmp_path / "c", CHEETAH, "policy.hidden=[4]")
     rows = compared(capsys, "a", "b", "--steps", "1", "--with", "scratch")
     assert [name for name in rows if name.startswith("scratch")] == ["scratch"]

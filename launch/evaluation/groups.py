@@ -17,7 +17,7 @@ from warprl.launch.runs import config as configuration
 from warprl.launch.runs import metrics, stored
 from warprl.launch.runs.metrics import Metrics
 
-# Keys of a configuration that do not make a run another kind of run.
+# Keys and sections of a configuration that do not make a run another kind of run.
 NO_SETTINGS = (*configuration.CARRIED_OUT, "family", "seed")
 
 
@@ -32,7 +32,7 @@ class Member:
     def settings(self) -> dict[str, Any]:
         """What may be different between groups and is the same within one."""
         keys = configuration.flat(self.run.config)
-        kept = {key: value for key, value in keys.items() if key not in NO_SETTINGS}
+        kept = {k: value for k, value in keys.items() if k.partition(".")[0] not in NO_SETTINGS}
         begun = stored.imported_from(self.run.folder)
         # The iterations that were done count, and not those that were planned.
         return kept | {"init-from": begun, "iterations": self.run.iteration}
@@ -107,7 +107,8 @@ def group(members: Iterable[Member]) -> list[Group]:
 
 
 def _label(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
-    keys = [key for key in own if any(other[key] != own[key] for other in others)]
+    # What another variant of a choice has no key for, the name of the variant says.
+    keys = [key for key in own if any(key in o and o[key] != own[key] for o in others)]
     return " ".join([own["agent"], *(f"{key}={_value(own[key])}" for key in keys)])
 
 
