@@ -68,7 +68,7 @@ def compare(
     # Refuse what cannot be done before any work.
     words = references.parse(beside)
     members = [open_member(folder) for folder in paths]
-    require_one_family(members)
+    require_one_family([member.run for member in members])
     groups = group(members)
     family = members[0].run.config.family
     protocol = evaluate.make_protocol(family, steps, episodes, seed)

@@ -32,6 +32,7 @@ from warprl.launch.evaluation.curves import (
     joined,
     over_adaptations,
 )
+from warprl.launch.evaluation.groups import require_one_family
 from warprl.launch.evaluation.statistics import estimate
 from warprl.launch.evaluation.summaries import (
     DIAGNOSTICS,
@@ -46,8 +47,8 @@ from warprl.launch.runs.canonical import canonical_json
 from warprl.seeding import generator
 from warprl.types import Params, Task
 
-STEPS = 3  # inner steps shown if training took fewer
-ADAPTATIONS = 20  # at least so many, repeating the tasks of a family that has few
+STEPS = 3  # the least number of inner steps, unless told otherwise
+ADAPTATIONS = 20  # the least number of adaptations: the tasks of a family with few are repeated
 CHUNK = 10  # adaptations simulated together
 FORMAT = 2  # of summary.json; another one is not read back
 MEASURED_BY = ("gymnasium", "mujoco", "torch")  # packages whose version may change a return
@@ -75,7 +76,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What every subject is put through: the same tasks, episodes and random numbers."""
+    """The conditions that are the same for all: tasks, episodes and random numbers."""
 
     family: TaskFamily
     tasks: Sequence[Task]
@@ -91,14 +92,15 @@ class Protocol:
 
     @property
     def trained_on(self) -> bool:
-        """Whether training has these tasks, too: where there are few, none is held out."""
+        """Whether training has these tasks too: of few tasks, none is held out."""
         return not set(self.tasks).isdisjoint(self.family.distribution.all_tasks() or ())
 
     @property
     def strata(self) -> NDArray[np.int64]:
-        """Which adaptations ``[n]`` differ by chance alone, for the intervals.
+        """The stratum of each adaptation ``[n]``, within which they differ by chance alone.
 
-        Few tasks are all there, so that chance is in the repeats of each; others are a sample.
+        Of a family with few tasks all are measured, and chance is in the repeats of each. Other
+        tasks are a sample of their distribution, which is one stratum.
         """
         position = np.array([task for task, _ in self.rows])
         return position if self.repeats > 1 else np.zeros_like(position)
@@ -135,18 +137,14 @@ def evaluate(
     ``untrained`` and ``against`` add curves of the same tasks under the same random numbers. Raises
     UserError for runs that cannot be compared or values out of range.
     """
+    # Refuse what cannot be measured before any work.
     run = stored.open_run(folder, checkpoint)
-    config = run.config
     others = [] if against is None else [stored.open_run(against, None)]
-    for other in others:
-        if other.config.family != config.family:
-            raise UserError(
-                f"cannot compare: {folder} is of family {config.family} "
-                f"and {other.folder} of {other.config.family}"
-            )
+    require_one_family([run, *others])
     protocol = protocol_of(run, steps, episodes, seed)
     folders.require_writable(folder, "evaluation")
 
+    # The run first, then what it is compared with.
     subjects = [_trained(run)]
     if untrained:
         subjects.append(untrained_subject(run))
@@ -160,6 +158,7 @@ def evaluate(
 
 def recall(run: stored.StoredRun, protocol: Protocol) -> EvaluationSummary | None:
     """The newest stored evaluation of this very policy under exactly this protocol, if any."""
+    known = protocol.describe()
     for path in sorted((run.folder / "evaluation").glob("*/summary.json"), reverse=True):
         try:
             summary = summaries.from_json(EvaluationSummary, path.read_text(encoding="utf-8"))
@@ -167,7 +166,7 @@ def recall(run: stored.StoredRun, protocol: Protocol) -> EvaluationSummary | Non
         except (OSError, ValueError, IndexError):
             continue  # damaged, or written by another version: measure again
         if (
-            summary.protocol == protocol.describe()
+            summary.protocol == known
             and summary.curves[0].digest == _trained(run).digest()
             and curves.returns.shape == (len(protocol.rows), protocol.steps + 1)
             and curves.usable.any()
@@ -242,7 +241,7 @@ def make_protocol(name: str, steps: int, episodes: int, seed: int) -> Protocol:
 
 
 def _numbers_of(card: Definition) -> dict[str, Any]:
-    """The lines of a definition card that numbers depend on: not what others do."""
+    """The lines of a definition card that numbers depend on: all but what others do."""
     return {key: line for key, line in asdict(card).items() if key != "differences"}
 
 

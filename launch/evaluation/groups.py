@@ -67,14 +67,14 @@ def training_curve(member: Member) -> Floats:
     return np.array(whole, dtype=np.float64).reshape(-1, 2).T
 
 
-def require_one_family(members: Sequence[Member]) -> None:
+def require_one_family(runs: Sequence[stored.StoredRun]) -> None:
     """Raise UserError unless all runs are of the same task family."""
-    first = members[0].run
-    for member in members:
-        if member.run.config.family != first.config.family:
+    first = runs[0]
+    for run in runs:
+        if run.config.family != first.config.family:
             raise UserError(
                 f"cannot compare: {first.folder} is of family {first.config.family} "
-                f"and {member.run.folder} of {member.run.config.family}"
+                f"and {run.folder} of {run.config.family}"
             )
 
 

@@ -162,11 +162,14 @@ def evaluate(
 ) -> Outcome:
     """Run Meta-World's evaluator and write what it finds to a new folder in ``RUN/evaluation``.
 
-    One environment for each test class, which is given all the goals of the class in turn, so that
-    every goal counts alike: with several, the evaluator counts the episodes that end first.
+    There is one environment for each test class, which gets all goals of the class in turn, so that
+    every goal counts the same: with several environments, the evaluator would count the episodes
+    that end first.
+
     Raises UserError for a family that is none of Meta-World's, for a policy with memory and for a
     number out of range.
     """
+    # Refuse what Meta-World's evaluator cannot do.
     run = stored.open_run(folder, checkpoint)
     if run.config.policy.memory is not None:
         raise UserError(
@@ -178,6 +181,8 @@ def evaluate(
             f"--protocol metaworld: {run.config.family} is no family of Meta-World, "
             "as ml1-reach-v3 and ml10 are"
         )
+
+    # Here, because Meta-World is an extra.
     from metaworld.evaluation import metalearning_evaluation
 
     from warprl.envs.meta_world import GOALS, MetaWorld
@@ -192,6 +197,8 @@ def evaluate(
         if value is not None and not 1 <= value <= MAX_EPISODES:
             raise UserError(f"--{option} {value}: must be between 1 and {MAX_EPISODES}")
     folders.require_writable(folder, "evaluation")
+
+    # It collects the episodes, and our agent acts and adapts.
     torch.set_num_threads(1)
     family = run.family
     assert isinstance(family, MetaWorld)
@@ -200,6 +207,7 @@ def evaluate(
         envs = family.make_test_envs()
         success, returned, each = metalearning_evaluation(Agent(run, seed), envs, **protocol)
         envs.close()
+
     summary = {
         "run": str(folder),
         "family": run.config.family,
@@ -235,6 +243,6 @@ def _text(summary: dict[str, Any]) -> str:
     return (
         f"Meta-World's evaluator after inner steps on {steps}\n"
         f"{table(['test environment', 'success'], rows)}\n"
-        f"mean return of an episode, which a success ends: {summary['return']:.1f}\n"
+        f"mean return of an episode, which ends at success: {summary['return']:.1f}\n"
         f"{summary['folder']}"
     )
