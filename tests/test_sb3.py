@@ -489,7 +489,7 @@ def test_what_is_no_ppo_model_of_this_shape_is_refused_before_a_run_is_made(
         assert f"--init-from {file}: {reason}" in message
     memory = (*TINY, "--set", "policy.memory=gru", "--set", "policy.warp=none")
     message = refused(capsys, "train", POINT, *memory, "--trust", "--init-from", file)
-    assert "needs policy.memory = none: a policy of SB3's PPO has none" in message
+    assert "needs policy.memory = none: a policy of SB3's PPO has no memory" in message
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 

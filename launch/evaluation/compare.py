@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from warprl.launch.errors import RunFailedError, UserError
+from warprl.launch.errors import RunFailedError, UserError, os_errors, writing
 from warprl.launch.evaluation import compare_report as report
 from warprl.launch.evaluation import evaluate, references, summaries
 from warprl.launch.evaluation.curves import (
@@ -199,14 +198,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _create(out: str | None) -> Path:
     """Make the new folder of a comparison. Raises UserError if that cannot be done."""
-    stamp = f"{datetime.now():%Y%m%d-%H%M%S-%f}"
-    folder = folders.root() / "comparisons" / stamp if out is None else Path(out)
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise UserError(f"{folder} exists: choose another --out") from None
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
+    folder = folders.root() / "comparisons" / folders.stamp() if out is None else Path(out)
+    with os_errors(UserError, f"cannot make the folder {folder}"):
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError(f"{folder} exists: choose another --out") from None
     return folder
 
 
@@ -221,7 +218,7 @@ def _write(
     # References have no training curve, and no folder of their own for their adaptations.
     training = [[training_curve(member) for member in group.members] for group in groups]
     training += [[] for _ in others]
-    try:
+    with writing(folder):
         report.write_table(folder / "comparison.csv", summary)
         report.write_curves(folder / "curve.csv", summary)
         report.plot(folder / "comparison.png", summary, training)
@@ -235,5 +232,3 @@ def _write(
             write_tasks(folder / "references.csv", ("group", "seed"), protocol.steps, rows)
         text = to_json(summaries.to_json(summary)) + "\n"
         (folder / "summary.json").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RunFailedError(f"cannot write to {folder}: {error.strerror}") from error

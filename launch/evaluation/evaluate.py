@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from warprl.agents.diagnostics import diagnose
 from warprl.agents.inner import MAX_EPISODES, AdaptationConfig, Shard, adapt
 from warprl.agents.policy import Policy
 from warprl.envs import Definition, TaskFamily, make_family
-from warprl.launch.errors import RunFailedError, UserError
+from warprl.launch.errors import RunFailedError, UserError, writing
 from warprl.launch.evaluation import report, summaries
 from warprl.launch.evaluation.curves import (
     Curves,
@@ -307,7 +306,7 @@ def _write(
     run: stored.StoredRun, protocol: Protocol, curves: Sequence[CurveSummary]
 ) -> EvaluationSummary:
     """Write an evaluation to a new folder in the run. Raises RunFailedError if that fails."""
-    folder = run.folder / "evaluation" / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
+    folder = run.folder / "evaluation" / folders.stamp()
     summary = EvaluationSummary(
         run=str(run.folder),
         family=run.config.family,
@@ -325,7 +324,7 @@ def _write(
         curves=curves,
         folder=str(folder),
     )
-    try:
+    with writing(folder):
         folder.mkdir(parents=True)
         report.write_curve(folder / "curve.csv", summary)
         report.write_tasks(
@@ -337,6 +336,4 @@ def _write(
         report.plot(folder / "curve.png", summary)
         text = to_json(summaries.to_json(summary)) + "\n"
         (folder / "summary.json").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RunFailedError(f"cannot write to {folder}: {error.strerror}") from error
     return summary

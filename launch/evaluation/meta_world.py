@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +22,7 @@ from warprl import params as P
 from warprl.agents.inner import MAX_EPISODES, step_each, to_batch
 from warprl.agents.losses import InnerLoss
 from warprl.envs import is_meta_world
-from warprl.launch.errors import RunFailedError, UserError
+from warprl.launch.errors import UserError, writing
 from warprl.launch.outcome import Outcome, table, to_json
 from warprl.launch.runs import folders, stored
 from warprl.launch.runs.stored import StoredRun
@@ -226,13 +225,11 @@ def evaluate(
 
 
 def _write(folder: Path, summary: dict[str, Any]) -> None:
-    place = folder / "evaluation" / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
+    place = folder / "evaluation" / folders.stamp()
     summary["folder"] = str(place)
-    try:
+    with writing(place):
         place.mkdir(parents=True)
         (place / "metaworld.json").write_text(to_json(summary) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunFailedError(f"cannot write to {place}: {error.strerror}") from error
 
 
 def _text(summary: dict[str, Any]) -> str:

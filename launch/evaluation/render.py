@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
-from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -117,7 +116,7 @@ def render(
         f"{run.config.family}   task {task}: {parameters(asdict(held_out))}   "
         f"{run.config.agent}, iteration {run.iteration}"
     )
-    path = folder / "videos" / f"task{task}-iteration{run.iteration}-{datetime.now():%H%M%S%f}.mp4"
+    path = folder / "videos" / f"task{task}-iteration{run.iteration}-{folders.stamp()}.mp4"
     with closing(_screen(run.family, held_out)) as screen:
         with console.status("adapting"):
             episodes, means = record(run, held_out, task, steps)

@@ -16,7 +16,7 @@ import gymnasium
 from warprl import params as P
 from warprl.envs import family_names, make_family
 from warprl.envs.vector import gymnasium_id
-from warprl.launch.errors import RunFailedError, UserError
+from warprl.launch.errors import RunFailedError, UserError, os_errors, writing
 from warprl.launch.evaluation import sb3_models
 from warprl.launch.outcome import Outcome, parameters
 from warprl.launch.runs import stored
@@ -153,11 +153,10 @@ def read(name: str, trust: bool, config: RunConfig) -> Imported:
         )
     path = Path(name)
     policy, family = stored.make_policy(config), make_family(config.family)
-    try:
+    with os_errors(UserError, f"--init-from {name}: cannot be read"):
         content = path.read_bytes()
+    try:
         theta = sb3_models.from_ppo(sb3_models.load_ppo(content), policy, family.action_space)
-    except OSError as error:
-        raise UserError(f"--init-from {name}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"--init-from {name}: {error}") from error
     return Imported(theta, {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()})
@@ -175,13 +174,10 @@ def _require_new(path: Path) -> Path:
 
 def _write_new(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, and never over another one."""
-    try:
-        with path.open("xb") as file:
-            try:
-                file.write(content)
-                file.flush()
-            except OSError:
-                path.unlink()
-                raise
-    except OSError as error:
-        raise RunFailedError(f"cannot write {path}: {error.strerror}") from error
+    with writing(path), path.open("xb") as file:
+        try:
+            file.write(content)
+            file.flush()
+        except OSError:
+            path.unlink()
+            raise
