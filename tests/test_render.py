@@ -248,7 +248,9 @@ def test_without_graphics_there_is_one_line_of_advice_and_status_3_before_any_wo
 def test_a_backend_that_the_user_chose_and_that_fails_is_named(tmp_path: Path) -> None:
     fabricate(tmp_path / "run", "point-navigation-v1")
     done = command(tmp_path / "run", MUJOCO_GL="off")
-    assert (done.returncode, done.stdout) == (3, "")
+    answer = json.loads(done.stdout)
+    assert done.returncode == answer["status"] == 3
+    assert answer["error"].startswith("cannot render: MUJOCO_GL=off does not work on this machine")
     assert done.stderr.startswith("warprl: cannot render: MUJOCO_GL=off does not work on this")
 
 

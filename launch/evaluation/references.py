@@ -46,15 +46,13 @@ def measure(
     words: Sequence[str], groups: Sequence[Group], protocol: Protocol, console: Console
 ) -> list[Reference]:
     """The references of all groups, word by word; groups whose reference is the same share it."""
-    return [
-        reference
-        for word in words
-        for reference in (
-            _untrained(groups, protocol, console)
-            if word == "untrained"
-            else _ppo(word, groups, protocol, console)
-        )
-    ]
+    found = []
+    for word in words:
+        if word == "untrained":
+            found += _untrained(groups, protocol, console)
+        else:
+            found += _ppo(word, groups, protocol, console)
+    return found
 
 
 def _untrained(groups: Sequence[Group], protocol: Protocol, console: Console) -> list[Reference]:
