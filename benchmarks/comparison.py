@@ -18,6 +18,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,9 +29,11 @@ import yaml
 from rich.console import Console
 
 from warprl.launch.errors import RunFailedError
-from warprl.launch.evaluation import compare, compare_report, evaluate
+from warprl.launch.evaluation import compare, compare_report, evaluate, summaries
+from warprl.launch.evaluation.curves import Curves
 from warprl.launch.evaluation.evaluate import Protocol
-from warprl.launch.evaluation.report import DIAGNOSTICS
+from warprl.launch.evaluation.groups import Measured, open_member, training_curve
+from warprl.launch.evaluation.summaries import ComparisonSummary, Measurement
 from warprl.launch.outcome import to_json
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs.config import RunConfig
@@ -58,21 +61,35 @@ def protocol_of(name: str) -> Protocol:
 
 def measure(cell: Cell, name: str) -> Record:
     """One run under the protocol of its experiment; an evaluation that it has is used again."""
-    protocol, member = protocol_of(name), compare.open_member(cell.folder)
+    protocol, member = protocol_of(name), open_member(cell.folder)
     known = evaluate.recall(member.run, protocol)
     found = compare.measure(member, protocol, known, Console(quiet=True))
-    curve = compare.training_curve(member).T
+    curve = training_curve(member).T
+    # Folders mean something on one machine only.
+    about = replace(found.about, run=None, evaluation=None, reused=None)
     return {
         "method": cell.label,
         "config": member.run.config.model_dump(mode="json"),
-        # Folders mean something on one machine only.
-        "about": {k: v for k, v in found.about.items() if k not in ("run", "evaluation", "reused")},
+        "about": summaries.to_json(about),
         "training": rounded(curve[common.spread(len(curve))].tolist()),
-        "adaptations": [
-            {key: rounded(row[key]) for key in ("finite", "returns", *DIAGNOSTICS) if key in row}
-            for row in found.adaptations
-        ],
+        "adaptations": rows_of(found.curves),
     }
+
+
+def rows_of(curves: Curves) -> list[dict[str, Any]]:
+    """Adaptations one by one, rounded."""
+    arrays = {"finite": curves.finite, "returns": curves.returns} | summaries.to_json(curves.steps)
+    return [
+        {name: rounded(values[n].tolist()) for name, values in arrays.items()}
+        for n in range(len(curves.finite))
+    ]
+
+
+def curves_of(rows: Sequence[Mapping[str, Any]]) -> Curves:
+    """The adaptations of :func:`rows_of` as arrays."""
+    arrays = {key: np.array([row[key] for row in rows], dtype=np.float64) for key in rows[0]}
+    steps = {name: arrays[name] for name in summaries.DIAGNOSTICS if name in arrays}
+    return Curves(arrays["returns"], arrays["finite"].astype(np.bool_), steps)
 
 
 def rounded(value: Any) -> Any:
@@ -123,13 +140,19 @@ def is_current(record: Record, wanted: RunConfig) -> bool:
 
 def summarise(name: str, records: Sequence[Record], planned: Sequence[Cell]) -> dict[str, Any]:
     """The comparison of runs, by method in the order of the plan."""
-    groups: dict[str, list[compare.Measured]] = {cell.label: [] for cell in planned}
+    groups: dict[str, list[Measured]] = {cell.label: [] for cell in planned}
     for record in records:
-        measured = compare.Measured(record["about"], record["adaptations"])
-        groups[record["method"]].append(measured)
+        about = summaries.from_json(Measurement, json.dumps(record["about"]))
+        groups[record["method"]].append(Measured(about, curves_of(record["adaptations"])))
     protocol = protocol_of(name)
     found = [compare.summarise(label, runs, protocol) for label, runs in groups.items() if runs]
-    return {"experiment": name, **compare.document(planned[0].config.family, protocol, found)}
+    summary = compare.document(planned[0].config.family, protocol, found)
+    return {"experiment": name, **json.loads(to_json(summaries.to_json(summary)))}
+
+
+def comparison_of(document: Document) -> ComparisonSummary:
+    """The summary in what is kept, for the reports of a comparison."""
+    return summaries.from_json(ComparisonSummary, json.dumps(document))
 
 
 def keep(name: str, now: Sequence[Record], planned: Sequence[Cell]) -> None:
@@ -139,7 +162,7 @@ def keep(name: str, now: Sequence[Record], planned: Sequence[Cell]) -> None:
     records = {identity(record): record for record in still_valid(name, planned)}
     records |= {identity(record): record | made for record in now}
     runs = [records[key] for key in sorted(records)]
-    document = {**about, **json.loads(to_json(summarise(name, runs, planned))), "runs": runs}
+    document = {**about, **summarise(name, runs, planned), "runs": runs}
     common.RESULTS.mkdir(exist_ok=True)
     common.write_json(common.RESULTS / f"{name}.json.xz", document)
 
@@ -172,7 +195,7 @@ def draw(document: Document) -> None:
     for record in document["runs"]:
         curve = np.array(record["training"], dtype=np.float64).reshape(-1, 2).T
         training[record["method"]].append(curve)
-    compare_report.plot(path, document, list(training.values()))
+    compare_report.plot(path, comparison_of(document), list(training.values()))
     common.shrink(path)
 
 
@@ -238,7 +261,7 @@ def ablations(documents: Sequence[Document]) -> str:
 def section(document: Document) -> str:
     """One experiment: table, curves, figure, how it was made, published figures."""
     name, family, groups = document["experiment"], document["family"], document["groups"]
-    table = re.sub(r"\A# ", f"## {name}\n\n", compare_report.markdown(document))
+    table = re.sub(r"\A# ", f"## {name}\n\n", compare_report.markdown(comparison_of(document)))
     curves = markdown_table(
         ["return after", *map(str, range(document["inner_steps"] + 1))],
         [[g["group"], *(f"{point['mean']:.1f}" for point in g["curve"])] for g in groups],
@@ -276,8 +299,8 @@ def unpack(folder: Path, documents: Sequence[Document]) -> str:
         place = folder / document["experiment"]
         place.mkdir(parents=True)
         common.write_json(place / "results.json", document)
-        compare_report.write_table(place / "comparison.csv", document)
-        compare_report.write_curves(place / "curve.csv", document)
+        compare_report.write_table(place / "comparison.csv", comparison_of(document))
+        compare_report.write_curves(place / "curve.csv", comparison_of(document))
     return f"written to {folder}"
 
 

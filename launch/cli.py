@@ -199,19 +199,30 @@ def compare(
     steps: Annotated[int, number("Inner steps; may exceed training.")] = 10,
     episodes: Annotated[int, number("Episodes per task and step.")] = 20,
     seed: Annotated[int, number("Seed of the episodes.")] = 0,
+    beside: Annotated[
+        str | None,
+        text("WORD,...", "References: untrained, scratch, finetuned, oracle.", "--with"),
+    ] = None,
     out: Annotated[
         str | None, text("FOLDER", "A new folder.", default="runs/comparisons/<time>")
     ] = None,
 ) -> Outcome:
     """Compare runs on the same held-out tasks; runs that differ only in their seed count as one.
 
-    Evaluations that a run already has under the same protocol are reused.
+    Evaluations that a run already has under the same protocol are reused. References are the policy
+    before training, and Stable-Baselines3's PPO on as many environment steps: from scratch on each
+    task, trained on all tasks beforehand and then fine-tuned, or seeing the task (oracle).
     """
     from warprl.launch.evaluation import compare
 
-    runs = [folders.find(name) for name in names]
     return compare.compare(
-        runs, steps=steps, episodes=episodes, seed=seed, out=out, console=terminal.console()
+        [folders.find(name) for name in names],
+        steps=steps,
+        episodes=episodes,
+        seed=seed,
+        beside=beside,
+        out=out,
+        console=terminal.console(),
     )
 
 

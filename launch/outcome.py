@@ -50,13 +50,6 @@ def duration(seconds: float) -> str:
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
 
 
-def tasks_and_repeats(summary: Mapping[str, Any]) -> str:
-    """``"40 held-out tasks"``, or ``"all 2 tasks x 10 repeats"`` if training has the same ones."""
-    tasks, repeats = summary["tasks"], summary["repeats"]
-    named = f"all {tasks} tasks" if summary["trained_on"] else f"{tasks} held-out tasks"
-    return named + (f" x {repeats} repeats" if repeats > 1 else "")
-
-
 def parameters(task: Mapping[str, Any]) -> str:
     """A task's numbers on one line; a list is shown by its mean: ``"direction=-1 mass~1.46"``."""
 

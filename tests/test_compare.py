@@ -6,7 +6,7 @@ import csv
 import json
 import struct
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import field, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from helpers_launch import fabricate
 
 from warprl.envs import make_family
 from warprl.launch.cli import main
+from warprl.launch.evaluation import evaluate as evaluation
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import stored
 
@@ -105,8 +106,8 @@ def test_what_inner_steps_do_is_told_over_all_seeds_and_only_of_what_takes_them(
         assert step["cosine"] == pytest.approx(np.mean([row["cosine"][k] for row in found]))
         assert step["condition"] == pytest.approx(np.median([row["condition"][k] for row in found]))
     assert [list(step) for step in plain["steps"]] == [["kl"], ["kl"]]
-    remembers = ("policy.memory=gru", "policy.warp=none", "adaptation.by=memory")
-    fabricate(tmp_path / "memory", POINT, *remembers, "learner.init=maml")
+    remembers = ("policy.memory=gru", "policy.warp=none", "adaptation.type=memory")
+    fabricate(tmp_path / "memory", POINT, *remembers, "init=maml")
     assert main(["compare", "gates1", "memory", *QUICK]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     head = "inner steps KL, step 1 KL, step 2 cosine, step 1 cosine, step 2 condition, step 1"
@@ -174,11 +175,55 @@ def test_one_run_will_do_and_its_one_seed_is_pointed_out(
 
 
 def test_what_diverged_is_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    fabricate(tmp_path / "a", POINT, "adaptation.lr=1e38")
+    fabricate(tmp_path / "a", POINT, "adaptation.inner_lr=1e38")
     assert main(["compare", "a", *QUICK, "--out", str(tmp_path / "c")]) == 0
     number = json.loads((tmp_path / "c" / "summary.json").read_text())["groups"][0]["runs"][0]
     assert number["diverged"] > 0
     assert f"warpgrad: {number['diverged']} of 40 diverged\n" in capsys.readouterr().out
+
+
+# --- what stands beside runs --------------------------------------------------------------------
+
+
+def test_the_untrained_policies_of_a_group_adapt_as_evaluate_has_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for seed in (1, 2):
+        fabricate(tmp_path / f"a{seed}", POINT, f"seed={seed}", shift=0.3)
+    summary = compare(capsys, "a1", "a2", "--with", "untrained")
+    trained, untrained = summary["groups"]
+    alone = [
+        answer(capsys, "evaluate", name, *QUICK, "--seed", "0", "--untrained")["curves"][1]
+        for name in ("a1", "a2")
+    ]
+    assert (untrained["group"], untrained["reference"]) == ("untrained", "untrained")
+    assert "reference" not in trained
+    assert (untrained["iteration"], untrained["env_steps"], untrained["wall_s"]) == (0, 0, 0)
+    assert [run["seed"] for run in untrained["runs"]] == [1, 2]
+    assert [run["mean"] for run in untrained["runs"]] == pytest.approx(
+        [curve["curve"][2]["mean"] for curve in alone]
+    )
+    assert untrained["curve"] != trained["curve"]
+    with (Path(summary["folder"]) / "references.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    expected = [row["returns"] for curve in alone for row in curve["adaptations"]]
+    assert [[float(row[f"return_step_{k}"]) for k in range(3)] for row in rows] == expected
+    assert [row["seed"] for row in rows] == ["1"] * 40 + ["2"] * 40
+
+
+def test_groups_that_began_alike_share_their_untrained_policies(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fabricate(tmp_path / "a", POINT)
+    fabricate(tmp_path / "b", POINT, "outer.warp_lr=0.5")
+    fabricate(tmp_path / "c", POINT, "policy.warp=none")
+    rows = compare(capsys, "a", "b", "--with", "untrained")["groups"][2:]
+    assert [row["group"] for row in rows] == ["untrained"]
+    rows = compare(capsys, "a", "c", "--with", "untrained,untrained")["groups"][2:]
+    assert [row["group"] for row in rows] == [
+        "untrained (warpgrad policy.warp=gate)",
+        "untrained (warpgrad policy.warp=none)",
+    ]
 
 
 # --- which runs count as one --------------------------------------------------------------------
@@ -188,20 +233,27 @@ def test_runs_that_differ_in_more_than_the_seed_are_groups_named_after_it(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     names = seeds(tmp_path, "a", 1, 2) + seeds(
-        tmp_path, "b", 1, settings=("learner.lr=0.5", "policy.warp=none")
+        tmp_path, "b", 1, settings=("outer.warp_lr=0.5", "policy.warp=none")
     )
     summary = compare(capsys, *names)
     assert [group["seeds"] for group in summary["groups"]] == [2, 1]
     first, second = (group["group"].split() for group in summary["groups"])
     assert first[:2] == ["warpgrad", "policy.warp=gate"]
-    assert second == ["warpgrad", "policy.warp=none", "learner.lr=0.5"]
+    assert second == ["warpgrad", "policy.warp=none", "outer.warp_lr=0.5"]
 
 
 def test_how_a_run_was_carried_out_makes_no_group_and_how_far_it_went_does(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     fabricate(tmp_path / "a", POINT, "seed=1")
-    fabricate(tmp_path / "b", POINT, "seed=2", "iterations=7", "checkpoint_every=2", "keep=5")
+    fabricate(
+        tmp_path / "b",
+        POINT,
+        "seed=2",
+        "iterations=7",
+        "output.checkpoint_every=2",
+        "output.keep=5",
+    )
     fabricate(tmp_path / "c", POINT, "seed=3", iterations=(1, 4))
     groups = compare(capsys, "a", "b", "c")["groups"]
     assert [group["group"] for group in groups] == [
@@ -264,16 +316,49 @@ def test_what_evaluate_has_measured_is_used(
     assert (run["reused"], run["evaluation"]) == (True, folder)
 
 
-def damaged(run: Path) -> None:
+def change(run: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    (path,) = run.glob("evaluation/*/summary.json")
+    summary = json.loads(path.read_text())
+    edit(summary)
+    path.write_text(json.dumps(summary))
+
+
+def cut_off(run: Path) -> None:
     (path,) = run.glob("evaluation/*/summary.json")
     path.write_text(path.read_text()[:100])
 
 
-def of_another_version(run: Path) -> None:
+def not_a_mapping(run: Path) -> None:
     (path,) = run.glob("evaluation/*/summary.json")
-    summary = json.loads(path.read_text())
-    summary["protocol"]["versions"]["mujoco"] = "2.1"
-    path.write_text(json.dumps(summary))
+    path.write_text("[" * 10_000)
+
+
+def without_curves(run: Path) -> None:
+    change(run, lambda summary: summary["curves"].clear())
+
+
+def without_a_key(run: Path) -> None:
+    change(run, lambda summary: summary["curves"][0].pop("diverged"))
+
+
+def without_an_adaptation(run: Path) -> None:
+    change(run, lambda summary: summary["curves"][0]["adaptations"].pop())
+
+
+def without_a_return(run: Path) -> None:
+    change(run, lambda summary: summary["curves"][0]["adaptations"][3]["returns"].pop())
+
+
+def without_a_diagnostic(run: Path) -> None:
+    change(run, lambda summary: summary["curves"][0]["adaptations"][3].pop("kl"))
+
+
+def with_a_word_for_a_number(run: Path) -> None:
+    change(run, lambda summary: summary["curves"][0]["adaptations"][3].update(returns=["x"] * 3))
+
+
+def of_another_version(run: Path) -> None:
+    change(run, lambda summary: summary["protocol"]["versions"].update(mujoco="2.1"))
 
 
 def trained_on(run: Path) -> None:
@@ -281,13 +366,27 @@ def trained_on(run: Path) -> None:
     (run.parent / "further" / "checkpoints" / "2").rename(run / "checkpoints" / "2")
 
 
-@pytest.mark.parametrize("change", [damaged, of_another_version, trained_on])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_off,
+        not_a_mapping,
+        without_curves,
+        without_a_key,
+        without_an_adaptation,
+        without_a_return,
+        without_a_diagnostic,
+        with_a_word_for_a_number,
+        of_another_version,
+        trained_on,
+    ],
+)
 def test_an_evaluation_that_may_give_other_numbers_is_not_used(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, change: Callable[[Path], None]
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     seeds(tmp_path, "a", 1)
     compare(capsys, "a1")
-    change(tmp_path / "a1")
+    damage(tmp_path / "a1")
     (run,) = compare(capsys, "a1")["groups"][0]["runs"]
     assert not run["reused"]
 
@@ -300,6 +399,33 @@ def test_an_evaluation_of_another_protocol_is_not_used(
     compare(capsys, "a1")
     (run,) = answer(capsys, "compare", "a1", *QUICK, *option)["groups"][0]["runs"]
     assert not run["reused"]
+
+
+def test_an_evaluation_from_before_a_key_existed_is_used(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that the configuration of the policy, or of its adaptation, has got since."""
+    seeds(tmp_path, "a", 1)
+    compare(capsys, "a1")
+    run = stored.open_run(tmp_path / "a1", None)
+    grown = dataclass_with(run.config.adaptation, "annealing", 1.0)
+    later = replace(run, config=run.config.model_copy(update={"adaptation": grown}))
+    protocol = evaluation.make_protocol(POINT, steps=2, episodes=2, seed=0)
+    assert evaluation.recall(later, protocol) is not None
+    changed = replace(grown, annealing=0.5)
+    later = replace(run, config=run.config.model_copy(update={"adaptation": changed}))
+    assert evaluation.recall(later, protocol) is None
+
+
+def dataclass_with(config: Any, name: str, default: float) -> Any:
+    """The configuration with one more field, at its default."""
+    grown = make_dataclass(
+        type(config).__name__,
+        [(name, float, field(default=default))],
+        bases=(type(config),),
+        frozen=True,
+    )
+    return grown(**vars(config))
 
 
 def test_an_evaluation_from_before_the_family_s_card_changed_is_not_used(
@@ -329,7 +455,7 @@ def test_an_evaluation_from_before_the_family_s_card_changed_is_not_used(
 def test_the_files_hold_what_was_answered(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    names = seeds(tmp_path, "a", 1, 2) + seeds(tmp_path, "b", 1, settings=("learner.lr=0.5",))
+    names = seeds(tmp_path, "a", 1, 2) + seeds(tmp_path, "b", 1, settings=("outer.warp_lr=0.5",))
     summary = compare(capsys, *names)
     folder = Path(summary["folder"])
     assert folder.parent == tmp_path / "comparisons"
@@ -423,7 +549,7 @@ def test_what_cannot_be_compared_is_refused_before_any_work(
 ) -> None:
     seeds(tmp_path, "a", 1, 2)
     fabricate(tmp_path / "b", CHEETAH)
-    fabricate(tmp_path / "c", POINT, "seed=1", "checkpoint_every=5")
+    fabricate(tmp_path / "c", POINT, "seed=1", "output.checkpoint_every=5")
     (tmp_path / "file").touch()
     message = refused(capsys, "a1", "b")
     assert f"cannot compare: {tmp_path / 'a1'} is of family {POINT} and " in message
@@ -434,6 +560,8 @@ def test_what_cannot_be_compared_is_refused_before_any_work(
     assert "--episodes 0: must be 1 or more" in refused(capsys, "a1", "--episodes", "0")
     assert "--seed -1: must be 0 or more" in refused(capsys, "a1", "--seed", "-1")
     assert "Missing argument 'RUN" in refused(capsys)
+    message = refused(capsys, "a1", "--with", "scratch,orakel")
+    assert "--with: unknown 'orakel', choose from untrained, scratch, finetuned, oracle" in message
     out = tmp_path / "a2"
     assert f"{out} exists: choose another --out" in refused(capsys, "a1", "--out", str(out))
     out = tmp_path / "file" / "inside"

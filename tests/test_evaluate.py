@@ -14,10 +14,12 @@ import pytest
 from helpers_launch import fabricate
 
 from warprl.agents.diagnostics import diagnose
-from warprl.agents.inner import adapt
+from warprl.agents.inner import Shard, adapt
 from warprl.launch.cli import main
-from warprl.launch.evaluation.evaluate import ADAPTATIONS, area, got_worse
+from warprl.launch.evaluation.curves import area, got_worse
+from warprl.launch.evaluation.evaluate import ADAPTATIONS
 from warprl.launch.runs import stored
+from warprl.types import Trajectory
 
 POINT, CHEETAH = "point-navigation-v1", "half-cheetah-dir-v1"
 
@@ -40,6 +42,15 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return output.err
 
 
+def adapted(run: stored.StoredRun, steps: int, episodes: int, seed: int) -> Trajectory:
+    """Plain adaptation to all held-out tasks at once."""
+    tasks = run.family.held_out_tasks()
+    env = run.family.make_batch(len(tasks) * episodes)
+    config = replace(run.config.adaptation, steps=steps, episodes=episodes)
+    shard = Shard(tasks, range(len(tasks)), seed, 0)
+    return adapt(env, run.policy, run.theta, run.phi, shard, config)[0]
+
+
 def test_a_curve_is_the_mean_over_held_out_tasks_of_plain_adaptation(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -48,10 +59,7 @@ def test_a_curve_is_the_mean_over_held_out_tasks_of_plain_adaptation(
     summary = evaluate(capsys, "a", "--steps", "2", "--episodes", "3", "--seed", "5")
     run = stored.open_run(tmp_path / "a", None)
     tasks = run.family.held_out_tasks()
-    trajectory, _ = adapt(
-        run.family.make_batch(len(tasks) * 3), run.policy, run.theta, run.phi, tasks,
-        range(len(tasks)), replace(run.config.adaptation, steps=2, episodes=3), 5, 0,
-    )  # fmt: skip
+    trajectory = adapted(run, steps=2, episodes=3, seed=5)
     returns = trajectory.returns.double().numpy()
     (curve,) = summary["curves"]
     assert [point["mean"] for point in curve["curve"]] == pytest.approx(returns.mean(axis=0))
@@ -83,15 +91,11 @@ def test_area_and_share_that_got_worse_are_those_of_every_adaptation(
 def test_a_memory_s_curve_is_that_of_its_trials_and_has_no_steps_to_diagnose(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    by_memory = ("policy.memory=gru", "policy.warp=none", "adaptation.by=memory")
-    fabricate(tmp_path / "a", POINT, *by_memory, "learner.init=maml")
+    by_memory = ("policy.memory=gru", "policy.warp=none", "adaptation.type=memory")
+    fabricate(tmp_path / "a", POINT, *by_memory, "init=maml")
     summary = evaluate(capsys, "a", "--steps", "2", "--episodes", "3", "--seed", "5")
     run = stored.open_run(tmp_path / "a", None)
-    tasks = run.family.held_out_tasks()
-    trajectory, _ = adapt(
-        run.family.make_batch(len(tasks) * 3), run.policy, run.theta, run.phi, tasks,
-        range(len(tasks)), replace(run.config.adaptation, steps=2, episodes=3), 5, 0,
-    )  # fmt: skip
+    trajectory = adapted(run, steps=2, episodes=3, seed=5)
     (curve,) = summary["curves"]
     assert [row["returns"] for row in curve["adaptations"]] == trajectory.returns.tolist()
     assert curve["steps"] == [{}, {}]
@@ -111,11 +115,7 @@ def test_every_step_is_diagnosed_at_the_parameters_it_left(
     fabricate(tmp_path / "a", POINT, "policy.warp=residual", warp_shift=0.3)
     (curve,) = evaluate(capsys, "a", "--steps", "2", "--episodes", "3")["curves"]
     run = stored.open_run(tmp_path / "a", None)
-    tasks = run.family.held_out_tasks()
-    trajectory, _ = adapt(
-        run.family.make_batch(len(tasks) * 3), run.policy, run.theta, run.phi, tasks,
-        range(len(tasks)), replace(run.config.adaptation, steps=2, episodes=3), 0, 0,
-    )  # fmt: skip
+    trajectory = adapted(run, steps=2, episodes=3, seed=0)
     found = diagnose(run.policy, run.phi, trajectory)
     for name, values in found.items():
         measured = np.array([row[name] for row in curve["adaptations"]])
@@ -211,11 +211,11 @@ def test_people_get_tables(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == "return by task step 0 step 1".split()
     assert lines[1].startswith("0: direction=1 ")
-    assert "all 2 tasks x 10 repeats, n = 20, 1 episodes each at every step" in lines[4]
+    assert "all 2 tasks x 10 repeats, n = 20, 1 episode each at every step" in lines[4]
     header = "trained mean std error 95 % interval IQM KL cosine condition"
     assert lines[6].split() == header.split()
     assert lines[8].split()[-3:-1] != lines[7].split()[-3:-1], "step 0 has no step behind it"
-    assert lines[9].startswith("gain of 1 steps: ")
+    assert lines[9].startswith("gain of 1 step: ")
     assert re.search(r"; \d+% of the adaptations end below their start$", lines[9])
     assert lines[10].startswith("area under the curve (mean of its 2 points): ")
     assert lines[-1].startswith("written to ")
@@ -224,7 +224,7 @@ def test_people_get_tables(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
 def test_an_adaptation_that_diverges_is_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    fabricate(tmp_path / "a", POINT, "adaptation.lr=1e38")
+    fabricate(tmp_path / "a", POINT, "adaptation.inner_lr=1e38")
     (curve,) = evaluate(capsys, "a", "--steps", "2")["curves"]
     assert curve["diverged"]
     assert [row["finite"] for row in curve["adaptations"]].count(False) == len(curve["diverged"])

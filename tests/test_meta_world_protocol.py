@@ -14,12 +14,12 @@ from gymnasium.spaces import Box
 from helpers_launch import fabricate
 
 from warprl import params as P
-from warprl.agents.rollout import Timing, collect
+from warprl.agents.inner import Shard
+from warprl.agents.rollout import collect
 from warprl.launch.cli import main
 from warprl.launch.evaluation.meta_world import Agent
 from warprl.launch.runs import stored
 from warprl.launch.runs.stored import StoredRun
-from warprl.seeding import generator
 from warprl.types import Rollout
 
 FAMILY = "half-cheetah-dir-v1"
@@ -33,12 +33,9 @@ def run(tmp_path: Path) -> StoredRun:
 
 def first_rollout(run: StoredRun) -> Rollout:
     """What run.adapt, with seed 4, draws of two held-out tasks before its first step."""
-    rollout = collect(
-        run.family.make_batch(6), run.policy,
-        P.broadcast(run.theta, 2), run.phi, run.family.held_out_tasks()[:2],
-        [generator(4, "reset", task=i) for i in range(2)],
-        [generator(4, "action", task=i) for i in range(2)], Timing(),
-    )  # fmt: skip
+    draws = Shard(run.family.held_out_tasks()[:2], range(2), 4, 0).draws(0)
+    env, theta = run.family.make_batch(6), P.broadcast(run.theta, 2)
+    rollout = collect(env, run.policy, theta, run.phi, draws).rollout
     assert not rollout.terminated.any(), "as while Meta-World adapts"
     return rollout
 

@@ -20,7 +20,7 @@ from helpers_launch import fabricate
 from numpy.typing import NDArray
 
 from warprl.agents.distributions import Gaussian
-from warprl.agents.inner import AdaptationConfig, adapt
+from warprl.agents.inner import GradientAdaptation, MemoryAdaptation, Shard, adapt
 from warprl.agents.policy import Policy, PolicyConfig
 from warprl.envs import make_family
 from warprl.launch import machine
@@ -59,10 +59,10 @@ def test_a_recorded_adaptation_is_the_unrecorded_one_and_shows_its_first_episode
     policy = Policy(17, Gaussian(6), PolicyConfig(hidden=(8,)))
     theta, phi = policy.init(np.random.default_rng(0))
     tasks = FAMILY.held_out_tasks()[:1]
-    config = AdaptationConfig(steps=2, episodes=1)
+    config, shard = GradientAdaptation(steps=2, episodes=1), Shard(tasks, [0], 3, 0)
     recorder = render.Recorder(FAMILY.make_batch(1))
-    recorded, _ = adapt(recorder, policy, theta, phi, tasks, [0], config, 3, 0)
-    plain, _ = adapt(FAMILY.make_batch(1), policy, theta, phi, tasks, [0], config, 3, 0)
+    recorded, _ = adapt(recorder, policy, theta, phi, shard, config)
+    plain, _ = adapt(FAMILY.make_batch(1), policy, theta, phi, shard, config)
     assert recorded.returns.tolist() == plain.returns.tolist()
     assert len(recorder.episodes) == 3
     for episode, mean in zip(recorder.episodes, recorded.returns[0].tolist(), strict=True):
@@ -84,10 +84,9 @@ def test_recording_ends_with_the_episode() -> None:
 
 def test_captions_name_step_and_return() -> None:
     episode = render.Episode([], [1.0, 2.25])
-    plain, memory = AdaptationConfig(episodes=20), AdaptationConfig(by="memory")
-    assert render.caption(0, episode, 4.0, plain) == (
-        "before adaptation", "return 3.2 (mean of 20: 4.0)"
-    )  # fmt: skip
+    plain, memory = GradientAdaptation(episodes=20), MemoryAdaptation()
+    expected = ("before adaptation", "return 3.2 (mean of 20: 4.0)")
+    assert render.caption(0, episode, 4.0, plain) == expected
     assert render.caption(1, episode, 4.0, plain)[0] == "after 1 inner step"
     assert render.caption(2, episode, 4.0, plain)[0] == "after 2 inner steps"
     assert render.caption(2, episode, 4.0, memory)[0] == "after 2 episodes"
@@ -183,8 +182,11 @@ def command(run: Path, *arguments: str, **environment: str) -> subprocess.Comple
     """``warprl render`` in a process of its own, which has not chosen a GL backend yet."""
     return subprocess.run(
         [sys.executable, "-m", "warprl.launch.cli", "render", str(run), "--json", *arguments],
-        env={**os.environ, **environment}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.usefixtures("graphics")
@@ -199,9 +201,13 @@ def command(run: Path, *arguments: str, **environment: str) -> subprocess.Comple
     ],
 )
 def test_a_run_is_filmed_before_and_after_adaptation(
-    tmp_path: Path, family: str, arguments: tuple[str, ...],
-    shape: tuple[int, int, int], frames: int | None, fps: int,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    family: str,
+    arguments: tuple[str, ...],
+    shape: tuple[int, int, int],
+    frames: int | None,
+    fps: int,
+) -> None:
     fabricate(tmp_path / "run", family)
     done = command(tmp_path / "run", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
@@ -242,7 +248,9 @@ def test_without_graphics_there_is_one_line_of_advice_and_status_3_before_any_wo
 def test_a_backend_that_the_user_chose_and_that_fails_is_named(tmp_path: Path) -> None:
     fabricate(tmp_path / "run", "point-navigation-v1")
     done = command(tmp_path / "run", MUJOCO_GL="off")
-    assert (done.returncode, done.stdout) == (3, "")
+    answer = json.loads(done.stdout)
+    assert done.returncode == answer["status"] == 3
+    assert answer["error"].startswith("cannot render: MUJOCO_GL=off does not work on this machine")
     assert done.stderr.startswith("warprl: cannot render: MUJOCO_GL=off does not work on this")
 
 
@@ -257,9 +265,12 @@ def test_a_backend_that_the_user_chose_and_that_fails_is_named(tmp_path: Path) -
     ],
 )
 def test_what_cannot_be_filmed_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-    arguments: tuple[str, ...], message: str,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
     fabricate(tmp_path / "run", "half-cheetah-dir-v1")
     monkeypatch.setattr(machine, "require_backend", lambda: "egl")
     monkeypatch.setenv("MUJOCO_GL", "")
@@ -271,7 +282,7 @@ def test_what_cannot_be_filmed_is_refused(
 
 
 def test_a_diverged_adaptation_is_not_filmed_as_if_it_had_worked(tmp_path: Path) -> None:
-    fabricate(tmp_path / "run", "point-navigation-v1", "adaptation.lr=1e38")
+    fabricate(tmp_path / "run", "point-navigation-v1", "adaptation.inner_lr=1e38")
     run = stored.open_run(tmp_path / "run", None)
     with pytest.raises(RunFailedError, match="cannot render: the adaptation to task 3 diverged"):
         render.record(run, run.family.held_out_tasks()[3], 3, 1)

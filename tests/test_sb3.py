@@ -13,7 +13,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-import sb3_reference
 import torch
 from gymnasium.spaces import Box, Discrete
 from gymnasium.utils.seeding import np_random
@@ -26,14 +25,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
 from warprl import checkpoint
-from warprl.agents import sb3
-from warprl.agents.inner import AdaptationConfig, adapt
+from warprl.agents.inner import Shard, adapt
 from warprl.agents.policy import Policy, PolicyConfig
-from warprl.agents.rollout import Timing, collect
+from warprl.agents.rollout import Draws, collect
 from warprl.envs import make_family
 from warprl.envs.vector import gymnasium_id
 from warprl.launch.cli import main
+from warprl.launch.evaluation import ppo
+from warprl.launch.evaluation import sb3_models as sb3
 from warprl.launch.runs import config, stored
+from warprl.seeding import generator
 from warprl.types import Params, Spaces
 from warprl.warp import WARP_KINDS, WarpKind
 
@@ -125,7 +126,8 @@ def test_evaluate_policy_gives_the_returns_of_our_own_rollout(
     rng, still = np_random(7)[0], theta | {"log_std": torch.full((policy.act_dim,), -torch.inf)}
     batch, task = make_family(family).make_batch(1), make_family(family).held_out_tasks()[1]
     for episode in range(2):
-        ours = collect(batch, policy, alone(still), phi, [task], [rng], [rng.spawn(1)[0]], Timing())
+        draws = Draws([task], [rng], [rng.spawn(1)[0]])
+        ours = collect(batch, policy, alone(still), phi, draws).rollout
         assert found[episode] == sum(ours.reward.double().flatten().tolist())  # type: ignore[index]
         assert lengths[episode] == ours.valid.sum()  # type: ignore[index]
 
@@ -167,9 +169,10 @@ def test_ppo_goes_on_with_the_task_layers_of_an_exported_policy_and_leaves_the_w
     before = {name: value.clone() for name, value in model.policy.state_dict().items()}
     model.learn(50)
     moved = {
-        name for name, value in model.policy.state_dict().items()
+        name
+        for name, value in model.policy.state_dict().items()
         if not torch.equal(value, before[name])
-    }  # fmt: skip
+    }
     actor = {name for name in before if name.startswith("action_net.")}
     assert {name for name in actor if ".theta." in name} == moved & actor
 
@@ -197,11 +200,10 @@ def test_the_export_verb_saves_the_policy_after_so_many_inner_steps(
     goal = ("--task", "x=0.25", "--task", "y=-0.5")
     data = export(capsys, "a", *goal, "--steps", str(steps), "--seed", "4", "--out", str(file))
     run = stored.open_run(tmp_path / "a", None)
-    trajectory, _ = adapt(
-        run.family.make_batch(2), run.policy, run.theta, run.phi,
-        [run.family.parse_task({"x": 0.25, "y": -0.5})], [0],
-        replace(run.config.adaptation, steps=steps), 4, 0,
-    )  # fmt: skip
+    shard = Shard([run.family.parse_task({"x": 0.25, "y": -0.5})], [0], 4, 0)
+    config = replace(run.config.adaptation, steps=steps)
+    env = run.family.make_batch(2)
+    trajectory, _ = adapt(env, run.policy, run.theta, run.phi, shard, config)
     theta = {name: value[:, steps] for name, value in trajectory.theta.items()}
     obs = observations(run.policy)
     expected = run.policy.outputs(theta, run.phi, as_tensor(obs))[0].numpy()
@@ -273,7 +275,7 @@ def test_what_cannot_be_exported_is_refused(
 def test_an_adaptation_that_diverges_is_not_exported(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    fabricate(tmp_path / "a", POINT, "adaptation.lr=1e38")
+    fabricate(tmp_path / "a", POINT, "adaptation.inner_lr=1e38")
     file = tmp_path / "new.zip"
     assert main(["export", "a", "--task", "x=0", "--task", "y=0", "--out", str(file)]) == 1
     assert "the adaptation to x=0 y=0 diverges: not exported" in capsys.readouterr().err
@@ -487,7 +489,7 @@ def test_what_is_no_ppo_model_of_this_shape_is_refused_before_a_run_is_made(
         assert f"--init-from {file}: {reason}" in message
     memory = (*TINY, "--set", "policy.memory=gru", "--set", "policy.warp=none")
     message = refused(capsys, "train", POINT, *memory, "--trust", "--init-from", file)
-    assert "needs policy.memory = none: a policy of SB3's PPO has none" in message
+    assert "needs policy.memory = none: a policy of SB3's PPO has no memory" in message
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
@@ -531,13 +533,13 @@ def test_an_imported_start_that_was_damaged_is_refused(
 
 # --- PPO as a reference ---------------------------------------------------------------------------
 
-NETWORK, ADAPTATION = PolicyConfig((8,), None), AdaptationConfig(episodes=2)
+SMALL_AGENT = ppo.Likeness((8,), log_std=0.0, gamma=0.99, lam=0.95, pretrain_steps=0)
 
 
 def reference(family: str, seed: int = 0) -> PPO:
     """PPO from scratch on one task; its updates are as small as an inner step of two episodes."""
     horizon = make_family(family).horizon
-    return sb3.new_ppo(lambda: make_env(family), NETWORK, ADAPTATION, horizon, seed)
+    return ppo.new_ppo(lambda: make_env(family), SMALL_AGENT, 2, horizon, seed)
 
 
 @pytest.mark.parametrize(
@@ -545,7 +547,7 @@ def reference(family: str, seed: int = 0) -> PPO:
 )
 def test_the_oracle_sees_the_task(family: str, numbers: int) -> None:
     plain: gymnasium.Env[Any, Any] = gymnasium.make(gymnasium_id(family))
-    env = sb3.TaskObservation(plain, numbers)
+    env = ppo.TaskObservation(plain, numbers)
     seen = set()
     for seed in range(8):
         observation, info = env.reset(seed=seed)
@@ -560,7 +562,7 @@ def test_the_oracle_sees_the_task(family: str, numbers: int) -> None:
 
 
 def test_an_oracle_of_tasks_of_several_lengths_sees_zeros_behind_the_short_ones() -> None:
-    env = sb3.TaskObservation(gymnasium.make(gymnasium_id(POINT)), 5)
+    env = ppo.TaskObservation(gymnasium.make(gymnasium_id(POINT)), 5)
     observation, info = env.reset(seed=0)
     assert observation[-5:].tolist() == [info["task"]["x"], info["task"]["y"], 0.0, 0.0, 0.0]
     assert observation in env.observation_space
@@ -568,7 +570,7 @@ def test_an_oracle_of_tasks_of_several_lengths_sees_zeros_behind_the_short_ones(
 
 def test_a_reference_learns_from_as_many_environment_steps_as_our_adaptation() -> None:
     model = reference(POINT)
-    row = sb3.learning_row(model, lambda: make_env(POINT), steps=3, episodes=2, seed=1)
+    row = ppo.learning_row(model, lambda: make_env(POINT), steps=3, episodes=2, seed=1)
     assert len(row) == 4
     assert model.num_timesteps == 3 * 2 * make_family(POINT).horizon
     assert model._n_updates == 3 * model.n_epochs
@@ -576,9 +578,8 @@ def test_a_reference_learns_from_as_many_environment_steps_as_our_adaptation() -
 
 
 def test_a_reference_has_the_network_and_the_exploration_of_the_agent_it_is_compared_with() -> None:
-    network = PolicyConfig((5, 4), "gate", log_std=-0.3)
-    settings = AdaptationConfig(episodes=2, gamma=0.9, lam=0.8)
-    model = sb3.new_ppo(lambda: make_env(POINT), network, settings, 100, 0)
+    agent = ppo.Likeness((5, 4), log_std=-0.3, gamma=0.9, lam=0.8, pretrain_steps=0)
+    model = ppo.new_ppo(lambda: make_env(POINT), agent, 2, 100, 0)
     widths = [x.out_features for x in model.policy.modules() if isinstance(x, nn.Linear)]
     assert widths == [5, 4, 5, 4, 2, 1]
     assert model.policy.log_std.tolist() == pytest.approx([-0.3, -0.3])
@@ -589,7 +590,7 @@ def test_fine_tuning_begins_with_the_trained_model_and_leaves_it_as_it_was() -> 
     trained = reference(POINT, seed=1).learn(200)
     kept = {name: value.clone() for name, value in trained.policy.state_dict().items()}
     model = reference(POINT, seed=2)
-    sb3.take_over(model, trained)
+    ppo.take_over(model, trained)
     obs = np.random.default_rng(0).standard_normal((5, 2))
     actions, _ = trained.predict(obs, deterministic=True)
     np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], actions)
@@ -598,54 +599,85 @@ def test_fine_tuning_begins_with_the_trained_model_and_leaves_it_as_it_was() -> 
     assert all(torch.equal(value, kept[n]) for n, value in trained.policy.state_dict().items())
 
 
-def test_the_benchmark_measures_all_references_like_compare_and_again_alike(
+def compared(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """A comparison with references, row by row."""
+    assert main(["compare", *arguments, "--episodes", "2", "--json"]) == 0
+    summary: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return {group["group"]: group for group in summary["groups"]} | {"folder": summary["folder"]}
+
+
+def test_references_stand_beside_a_run_under_its_protocol_and_are_the_same_again(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sb3_reference, "RESULTS", tmp_path / "results")
     monkeypatch.setattr("warprl.launch.evaluation.evaluate.ADAPTATIONS", 2)
     fabricate(tmp_path / "a", CHEETAH)
-    documents = []
-    for _ in range(2):
-        short = ["--steps", "2", "--episodes", "2", "--pretrain-steps", "200"]
-        assert sb3_reference.main(["a", *short]) == 0
-        path = tmp_path / "results" / f"sb3_{CHEETAH}.json"
-        documents.append(json.loads(path.read_text())["policies"])
-    assert documents[0] == documents[1]
-    assert list(documents[0]) == ["trained", *sb3_reference.REFERENCES]
-    assert all(len(found["curve"]) == 3 for found in documents[0].values())
-    oracle = documents[0]["oracle"]["curve"]
+    words = ("untrained", "scratch", "finetuned", "oracle")
+    first, second = (
+        compared(capsys, "a", "--steps", "2", "--with", ",".join(order))
+        for order in (words, words[::-1])
+    )
+    assert list(first) == ["warpgrad", *words, "folder"]
+    assert all(first[word] == second[word] for word in words)
+    assert [first[word]["reference"] for word in words] == list(words)
+    (alone,) = (compared(capsys, "a", "--steps", "2")[key] for key in ["warpgrad"])
+    assert first["warpgrad"]["curve"] == alone["curve"]
+    assert first["untrained"]["curve"] == alone["curve"], "the run was saved untrained"
+    oracle = [point["mean"] for point in first["oracle"]["curve"]]
     assert oracle[0] == oracle[1] == oracle[2]
-    with (tmp_path / "results" / f"sb3_{CHEETAH}.csv").open() as file:
+    assert first["scratch"]["curve"][0] != first["scratch"]["curve"][2]
+    # One iteration of 2 tasks, 2 episodes of 100 steps before and after the inner step.
+    trained = {word: first[word]["env_steps"] for word in words}
+    assert trained == {"untrained": 0, "scratch": 0, "finetuned": 800, "oracle": 800}
+
+
+def test_a_row_of_scratch_is_ppo_on_that_task_alone_and_references_csv_has_every_row(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warprl.launch.evaluation.evaluate.ADAPTATIONS", 4)
+    fabricate(tmp_path / "a", CHEETAH)
+    found = compared(capsys, "a", "--steps", "2", "--with", "scratch")
+    with (Path(found["folder"]) / "references.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 4 * 2
-    trained = [float(row["return_step_2"]) for row in rows if row["policy"] == "trained"]
-    assert np.mean(trained) == pytest.approx(documents[0]["trained"]["curve"][2]["mean"], abs=0.001)
-    shown = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in shown[1:5]] == list(documents[0])
-    options = ["--steps", "2", "--episodes", "2", "--json", "--out", str(tmp_path / "compared")]
-    assert main(["compare", str(tmp_path / "a"), *options]) == 0
-    (group,) = json.loads(capsys.readouterr().out)["groups"]
-    ours = documents[0]["trained"]
-    assert [point["mean"] for point in ours["curve"]] == [p["mean"] for p in group["curve"]]
-    assert (ours["area"]["mean"], ours["worse"]) == (group["area"]["mean"], group["worse"])
+    assert [(row["group"], row["task"], row["repeat"]) for row in rows] == [
+        ("scratch", task, repeat) for repeat in "01" for task in "01"
+    ]
+    learn, play = (int(x) for x in generator(0, "reset", task=2).integers(2**31, size=2))
+
+    def alone() -> gymnasium.Env[Any, Any]:
+        return make_env(CHEETAH, task=1)
+
+    model = ppo.new_ppo(alone, SMALL_AGENT, 2, make_family(CHEETAH).horizon, learn)
+    expected = ppo.learning_row(model, alone, 2, 2, play)
+    assert [float(rows[1][f"return_step_{k}"]) for k in range(3)] == expected
+    means = np.mean([[float(row[f"return_step_{k}"]) for k in range(3)] for row in rows], axis=0)
+    assert [point["mean"] for point in found["scratch"]["curve"]] == pytest.approx(means)
+
+
+def test_runs_that_ppo_would_be_like_in_the_same_way_share_their_references(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warprl.launch.evaluation.evaluate.ADAPTATIONS", 2)
+    fabricate(tmp_path / "a", CHEETAH, "seed=1")
+    fabricate(tmp_path / "b", CHEETAH, "outer.warp_lr=0.5")
+    fabricate(tmp_path / "c", CHEETAH, "policy.hidden=[4]")
+    rows = compared(capsys, "a", "b", "--steps", "1", "--with", "scratch")
+    assert [name for name in rows if name.startswith("scratch")] == ["scratch"]
+    rows = compared(capsys, "a", "c", "--steps", "1", "--with", "scratch")
+    assert [name for name in rows if name.startswith("scratch")] == [
+        "scratch (warpgrad policy.hidden=[8])",
+        "scratch (warpgrad policy.hidden=[4])",
+    ]
 
 
 def test_a_family_of_ones_own_has_references_too(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sb3_reference, "RESULTS", tmp_path / "results")
     monkeypatch.setattr("warprl.launch.evaluation.evaluate.ADAPTATIONS", 2)
     fabricate(tmp_path / "a", "helpers_gym:CART")
-    short = ["--steps", "1", "--episodes", "2", "--pretrain-steps", "120"]
-    assert sb3_reference.main([str(tmp_path / "a"), *short]) == 0
-    assert capsys.readouterr().out.count("\n") == 5
-    written = sorted(path.name for path in (tmp_path / "results").iterdir())
-    assert written == ["sb3_helpers_gym-CART.csv", "sb3_helpers_gym-CART.json"]
-
-
-def test_references_that_cannot_be_measured_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert sb3_reference.main(["gone"]) == 2
-    assert capsys.readouterr().err.startswith("sb3_reference: no run 'gone'")
-    assert sb3_reference.main(["gone", "--pretrain-steps", "0"]) == 2
-    message = "sb3_reference: --pretrain-steps 0: must be 1 or more\n"
-    assert capsys.readouterr().err == message
+    words = "scratch,finetuned,oracle"
+    options = ("--steps", "1", "--episodes", "2", "--with", words)
+    assert main(["compare", "a", *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[3:7]] == ["warpgrad", *words.split(",")]
+    notes = [line for line in lines if line.startswith("oracle: ")]
+    assert len(notes) == 1 and "it does not adapt" in notes[0]

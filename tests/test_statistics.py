@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from scipy.stats import trim_mean
 
 from warprl.launch.evaluation.statistics import (
-    Estimate,
     estimate,
     estimate_over_seeds,
     interquartile_mean,
 )
+from warprl.launch.evaluation.summaries import Estimate
 
 
 def test_an_estimate_is_the_textbook_mean_and_standard_error() -> None:

@@ -5,51 +5,50 @@ from __future__ import annotations
 import csv
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from warprl.launch.evaluation.report import DIAGNOSTICS, write_points
-from warprl.launch.outcome import duration, table, tasks_and_repeats
-
-Summary = Mapping[str, Any]
+from warprl.launch.evaluation.curves import Floats
+from warprl.launch.evaluation.references import WORDS as REFERENCES
+from warprl.launch.evaluation.report import WORDS, count, tasks_and_repeats, write_points
+from warprl.launch.evaluation.summaries import ComparisonSummary, Estimate, GroupSummary
+from warprl.launch.outcome import duration, table
 
 # The range of n values holds the true median with probability 1 - 2^(1 - n): 95 % takes 6 of them,
 # and a bootstrap interval never leaves that range.
 ENOUGH_SEEDS = 6
 
 
-def write_table(path: Path, summary: Summary) -> None:
+def write_table(path: Path, summary: ComparisonSummary) -> None:
     """One line for each group."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         bounds = ("mean", "stderr", "low", "high")
-        writer.writerow([
-            "group", "agent", "iteration", "seeds", "tasks", "repeats", "inner_steps", *bounds,
-            "iqm", *(f"area_{key}" for key in (*bounds, "iqm")),
-            *(f"gain_{key}" for key in bounds),
-            "worse", "interval_over", "env_steps", "wall_s",
-        ])  # fmt: skip
-        for group in summary["groups"]:
-            last, area, gain = group["curve"][-1], group["area"], group["gain"]
-            writer.writerow([
-                group["group"], group["agent"], group["iteration"], group["seeds"],
-                summary["tasks"], summary["repeats"], summary["inner_steps"],
-                *(last[key] for key in bounds), last["iqm"],
-                *(area[key] for key in (*bounds, "iqm")), *(gain[key] for key in bounds),
-                group["worse"], group["interval_over"], group["env_steps"], group["wall_s"],
-            ])  # fmt: skip
+        ahead = ("group", "agent", "iteration", "seeds", "tasks", "repeats", "inner_steps")
+        area = [f"area_{key}" for key in (*bounds, "iqm")]
+        gain = [f"gain_{key}" for key in bounds]
+        behind = ("worse", "interval_over", "env_steps", "wall_s")
+        writer.writerow([*ahead, *bounds, "iqm", *area, *gain, *behind])
+
+        for group in summary.groups:
+            named = [group.group, group.agent, group.iteration, group.seeds]
+            protocol = [summary.tasks, summary.repeats, summary.inner_steps]
+            last = [*_bounds(group.curve[-1]), group.curve[-1].iqm]
+            whole = [*_bounds(group.area), group.area.iqm, *_bounds(group.gain)]
+            rest = [group.worse, group.interval_over, group.env_steps, group.wall_s]
+            writer.writerow([*named, *protocol, *last, *whole, *rest])
 
 
-def write_curves(path: Path, summary: Summary) -> None:
+def _bounds(estimate: Estimate) -> list[float]:
+    return [estimate.mean, estimate.stderr, estimate.low, estimate.high]
+
+
+def write_curves(path: Path, summary: ComparisonSummary) -> None:
     """One line for each group and number of inner steps, with what the last of them did."""
-    write_points(path, "group", summary["groups"])
+    write_points(path, "group", [(group.group, group) for group in summary.groups])
 
 
-def plot(path: Path, summary: Summary, training: Sequence[Sequence[NDArray[np.float64]]]) -> None:
+def plot(path: Path, summary: ComparisonSummary, training: Sequence[Sequence[Floats]]) -> None:
     """Draw the adaptation curves and, if any run has one, the training curves beside them.
 
     ``training`` holds (environment steps, return) ``[2, iterations]`` of the seeds of each group;
@@ -61,32 +60,35 @@ def plot(path: Path, summary: Summary, training: Sequence[Sequence[NDArray[np.fl
     panels = 2 if any(curve.size for curves in training for curve in curves) else 1
     figure = Figure(figsize=(6.0 * panels + 2.5, 4.5), layout="constrained")
     left, *right = figure.subplots(1, panels, squeeze=False)[0]
-    for number, group in enumerate(summary["groups"]):
-        # Ten colours there are; whoever comes after them is dashed.
+
+    # A colour for each group. After the tenth, lines are dashed.
+    for number, group in enumerate(summary.groups):
         colour, dashes = f"C{number % 10}", ("-", "--", ":")[number // 10 % 3]
-        mean, low, high = ([p[key] for p in group["curve"]] for key in ("mean", "low", "high"))
-        label = textwrap.fill(f"{group['group']}, {_count(group['seeds'], 'seed')}", 30)
-        left.plot(range(len(mean)), mean, dashes, marker="o", color=colour, label=label)
-        left.fill_between(range(len(mean)), low, high, color=colour, alpha=0.2, linewidth=0)
+        label = textwrap.fill(f"{group.group}, {count(group.seeds, 'seed')}", 30)
+        steps, mean = range(len(group.curve)), [point.mean for point in group.curve]
+        low, high = [point.low for point in group.curve], [point.high for point in group.curve]
+        left.plot(steps, mean, dashes, marker="o", color=colour, label=label)
+        left.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         for axes in right:
-            for steps, returns in training[number]:
-                axes.plot(steps, returns, dashes, color=colour, linewidth=1, alpha=0.7)
+            for env_steps, returns in training[number]:
+                axes.plot(env_steps, returns, dashes, color=colour, linewidth=1, alpha=0.7)
+
+    # What they are.
     left.set(xlabel="steps of adaptation", ylabel="mean return, 95 % interval")
     for axes in right:
         axes.set(xlabel="environment steps", ylabel="return after adaptation in training, a seed")
-    # Beside the panels, where many agents hide no curve.
+    # The legend stands outside the panels, where many agents hide no curve.
     figure.legend(loc="outside right center", fontsize="small")
     figure.suptitle(_heading(summary), fontsize="medium")
     figure.savefig(path, dpi=120)
 
 
-def text(summary: Summary) -> str:
+def text(summary: ComparisonSummary) -> str:
     """What a terminal shows: the table, the curves, what the numbers are, where the files are."""
     header, rows = _cells(summary)
-    steps = [f"step {k}" for k in range(summary["inner_steps"] + 1)]
+    steps = [f"step {k}" for k in range(summary.inner_steps + 1)]
     curves = [
-        [group["group"], *(f"{point['mean']:.1f}" for point in group["curve"])]
-        for group in summary["groups"]
+        [group.group, *(f"{point.mean:.1f}" for point in group.curve)] for group in summary.groups
     ]
     parts = [
         _heading(summary),
@@ -94,12 +96,12 @@ def text(summary: Summary) -> str:
         table(["mean return after", *steps], curves),
         *(table(*found) for found in _step_cells(summary)),
         "\n".join(_notes(summary)),
-        f"written to {summary['folder']}",
+        f"written to {summary.folder}",
     ]
     return "\n\n".join(parts)
 
 
-def markdown(summary: Summary) -> str:
+def markdown(summary: ComparisonSummary) -> str:
     """The tables with what their numbers are."""
     tables = [_cells(summary), *_step_cells(summary)]
     notes = [f"- {note}" for note in _notes(summary)]
@@ -112,46 +114,45 @@ def _markdown_table(cells: tuple[list[str], list[list[str]]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, ruler, *rows))
 
 
-def _heading(summary: Summary) -> str:
+def _heading(summary: ComparisonSummary) -> str:
     return (
-        f"{summary['family']}: {tasks_and_repeats(summary)}, "
-        f"{_count(summary['episodes'], 'episode')} each at every step"
+        f"{summary.family}: {tasks_and_repeats(summary)}, "
+        f"{count(summary.episodes, 'episode')} each at every step"
     )
 
 
-def _cells(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    header = [
-        "agent", "seeds", "tasks", "K", f"return after {summary['inner_steps']}", "IQM", "area",
-        "worse", "env steps", "training",
-    ]  # fmt: skip
-    rows = []
-    for group in summary["groups"]:
-        env_steps, seconds = group["env_steps"], group["wall_s"]
-        rows.append([
-            group["group"],
-            str(group["seeds"]),
-            str(summary["tasks"]),
-            str(group["trained_inner_steps"]),
-            interval(group["curve"][-1]),
-            f"{group['curve'][-1]['iqm']:.1f}",
-            interval(group["area"]),
-            f"{group['worse']:.0%}",
-            "-" if env_steps is None else f"{env_steps:,.0f}",
-            "-" if seconds is None else duration(seconds),
-        ])  # fmt: skip
+def _cells(summary: ComparisonSummary) -> tuple[list[str], list[list[str]]]:
+    """The header and a row for each group."""
+    last = f"return after {summary.inner_steps}"
+    header = ["agent", "seeds", "tasks", "K", last, "IQM", "area", "worse"]
+    header += ["env steps", "training"]
+    rows = [
+        [
+            group.group,
+            str(group.seeds),
+            str(summary.tasks),
+            str(group.trained_inner_steps),
+            interval(group.curve[-1]),
+            f"{group.curve[-1].iqm:.1f}",
+            interval(group.area),
+            f"{group.worse:.0%}",
+            "-" if group.env_steps is None else f"{group.env_steps:,.0f}",
+            "-" if group.wall_s is None else duration(group.wall_s),
+        ]
+        for group in summary.groups
+    ]
     return header, rows
 
 
-def _step_cells(summary: Summary) -> list[tuple[list[str], list[list[str]]]]:
+def _step_cells(summary: ComparisonSummary) -> list[tuple[list[str], list[list[str]]]]:
     """What the first and the last inner step did: one table, or none where no group took any."""
-    shown = sorted({1, summary["inner_steps"]})
+    shown = sorted({1, summary.inner_steps})
     rows = [
-        [group["group"]]
-        + [_number(group["steps"][k - 1].get(name)) for name in DIAGNOSTICS for k in shown]
-        for group in summary["groups"]
-        if any(group["steps"])
+        [group.group] + [_number(group.steps[k - 1].get(name)) for name in WORDS for k in shown]
+        for group in summary.groups
+        if any(group.steps)
     ]
-    columns = [f"{word}, step {k}" for word in DIAGNOSTICS.values() for k in shown]
+    columns = [f"{word}, step {k}" for word in WORDS.values() for k in shown]
     return [(["inner steps", *columns], rows)] if rows else []
 
 
@@ -159,47 +160,58 @@ def _number(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3g}"
 
 
-def interval(estimate: Mapping[str, float]) -> str:
+def interval(estimate: Estimate) -> str:
     """An estimate as ``mean [low, high]``."""
-    return f"{estimate['mean']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}]"
+    return f"{estimate.mean:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
 
 
-def _notes(summary: Summary) -> list[str]:
+def _notes(summary: ComparisonSummary) -> list[str]:
     """What the columns are, and what a reader must know of single groups."""
-    notes = [
+    columns = [
         "mean over seeds and tasks, with the 95 % two-stage bootstrap interval over both, for "
         "comparing on these tasks; IQM: mean of the middle half of all adaptations; K: inner steps "
         "in training",
-        f"area: mean of the {summary['inner_steps'] + 1} points of the adaptation curve; worse: "
+        f"area: mean of the {summary.inner_steps + 1} points of the adaptation curve; worse: "
         "share of adaptations that end below the return they began at",
         "env steps and training (wall time) are means a seed; episodes that end early count with "
         "their whole horizon",
     ]
     if _step_cells(summary):
-        notes.append(
+        columns.append(
             "of an inner step: mean KL of the policy after it from the one before, mean cosine "
             "between the task's gradients with and without the warps, median condition number of "
             "the warps' Jacobian"
         )
-    for seeds in sorted({group["seeds"] for group in summary["groups"]}):
-        alike = ", ".join(g["group"] for g in summary["groups"] if g["seeds"] == seeds)
+    used = {group.reference for group in summary.groups}
+    kinds = [f"{word}: {what}" for word, what in REFERENCES.items() if word in used]
+    return [*columns, *kinds, *_seed_notes(summary.groups), *_loss_notes(summary.groups)]
+
+
+def _seed_notes(groups: Sequence[GroupSummary]) -> list[str]:
+    """Whose interval says less than it seems to, because there are few seeds."""
+    notes = []
+    for seeds in sorted({group.seeds for group in groups if group.seeds < ENOUGH_SEEDS}):
+        alike = ", ".join(group.group for group in groups if group.seeds == seeds)
         if seeds == 1:
             notes.append(
                 f"{alike}: one seed (n = 1), so the interval is over tasks alone and says "
                 "nothing about other seeds"
             )
-        elif seeds < ENOUGH_SEEDS:
+        else:
             notes.append(
                 f"{alike}: {seeds} seeds; from fewer than {ENOUGH_SEEDS} the "
                 "interval is too narrow for 95 %"
             )
-    for group in summary["groups"]:
-        for key, what in (("diverged", "diverged"), ("left_out", "were left out")):
-            number = sum(run[key] for run in group["runs"])
-            if number:
-                notes.append(f"{group['group']}: {number} of {group['adaptations']} {what}")
     return notes
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+def _loss_notes(groups: Sequence[GroupSummary]) -> list[str]:
+    """How many adaptations diverged or were left out."""
+    notes = []
+    for group in groups:
+        diverged = sum(run.diverged for run in group.runs)
+        left_out = sum(run.left_out for run in group.runs)
+        for number, what in ((diverged, "diverged"), (left_out, "were left out")):
+            if number:
+                notes.append(f"{group.group}: {number} of {group.adaptations} {what}")
+    return notes

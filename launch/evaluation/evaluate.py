@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,34 @@ from warprl.agents.diagnostics import diagnose
 from warprl.agents.inner import MAX_EPISODES, AdaptationConfig, Shard, adapt
 from warprl.agents.policy import Policy
 from warprl.envs import Definition, TaskFamily, make_family
-from warprl.launch.errors import RunFailedError, UserError
-from warprl.launch.evaluation import report
+from warprl.launch.errors import RunFailedError, UserError, writing
+from warprl.launch.evaluation import report, summaries
+from warprl.launch.evaluation.curves import (
+    Curves,
+    Floats,
+    area,
+    from_adaptations,
+    got_worse,
+    joined,
+    over_adaptations,
+)
+from warprl.launch.evaluation.groups import require_one_family
 from warprl.launch.evaluation.statistics import estimate
+from warprl.launch.evaluation.summaries import (
+    DIAGNOSTICS,
+    Adaptation,
+    CurveSummary,
+    Estimate,
+    EvaluationSummary,
+)
 from warprl.launch.outcome import Outcome, to_json
 from warprl.launch.runs import folders, stored
+from warprl.launch.runs.canonical import canonical_json
 from warprl.seeding import generator
 from warprl.types import Params, Task
 
-STEPS = 3  # inner steps shown if training took fewer
-ADAPTATIONS = 20  # at least so many, repeating the tasks of a family that has few
+STEPS = 3  # the least number of inner steps, unless told otherwise
+ADAPTATIONS = 20  # the least number of adaptations: the tasks of a family with few are repeated
 CHUNK = 10  # adaptations simulated together
 FORMAT = 2  # of summary.json; another one is not read back
 MEASURED_BY = ("gymnasium", "mujoco", "torch")  # packages whose version may change a return
@@ -48,8 +65,8 @@ class Subject:
 
     def digest(self) -> str:
         """A checksum of all that its numbers depend on besides the protocol."""
-        adapted = replace(self.adaptation, steps=1, episodes=1)  # those are the protocol's
-        found = hashlib.sha256(repr((self.policy, adapted)).encode())
+        adaptation = replace(self.adaptation, steps=1, episodes=1)  # the protocol sets these
+        found = hashlib.sha256(canonical_json(policy=self.policy, adaptation=adaptation).encode())
         for parameters in (self.theta, self.phi):
             for name in sorted(parameters):
                 found.update(name.encode() + parameters[name].numpy().tobytes())
@@ -58,7 +75,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What every subject is put through: the same tasks, episodes and random numbers."""
+    """The conditions that are the same for all: tasks, episodes and random numbers."""
 
     family: TaskFamily
     tasks: Sequence[Task]
@@ -74,21 +91,22 @@ class Protocol:
 
     @property
     def trained_on(self) -> bool:
-        """Whether training has these tasks, too: where there are few, none is held out."""
+        """Whether training has these tasks too: of few tasks, none is held out."""
         return not set(self.tasks).isdisjoint(self.family.distribution.all_tasks() or ())
 
     @property
     def strata(self) -> NDArray[np.int64]:
-        """Which adaptations ``[n]`` differ by chance alone, for the intervals.
+        """The stratum of each adaptation ``[n]``, within which they differ by chance alone.
 
-        Few tasks are all there, so that chance is in the repeats of each; others are a sample.
+        Of a family with few tasks all are measured, and chance is in the repeats of each. Other
+        tasks are a sample of their distribution, which is one stratum.
         """
         position = np.array([task for task, _ in self.rows])
         return position if self.repeats > 1 else np.zeros_like(position)
 
     def describe(self) -> dict[str, Any]:
-        """All that the numbers of a subject depend on besides the subject, as plain values."""
-        return {
+        """All that the numbers of a subject depend on besides the subject, as JSON holds it."""
+        document = {
             "format": FORMAT,
             "versions": {"warprl": __version__} | {name: version(name) for name in MEASURED_BY},
             "family": _numbers_of(self.family.definition()),
@@ -98,31 +116,8 @@ class Protocol:
             "episodes": self.episodes,
             "seed": self.seed,
         }
-
-    def summary(self) -> dict[str, Any]:
-        """What every report of a measurement begins with."""
-        return {
-            "protocol": self.describe(),
-            "tasks": len(self.tasks),
-            "trained_on": self.trained_on,
-            "repeats": self.repeats,
-            "inner_steps": self.steps,
-            "episodes": self.episodes,
-            "seed": self.seed,
-        }
-
-
-@dataclass(frozen=True)
-class Curve:
-    """What one subject returned, ``[n, N+1]``, and which adaptations stayed finite, ``[n]``.
-
-    ``steps`` holds what :func:`warprl.agents.diagnostics.diagnose` finds of each step, ``[n, N]``.
-    """
-
-    subject: Subject
-    returns: NDArray[np.float64]
-    finite: NDArray[np.bool_]
-    steps: Mapping[str, NDArray[np.float64]]
+        plain: dict[str, Any] = json.loads(to_json(document))
+        return plain
 
 
 def evaluate(
@@ -141,71 +136,78 @@ def evaluate(
     ``untrained`` and ``against`` add curves of the same tasks under the same random numbers. Raises
     UserError for runs that cannot be compared or values out of range.
     """
+    # Refuse what cannot be measured before any work.
     run = stored.open_run(folder, checkpoint)
-    config = run.config
     others = [] if against is None else [stored.open_run(against, None)]
-    for other in others:
-        if other.config.family != config.family:
-            raise UserError(
-                f"cannot compare: {folder} is of family {config.family} "
-                f"and {other.folder} of {other.config.family}"
-            )
+    require_one_family([run, *others])
     protocol = protocol_of(run, steps, episodes, seed)
     folders.require_writable(folder, "evaluation")
+
+    # The run first, then what it is compared with.
     subjects = [_trained(run)]
     if untrained:
-        subjects.append(_subject(run, "untrained", *stored.initial(folder, config)))
+        subjects.append(untrained_subject(run))
     subjects += [_subject(other, str(other.folder), other.theta, other.phi) for other in others]
-    curves = [measure(subject, protocol, console) for subject in subjects]
-    summary = _write(run, protocol, curves)
-    return Outcome(summary, report.text(summary))
+    found = [
+        summarise(subject, measure(subject, protocol, console), protocol) for subject in subjects
+    ]
+    summary = _write(run, protocol, found)
+    return Outcome(summaries.to_json(summary), report.text(summary))
 
 
-def recall(run: stored.StoredRun, protocol: Protocol) -> dict[str, Any] | None:
+def recall(run: stored.StoredRun, protocol: Protocol) -> EvaluationSummary | None:
     """The newest stored evaluation of this very policy under exactly this protocol, if any."""
-    known = json.loads(to_json(protocol.describe()))
+    known = protocol.describe()
     for path in sorted((run.folder / "evaluation").glob("*/summary.json"), reverse=True):
         try:
-            summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if summary["protocol"] != known:
-                continue
-            if summary["curves"][0]["digest"] == _trained(run).digest():
-                return summary | {"folder": str(path.parent)}  # it may have moved with its run
-        except (OSError, ValueError, LookupError, TypeError):
-            continue  # of another version, or damaged: measured anew
+            summary = summaries.from_json(EvaluationSummary, path.read_text(encoding="utf-8"))
+            curves = from_adaptations(summary.curves[0].adaptations)
+        except (OSError, ValueError, IndexError):
+            continue  # damaged, or written by another version: measure again
+        if (
+            summary.protocol == known
+            and summary.curves[0].digest == _trained(run).digest()
+            and curves.returns.shape == (len(protocol.rows), protocol.steps + 1)
+            and curves.usable.any()
+        ):
+            return replace(summary, folder=str(path.parent))  # it may have moved with its run
     return None
 
 
-def record(run: stored.StoredRun, protocol: Protocol, console: Console) -> dict[str, Any]:
+def record(run: stored.StoredRun, protocol: Protocol, console: Console) -> EvaluationSummary:
     """Measure the trained policy of a run and write that to a new folder in the run."""
-    return _write(run, protocol, [measure(_trained(run), protocol, console)])
+    subject = _trained(run)
+    curves = measure(subject, protocol, console)
+    return _write(run, protocol, [summarise(subject, curves, protocol)])
 
 
-def measure(subject: Subject, protocol: Protocol, console: Console) -> Curve:
+def measure(subject: Subject, protocol: Protocol, console: Console) -> Curves:
     """The subject's returns on every adaptation of the protocol, some adaptations at a time."""
     torch.set_num_threads(1)
     config = replace(subject.adaptation, steps=protocol.steps, episodes=protocol.episodes)
-    returns, finite = [], []
-    steps: dict[str, list[NDArray[np.float64]]] = {}
+    parts = []
     with console.status("") as status:
         for first in range(0, len(protocol.rows), CHUNK):
             rows = protocol.rows[first : first + CHUNK]
             status.update(f"{subject.label}: {first} of {len(protocol.rows)} adaptations done")
+
+            # The position among all adaptations keys the random numbers, so that the size of the
+            # parts changes nothing.
             shard = Shard(
                 [task for _, task in rows], range(first, first + len(rows)), protocol.seed, 0
             )
             env = protocol.family.make_batch(len(rows) * protocol.episodes)
             trajectory, _ = adapt(env, subject.policy, subject.theta, subject.phi, shard, config)
-            returns.append(trajectory.returns.double().numpy())
-            finite.append(trajectory.finite.numpy())
-            for name, found in diagnose(subject.policy, subject.phi, trajectory).items():
-                steps.setdefault(name, []).append(found.double().numpy())
-    return Curve(
-        subject,
-        np.concatenate(returns),
-        np.concatenate(finite),
-        {name: np.concatenate(found) for name, found in steps.items()},
-    )
+
+            found = diagnose(subject.policy, subject.phi, trajectory)
+            parts.append(
+                Curves(
+                    trajectory.returns.double().numpy(),
+                    trajectory.finite.numpy(),
+                    {n: found[n].double().numpy() for n in DIAGNOSTICS if n in found},
+                )
+            )
+    return joined(parts)
 
 
 def protocol_of(
@@ -238,8 +240,13 @@ def make_protocol(name: str, steps: int, episodes: int, seed: int) -> Protocol:
 
 
 def _numbers_of(card: Definition) -> dict[str, Any]:
-    """The lines of a definition card that numbers depend on: not what others do."""
+    """The lines of a definition card that numbers depend on: all but what others do."""
     return {key: line for key, line in asdict(card).items() if key != "differences"}
+
+
+def untrained_subject(run: stored.StoredRun) -> Subject:
+    """The run's policy before training, with the parameters that it began with."""
+    return _subject(run, "untrained", *stored.initial(run.folder, run.config))
 
 
 def _trained(run: stored.StoredRun) -> Subject:
@@ -250,102 +257,83 @@ def _subject(run: stored.StoredRun, label: str, theta: Params, phi: Params) -> S
     return Subject(label, run.policy, theta, phi, run.config.adaptation)
 
 
-def _summary(run: stored.StoredRun, protocol: Protocol, curves: Sequence[Curve]) -> dict[str, Any]:
-    return {
-        "run": str(run.folder),
-        "family": run.config.family,
-        "agent": run.config.agent,
-        "checkpoint": run.iteration,
-        **protocol.summary(),
-        "adaptations": len(protocol.rows),
-        "trained_inner_steps": run.config.adaptation.steps,
-        "curves": [_estimates(curve, protocol) for curve in curves],
-    }
+def summarise(subject: Subject, curves: Curves, protocol: Protocol) -> CurveSummary:
+    """The curve point by point, its area, the paired gain from first to last, and each step.
 
-
-def _estimates(curve: Curve, protocol: Protocol) -> dict[str, Any]:
-    """The curve point by point, its area, the paired gain from first to last, and each step."""
-    label = curve.subject.label
-    usable = np.isfinite(curve.returns).all(axis=1)
+    Raises RunFailedError if no adaptation has finite returns.
+    """
+    usable = curves.usable
     if not usable.any():
-        raise RunFailedError(f"{label}: not one adaptation has a finite return")
-    areas, worse = area(curve.returns), got_worse(curve.returns)
-    returns, stratum = curve.returns[usable], protocol.strata[usable]
+        raise RunFailedError(f"{subject.label}: not one adaptation has a finite return")
+    returns, stratum = curves.returns[usable], protocol.strata[usable]
 
-    def over_tasks(values: NDArray[np.float64]) -> dict[str, float]:
-        return asdict(estimate(values, stratum, generator(protocol.seed, "bootstrap")))
+    def over_tasks(values: Floats) -> Estimate:
+        return estimate(values, stratum, generator(protocol.seed, "bootstrap"))
 
-    return {
-        "policy": label,
-        "digest": curve.subject.digest(),
-        "curve": [over_tasks(column) for column in returns.T],
-        "area": over_tasks(areas[usable]),
-        "gain": over_tasks(returns[:, -1] - returns[:, 0]),
-        "worse": float(worse[usable].mean()),
-        "steps": over_steps(
-            {name: values[curve.finite] for name, values in curve.steps.items()}, protocol.steps
-        ),
-        "diverged": np.flatnonzero(~curve.finite).tolist(),
-        "left_out": np.flatnonzero(~usable).tolist(),
-        "adaptations": [
-            {
-                "task": position,
-                "parameters": asdict(task),
-                "repeat": row // len(protocol.tasks),
-                "finite": bool(curve.finite[row]),
-                "returns": curve.returns[row].tolist(),
-                "area": float(areas[row]),
-                "worse": bool(worse[row]),
-                **{name: values[row].tolist() for name, values in curve.steps.items()},
-            }
-            for row, (position, task) in enumerate(protocol.rows)
-        ],
-    }
+    return CurveSummary(
+        policy=subject.label,
+        digest=subject.digest(),
+        curve=[over_tasks(column) for column in returns.T],
+        area=over_tasks(area(returns)),
+        gain=over_tasks(returns[:, -1] - returns[:, 0]),
+        worse=float(got_worse(returns).mean()),
+        steps=over_adaptations(curves),
+        diverged=np.flatnonzero(~curves.finite).tolist(),
+        left_out=np.flatnonzero(~usable).tolist(),
+        adaptations=adaptations(curves, protocol),
+    )
 
 
-def area(returns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Area under each adaptation curve ``[n, N+1]``, as the mean of its N + 1 returns: ``[n]``.
-
-    ``1 / (N + 1) * sum_k return_k`` for k = 0..N: a return, whatever N is.
-    """
-    mean: NDArray[np.float64] = returns.mean(axis=1)
-    return mean
-
-
-def got_worse(returns: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which adaptations ``[n]`` of curves ``[n, N+1]`` end below the return that they began at."""
-    worse: NDArray[np.bool_] = returns[:, -1] < returns[:, 0]
-    return worse
-
-
-def over_steps(found: Mapping[str, NDArray[np.float64]], number: int) -> list[dict[str, float]]:
-    """Every step over adaptations ``[n, N]``: mean KL and cosine, median condition.
-
-    The median, because a single warp that is nearly singular would be all that a mean shows. Where
-    no episode was rewarded there is no gradient and hence no cosine: the mean is over the others.
-    """
+def adaptations(curves: Curves, protocol: Protocol) -> list[Adaptation]:
+    """Each adaptation of the protocol by itself."""
+    areas, worse = area(curves.returns), got_worse(curves.returns)
     return [
-        {name: _middle(name, values[:, k]) for name, values in found.items()} for k in range(number)
+        Adaptation(
+            task=position,
+            parameters=asdict(task),
+            repeat=row // len(protocol.tasks),
+            finite=bool(curves.finite[row]),
+            returns=curves.returns[row].tolist(),
+            area=float(areas[row]),
+            worse=bool(worse[row]),
+            **{name: values[row].tolist() for name, values in curves.steps.items()},
+        )
+        for row, (position, task) in enumerate(protocol.rows)
     ]
 
 
-def _middle(name: str, values: NDArray[np.float64]) -> float:
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return float("nan")
-    return float(np.median(values) if name == "condition" else np.mean(values))
-
-
-def _write(run: stored.StoredRun, protocol: Protocol, curves: Sequence[Curve]) -> dict[str, Any]:
-    summary = _summary(run, protocol, curves)
-    folder = run.folder / "evaluation" / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
-    try:
+def _write(
+    run: stored.StoredRun, protocol: Protocol, curves: Sequence[CurveSummary]
+) -> EvaluationSummary:
+    """Write an evaluation to a new folder in the run. Raises RunFailedError if that fails."""
+    folder = run.folder / "evaluation" / folders.stamp()
+    summary = EvaluationSummary(
+        run=str(run.folder),
+        family=run.config.family,
+        agent=run.config.agent,
+        checkpoint=run.iteration,
+        protocol=protocol.describe(),
+        tasks=len(protocol.tasks),
+        trained_on=protocol.trained_on,
+        repeats=protocol.repeats,
+        inner_steps=protocol.steps,
+        episodes=protocol.episodes,
+        seed=protocol.seed,
+        adaptations=len(protocol.rows),
+        trained_inner_steps=run.config.adaptation.steps,
+        curves=curves,
+        folder=str(folder),
+    )
+    with writing(folder):
         folder.mkdir(parents=True)
         report.write_curve(folder / "curve.csv", summary)
-        report.write_tasks(folder / "tasks.csv", summary)
+        report.write_tasks(
+            folder / "tasks.csv",
+            ("policy",),
+            protocol.steps,
+            [((curve.policy,), curve.adaptations) for curve in curves],
+        )
         report.plot(folder / "curve.png", summary)
-        summary["folder"] = str(folder)
-        (folder / "summary.json").write_text(to_json(summary) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunFailedError(f"cannot write to {folder}: {error.strerror}") from error
+        text = to_json(summaries.to_json(summary)) + "\n"
+        (folder / "summary.json").write_text(text, encoding="utf-8")
     return summary

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +22,7 @@ from warprl import params as P
 from warprl.agents.inner import MAX_EPISODES, step_each, to_batch
 from warprl.agents.losses import InnerLoss
 from warprl.envs import is_meta_world
-from warprl.launch.errors import RunFailedError, UserError
+from warprl.launch.errors import UserError, writing
 from warprl.launch.outcome import Outcome, table, to_json
 from warprl.launch.runs import folders, stored
 from warprl.launch.runs.stored import StoredRun
@@ -162,11 +161,14 @@ def evaluate(
 ) -> Outcome:
     """Run Meta-World's evaluator and write what it finds to a new folder in ``RUN/evaluation``.
 
-    One environment for each test class, which is given all the goals of the class in turn, so that
-    every goal counts alike: with several, the evaluator counts the episodes that end first.
+    There is one environment for each test class, which gets all goals of the class in turn, so that
+    every goal counts the same: with several environments, the evaluator would count the episodes
+    that end first.
+
     Raises UserError for a family that is none of Meta-World's, for a policy with memory and for a
     number out of range.
     """
+    # Refuse what Meta-World's evaluator cannot do.
     run = stored.open_run(folder, checkpoint)
     if run.config.policy.memory is not None:
         raise UserError(
@@ -178,6 +180,8 @@ def evaluate(
             f"--protocol metaworld: {run.config.family} is no family of Meta-World, "
             "as ml1-reach-v3 and ml10 are"
         )
+
+    # Here, because Meta-World is an extra.
     from metaworld.evaluation import metalearning_evaluation
 
     from warprl.envs.meta_world import GOALS, MetaWorld
@@ -192,6 +196,8 @@ def evaluate(
         if value is not None and not 1 <= value <= MAX_EPISODES:
             raise UserError(f"--{option} {value}: must be between 1 and {MAX_EPISODES}")
     folders.require_writable(folder, "evaluation")
+
+    # It collects the episodes, and our agent acts and adapts.
     torch.set_num_threads(1)
     family = run.family
     assert isinstance(family, MetaWorld)
@@ -200,6 +206,7 @@ def evaluate(
         envs = family.make_test_envs()
         success, returned, each = metalearning_evaluation(Agent(run, seed), envs, **protocol)
         envs.close()
+
     summary = {
         "run": str(folder),
         "family": run.config.family,
@@ -218,13 +225,11 @@ def evaluate(
 
 
 def _write(folder: Path, summary: dict[str, Any]) -> None:
-    place = folder / "evaluation" / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
+    place = folder / "evaluation" / folders.stamp()
     summary["folder"] = str(place)
-    try:
+    with writing(place):
         place.mkdir(parents=True)
         (place / "metaworld.json").write_text(to_json(summary) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunFailedError(f"cannot write to {place}: {error.strerror}") from error
 
 
 def _text(summary: dict[str, Any]) -> str:
@@ -235,6 +240,6 @@ def _text(summary: dict[str, Any]) -> str:
     return (
         f"Meta-World's evaluator after inner steps on {steps}\n"
         f"{table(['test environment', 'success'], rows)}\n"
-        f"mean return of an episode, which a success ends: {summary['return']:.1f}\n"
+        f"mean return of an episode, which ends at success: {summary['return']:.1f}\n"
         f"{summary['folder']}"
     )

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
-from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -58,7 +57,7 @@ class Panel(NamedTuple):
 class Recorder:
     """A :class:`warprl.types.BatchEnv` of a family that also keeps what its simulation 0 does.
 
-    Adaptation runs on it unchanged, so that a film shows the very episodes that it adapted on.
+    Adaptation runs on it unchanged, so that the film shows the episodes that were adapted to.
     """
 
     def __init__(self, batch: RenderableBatch) -> None:
@@ -97,24 +96,27 @@ def render(
 ) -> Outcome:
     """Film held-out task number ``task`` before and after 1..``steps`` inner steps.
 
-    Raises MissingGraphicsError, before any work is done, where nothing can be drawn, and UserError
-    for a family that cannot be drawn and a task, number of steps or checkpoint that does not exist.
-    Call it in a process that has not imported mujoco yet: the GL backend is chosen at that import.
+    Raises MissingGraphicsError, before any work, where nothing can be drawn, and UserError for a
+    family that cannot be drawn and for a task, number of steps or checkpoint that does not exist.
+    Call it in a process that has not imported mujoco yet: the import chooses the GL backend.
     """
     os.environ["MUJOCO_GL"] = machine.require_backend()
     from warprl.launch.runs import stored
 
+    # Refuse what cannot be filmed before any work.
     run = stored.open_run(folder, checkpoint)
     steps = max(run.config.adaptation.steps, 1) if steps is None else steps
     if not 1 <= steps <= MAX_STEPS:
         raise UserError(f"--steps {steps}: a film shows 1 to {MAX_STEPS}")
     held_out = run.held_out_task(task)
     folders.require_writable(folder, "videos")
+
+    # Adapt, and draw what was recorded.
     title = (
         f"{run.config.family}   task {task}: {parameters(asdict(held_out))}   "
         f"{run.config.agent}, iteration {run.iteration}"
     )
-    path = folder / "videos" / f"task{task}-iteration{run.iteration}-{datetime.now():%H%M%S%f}.mp4"
+    path = folder / "videos" / f"task{task}-iteration{run.iteration}-{folders.stamp()}.mp4"
     with closing(_screen(run.family, held_out)) as screen:
         with console.status("adapting"):
             episodes, means = record(run, held_out, task, steps)
@@ -125,6 +127,7 @@ def render(
         with console.status("drawing"):
             frames = film(screen, panels, title)
             write(path, frames, max(round(1.0 / run.family.dt), MIN_FPS))
+
     data = {
         "video": str(path),
         "family": run.config.family,
@@ -149,7 +152,7 @@ def record(
 
 
 def film(screen: Screen, panels: Sequence[Panel], title: str) -> Iterator[Image]:
-    """Pictures of all panels step by step; an episode that ended shows its last state."""
+    """Pictures of all panels step by step. An episode that has ended shows its last state."""
     canvas = draw_text([panel.caption for panel in panels], title)
     for step in range(max(len(panel.states) for panel in panels)):
         for number, panel in enumerate(panels):
@@ -171,6 +174,7 @@ def write(path: Path, frames: Iterator[Image], fps: int) -> None:
     partial = path.with_suffix(".partial.mp4")
     sent = 0
     try:
+        # The first picture tells the encoder the size.
         path.parent.mkdir(exist_ok=True)
         first = next(frames)
         height, width, _ = first.shape
@@ -179,6 +183,7 @@ def write(path: Path, frames: Iterator[Image], fps: int) -> None:
             for frame in chain([first], frames):
                 sink.send(frame)
                 sent += 1
+
         _require_whole(partial, sent)
         os.replace(partial, path)
     except OSError as error:
@@ -191,7 +196,7 @@ def write(path: Path, frames: Iterator[Image], fps: int) -> None:
 def _require_whole(video: Path, pictures: int) -> None:
     """Raise OSError unless a video can be read and has so many pictures.
 
-    Its encoder's exit status is not to be had, and on a full disk it fails only at the very end.
+    On a full disk the encoder fails only at the very end, and we cannot get its exit status.
     """
     import imageio_ffmpeg
 
@@ -200,13 +205,13 @@ def _require_whole(video: Path, pictures: int) -> None:
     except RuntimeError as error:
         raise OSError(str(error)) from error
     if found != pictures:
-        raise OSError(f"{found} of {pictures} pictures are there")
+        raise OSError(f"only {found} of {pictures} pictures were written")
 
 
 def caption(
     step: int, episode: Episode, mean: float, adaptation: AdaptationConfig
 ) -> tuple[str, str]:
-    """The two lines above a panel: when in the adaptation, and what it returned."""
+    """The two lines above a panel: the point of the adaptation, and the returns there."""
     one = "episode" if adaptation.type == "memory" else "inner step"
     when = f"after {step} {one}{'s' * (step > 1)}" if step else "before adaptation"
     return when, f"return {sum(episode.reward):.1f} (mean of {adaptation.episodes}: {mean:.1f})"
@@ -219,7 +224,7 @@ def corner(panel: int) -> tuple[int, int]:
 
 
 def draw_text(captions: Sequence[tuple[str, str]], title: str) -> Image:
-    """The picture with all its text and room for the panels."""
+    """The picture with all its text and with room for the panels."""
     from PIL import Image as Pillow
     from PIL import ImageDraw, ImageFont
 

@@ -3,139 +3,173 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from warprl.launch.outcome import parameters, table, tasks_and_repeats
+from warprl.launch.evaluation.summaries import (
+    DIAGNOSTICS,
+    Adaptation,
+    ComparisonSummary,
+    CurveSummary,
+    Diagnostic,
+    Estimate,
+    EvaluationSummary,
+    GroupSummary,
+    Step,
+    to_json,
+)
+from warprl.launch.outcome import parameters, table
 
-Summary = Mapping[str, Any]
-
-DIAGNOSTICS = {"kl": "KL", "cosine": "cosine", "condition": "condition"}
+WORDS: dict[Diagnostic, str] = {"kl": "KL", "cosine": "cosine", "condition": "condition"}
 
 
-def write_curve(path: Path, summary: Summary) -> None:
+def write_curve(path: Path, summary: EvaluationSummary) -> None:
     """One line for each policy and number of inner steps, with what the last of them did."""
-    write_points(path, "policy", summary["curves"])
+    write_points(path, "policy", [(curve.policy, curve) for curve in summary.curves])
 
 
-def write_points(path: Path, name: str, curves: Sequence[Mapping[str, Any]]) -> None:
-    """The points and steps of curves, whose key and column ``name`` tells them apart."""
+def write_points(
+    path: Path, column: str, curves: Iterable[tuple[str, CurveSummary | GroupSummary]]
+) -> None:
+    """The points and steps of named curves; the names stand in a ``column`` of their own."""
     with path.open("w", newline="", encoding="utf-8") as file:
         points = ("mean", "stderr", "low", "high", "iqm", "n")
-        writer = csv.DictWriter(file, [name, "inner_step", *points, *DIAGNOSTICS])
+        writer = csv.DictWriter(file, [column, "inner_step", *points, *DIAGNOSTICS])
         writer.writeheader()
-        for curve in curves:
-            steps = chain([{}], curve["steps"])
-            for step, (point, last) in enumerate(zip(curve["curve"], steps, strict=True)):
-                writer.writerow({name: curve[name], "inner_step": step, **point, **last})
+        for name, curve in curves:
+            for k, (point, step) in enumerate(_points(curve)):
+                writer.writerow({column: name, "inner_step": k, **to_json(point), **to_json(step)})
 
 
-def write_tasks(path: Path, summary: Summary) -> None:
-    """One line for each policy and adaptation."""
+def _points(curve: CurveSummary | GroupSummary) -> Iterable[tuple[Estimate, Step]]:
+    """Each point with the inner step that led to it; none led to the first."""
+    before: Step = {}
+    return zip(curve.curve, [before, *curve.steps], strict=True)
+
+
+def write_tasks(
+    path: Path,
+    columns: Sequence[str],
+    inner_steps: int,
+    found: Iterable[tuple[Sequence[object], Sequence[Adaptation]]],
+) -> None:
+    """One line for each adaptation, behind what names its policy in these ``columns``."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        number = summary["inner_steps"]
-        steps = [f"return_step_{k}" for k in range(number + 1)]
-        steps += [f"{name}_step_{k}" for name in DIAGNOSTICS for k in range(1, number + 1)]
         writer = csv.writer(file)
-        writer.writerow(
-            ["policy", "task", "parameters", "repeat", "finite", "area", "worse", *steps]
-        )
-        for curve in summary["curves"]:
-            for row in curve["adaptations"]:
-                # Without warps there are no cosines and no condition numbers.
-                found = chain(*(row.get(name, [None] * number) for name in DIAGNOSTICS))
-                writer.writerow([
-                    curve["policy"], row["task"], parameters(row["parameters"]), row["repeat"],
-                    row["finite"], row["area"], row["worse"], *row["returns"], *found,
-                ])  # fmt: skip
+        returns = [f"return_step_{k}" for k in range(inner_steps + 1)]
+        steps = [f"{name}_step_{k}" for name in DIAGNOSTICS for k in range(1, inner_steps + 1)]
+        ahead = ("task", "parameters", "repeat", "finite", "area", "worse")
+        writer.writerow([*columns, *ahead, *returns, *steps])
+
+        # What has no warps has no cosines and no condition numbers: their cells stay empty.
+        missing = [None] * inner_steps
+        for names, adaptations in found:
+            for row in adaptations:
+                task = [row.task, parameters(row.parameters), row.repeat]
+                judged = [row.finite, row.area, row.worse]
+                diagnosed = chain(*(row.steps.get(name, missing) for name in DIAGNOSTICS))
+                writer.writerow([*names, *task, *judged, *row.returns, *diagnosed])
 
 
-def plot(path: Path, summary: Summary) -> None:
+def plot(path: Path, summary: EvaluationSummary) -> None:
     """Draw all curves with their intervals."""
     # The object interface needs no display and leaves matplotlib's global state alone.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    for curve in summary["curves"]:
-        points = curve["curve"]
-        mean, low, high = ([point[key] for point in points] for key in ("mean", "low", "high"))
-        axes.plot(range(len(points)), mean, marker="o", label=curve["policy"])
-        axes.fill_between(range(len(points)), low, high, alpha=0.2)
+
+    # The curves, and where training stopped adapting.
+    for curve in summary.curves:
+        steps = range(len(curve.curve))
+        axes.plot(steps, [point.mean for point in curve.curve], marker="o", label=curve.policy)
+        low, high = [point.low for point in curve.curve], [point.high for point in curve.curve]
+        axes.fill_between(steps, low, high, alpha=0.2)
     axes.axvline(
-        summary["trained_inner_steps"], color="grey", linestyle=":", label="steps in training"
+        summary.trained_inner_steps, color="grey", linestyle=":", label="steps in training"
     )
-    axes.set_xticks(range(summary["inner_steps"] + 1))
+
+    # What they are.
+    axes.set_xticks(range(summary.inner_steps + 1))
     axes.set_xlabel("steps of adaptation")
     axes.set_ylabel("mean return, 95 % interval")
     axes.set_title(
-        f"{summary['family']}, {summary['agent']}, iteration {summary['checkpoint']}, "
-        f"n = {summary['adaptations']}",
+        f"{summary.family}, {summary.agent}, iteration {summary.checkpoint}, "
+        f"n = {summary.adaptations}",
         fontsize="medium",
     )
     axes.legend()
     figure.savefig(path, dpi=120)
 
 
-def text(summary: Summary) -> str:
+def text(summary: EvaluationSummary) -> str:
     """What a terminal shows: returns task by task, then every curve, then where the files are."""
     parts = [
         _task_table(summary),
-        f"{summary['family']}, {summary['agent']}, iteration {summary['checkpoint']}: "
-        f"{tasks_and_repeats(summary)}, n = {summary['adaptations']}, "
-        f"{summary['episodes']} episodes each at every step",
-        *map(_curve_table, summary["curves"]),
-        f"written to {summary['folder']}",
+        f"{summary.family}, {summary.agent}, iteration {summary.checkpoint}: "
+        f"{tasks_and_repeats(summary)}, n = {summary.adaptations}, "
+        f"{count(summary.episodes, 'episode')} each at every step",
+        *map(_curve_table, summary.curves),
+        f"written to {summary.folder}",
     ]
     return "\n\n".join(parts)
 
 
-def _task_table(summary: Summary) -> str:
+def tasks_and_repeats(summary: EvaluationSummary | ComparisonSummary) -> str:
+    """``"40 held-out tasks"``, or ``"all 2 tasks x 10 repeats"`` if training has the same ones."""
+    named = f"all {summary.tasks}" if summary.trained_on else f"{summary.tasks} held-out"
+    return f"{named} tasks" + (f" x {summary.repeats} repeats" if summary.repeats > 1 else "")
+
+
+def count(number: int, what: str) -> str:
+    """``"1 seed"``, ``"2 seeds"``."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _task_table(summary: EvaluationSummary) -> str:
     """Mean returns of each task over its repeats."""
-    adaptations = summary["curves"][0]["adaptations"]
+    adaptations = summary.curves[0].adaptations
     rows = []
-    for number in range(summary["tasks"]):
-        same = [row for row in adaptations if row["task"] == number]
-        means = np.mean([row["returns"] for row in same], axis=0)
-        label = f"{number}: {parameters(same[0]['parameters'])}"
+    for number in range(summary.tasks):
+        same = [row for row in adaptations if row.task == number]
+        means = np.mean([row.returns for row in same], axis=0)
+        label = f"{number}: {parameters(same[0].parameters)}"
         rows.append([label, *(f"{value:.1f}" for value in means)])
-    header = ["return by task", *(f"step {k}" for k in range(summary["inner_steps"] + 1))]
+    header = ["return by task", *(f"step {k}" for k in range(summary.inner_steps + 1))]
     return table(header, rows)
 
 
-def _curve_table(curve: Mapping[str, Any]) -> str:
-    measured = [name for name in DIAGNOSTICS if name in curve["steps"][0]]
-    steps = chain([dict.fromkeys(measured, "")], map(_step_cells, curve["steps"]))
+def _curve_table(curve: CurveSummary) -> str:
+    """A line for each point of a curve, and below them what the curve says as a whole."""
+    # The points, each with the inner step that led to it.
+    measured = list(curve.steps[0])
     rows = [
         [
-            f"step {step}",
-            f"{p['mean']:.1f}",
-            f"{p['stderr']:.1f}",
-            f"{p['low']:.1f} to {p['high']:.1f}",
-            f"{p['iqm']:.1f}",
-            *(cells[name] for name in measured),
+            f"step {k}",
+            f"{point.mean:.1f}",
+            f"{point.stderr:.1f}",
+            f"{point.low:.1f} to {point.high:.1f}",
+            f"{point.iqm:.1f}",
+            *(f"{step[name]:.3g}" if name in step else "" for name in measured),
         ]
-        for step, (p, cells) in enumerate(zip(curve["curve"], steps, strict=True))
+        for k, (point, step) in enumerate(_points(curve))
     ]
-    header = [curve["policy"], "mean", "std error", "95 % interval", "IQM"]
-    lines = [table([*header, *(DIAGNOSTICS[name] for name in measured)], rows)]
-    gain, area = curve["gain"], curve["area"]
+    header = [curve.policy, "mean", "std error", "95 % interval", "IQM"]
+    lines = [table([*header, *(WORDS[name] for name in measured)], rows)]
+
+    # The whole of it.
+    gain, area = curve.gain, curve.area
     lines += [
-        f"gain of {len(rows) - 1} steps: {gain['mean']:+.1f}, "
-        f"95 % interval {gain['low']:+.1f} to {gain['high']:+.1f}; "
-        f"{curve['worse']:.0%} of the adaptations end below their start",
-        f"area under the curve (mean of its {len(rows)} points): {area['mean']:.1f}, "
-        f"95 % interval {area['low']:.1f} to {area['high']:.1f}",
+        f"gain of {count(len(rows) - 1, 'step')}: {gain.mean:+.1f}, "
+        f"95 % interval {gain.low:+.1f} to {gain.high:+.1f}; "
+        f"{curve.worse:.0%} of the adaptations end below their start",
+        f"area under the curve (mean of its {len(rows)} points): {area.mean:.1f}, "
+        f"95 % interval {area.low:.1f} to {area.high:.1f}",
     ]
-    for word, numbers in (("diverged", curve["diverged"]), ("left out", curve["left_out"])):
+    for word, numbers in (("diverged", curve.diverged), ("left out", curve.left_out)):
         if numbers:
             lines.append(f"{word}: adaptations {', '.join(map(str, numbers))}")
     return "\n".join(lines)
-
-
-def _step_cells(step: Mapping[str, float]) -> dict[str, str]:
-    return {name: f"{value:.3g}" for name, value in step.items()}

@@ -1,4 +1,4 @@
-"""Stable-Baselines3 at the command line: adapted policies as its files, its files as a start."""
+"""Stable-Baselines3 at the command line: adapted policies as files, and files as a start."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 import gymnasium
 
 from warprl import params as P
-from warprl.agents import sb3
 from warprl.envs import family_names, make_family
 from warprl.envs.vector import gymnasium_id
-from warprl.launch.errors import RunFailedError, UserError
+from warprl.launch.errors import RunFailedError, UserError, os_errors, writing
+from warprl.launch.evaluation import sb3_models
 from warprl.launch.outcome import Outcome, parameters
 from warprl.launch.runs import stored
 from warprl.launch.runs.config import RunConfig
@@ -41,6 +41,7 @@ def export(
     Meta-World's), an impossible task or number of steps and a file that exists, and RunFailedError
     if the adaptation diverges or the disk refuses.
     """
+    # Refuse what cannot be exported before any work.
     path = _require_new(Path(out))
     run = stored.open_run(folder, checkpoint)
     if run.config.policy.memory is not None:
@@ -59,10 +60,14 @@ def export(
     for option, value in (("steps", steps), ("seed", seed)):
         if value < 0:
             raise UserError(f"--{option} {value}: must be 0 or more")
+
+    # Adapt, and write the policy with the environment of its task.
     theta, returns = adapted(run, task, steps, seed)
     identifier, values = gymnasium_id(run.config.family), asdict(task)
     env = gymnasium.make(identifier, task=values)
-    _write_new(path, sb3.save_ppo(sb3.to_ppo(run.policy, theta, run.phi, env)))
+    _write_new(path, sb3_models.save_ppo(sb3_models.to_ppo(run.policy, theta, run.phi, env)))
+
+    # What was written, and how to use it. A task given by its number may have dozens of values.
     data = {
         "file": str(path),
         "run": str(folder),
@@ -76,7 +81,7 @@ def export(
     }
     shown = " > ".join(f"{value:.1f}" for value in returns)
     shown_task = str(values)
-    if "=" not in settings[0]:  # by its number: there may be dozens of values
+    if "=" not in settings[0]:
         shown_task = f"asdict(make_family({run.config.family!r}).held_out_tasks()[{settings[0]}])"
     text = (
         f"{parameters(values)}: returns after 0 to {steps} inner steps: {shown}\n"
@@ -144,15 +149,14 @@ def read(name: str, trust: bool, config: RunConfig) -> Imported:
         )
     if config.policy.memory is not None:
         raise UserError(
-            f"--init-from {name}: needs policy.memory = none: a policy of SB3's PPO has none"
+            f"--init-from {name}: needs policy.memory = none: a policy of SB3's PPO has no memory"
         )
     path = Path(name)
     policy, family = stored.make_policy(config), make_family(config.family)
-    try:
+    with os_errors(UserError, f"--init-from {name}: cannot be read"):
         content = path.read_bytes()
-        theta = sb3.from_ppo(sb3.load_ppo(content), policy, family.action_space)
-    except OSError as error:
-        raise UserError(f"--init-from {name}: cannot be read: {error.strerror}") from error
+    try:
+        theta = sb3_models.from_ppo(sb3_models.load_ppo(content), policy, family.action_space)
     except ValueError as error:
         raise UserError(f"--init-from {name}: {error}") from error
     return Imported(theta, {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()})
@@ -170,13 +174,10 @@ def _require_new(path: Path) -> Path:
 
 def _write_new(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, and never over another one."""
-    try:
-        with path.open("xb") as file:
-            try:
-                file.write(content)
-                file.flush()
-            except OSError:
-                path.unlink()
-                raise
-    except OSError as error:
-        raise RunFailedError(f"cannot write {path}: {error.strerror}") from error
+    with writing(path), path.open("xb") as file:
+        try:
+            file.write(content)
+            file.flush()
+        except OSError:
+            path.unlink()
+            raise

@@ -1,27 +1,16 @@
-"""Means over tasks and seeds, and how sure they are."""
+"""Means over tasks and seeds, with their standard errors and intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from warprl.launch.evaluation.summaries import Estimate
+
 RESAMPLES = 2000
 LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over n values, its standard error and 95 % bootstrap interval; their middle's mean."""
-
-    mean: float
-    stderr: float
-    low: float
-    high: float
-    iqm: float
-    n: int
 
 
 def estimate(
@@ -30,9 +19,9 @@ def estimate(
     """The mean of ``values [n]`` with a percentile-bootstrap interval (Efron, 1979).
 
     Values of one ``stratum [n]`` are resampled among themselves. Give all values the same stratum
-    when they are a sample of one population (tasks drawn from a distribution), and one stratum a
-    task when there are few tasks and all are there: then only the draws within a task are chance.
-    Raises ValueError if there are no values.
+    when they are a sample of one population (tasks drawn from a distribution). Give each task a
+    stratum of its own when a family has few tasks and all are measured: then only the draws within
+    a task are chance. Raises ValueError if there are no values.
     """
     if not len(values):
         raise ValueError("an estimate needs at least one value")
@@ -53,12 +42,13 @@ def estimate_over_seeds(
     The mean is that over seeds of each seed's mean. The interval is a two-stage percentile
     bootstrap (Davison & Hinkley, 1997, section 3.8): seeds are drawn with replacement and, anew in
     each seed drawn, its values as in :func:`estimate`; the standard error is the deviation of those
-    draws. One seed has no spread of seeds in it. The seeds met the same tasks, and yet each seed
-    drawn draws its own: the interval is for comparing methods on these very tasks, and for that
-    rather wide. For the mean over all tasks that might have been drawn it is too narrow: the spread
-    of the tasks would have to be in it once, whatever the number of seeds. All quantities share the
-    draws. The interquartile mean is over the values of all seeds together. Raises ValueError if a
-    seed has no values.
+    draws. All quantities share the draws. The interquartile mean is over the values of all seeds
+    together.
+
+    The interval is for comparing methods on these tasks. It is rather wide for that, because all
+    seeds met the same tasks and yet each seed drawn draws its own. It is too narrow for the mean
+    over all tasks that might have been drawn, whose spread does not shrink with more seeds. From
+    one seed it tells nothing about other seeds. Raises ValueError if a seed has no values.
     """
     if not values or not all(map(len, values)):
         raise ValueError("an estimate needs at least one value of every seed")

@@ -1,0 +1,89 @@
+"""Adaptation curves as arrays, and what is computed of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from warprl.launch.evaluation.summaries import DIAGNOSTICS, Adaptation, Diagnostic, Step
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What n adaptations returned ``[n, N+1]``, and which of them stayed finite ``[n]``.
+
+    ``steps`` holds what :func:`warprl.agents.diagnostics.diagnose` finds of each step, ``[n, N]``.
+    """
+
+    returns: Floats
+    finite: NDArray[np.bool_]
+    steps: Mapping[Diagnostic, Floats]
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """Which adaptations have a finite return at every step, ``[n]``."""
+        return np.array([np.isfinite(row).all() for row in self.returns])
+
+
+def joined(parts: Sequence[Curves]) -> Curves:
+    """The adaptations of all parts, one part after the other."""
+    return Curves(
+        np.concatenate([part.returns for part in parts]),
+        np.concatenate([part.finite for part in parts]),
+        {name: np.concatenate([part.steps[name] for part in parts]) for name in parts[0].steps},
+    )
+
+
+def from_adaptations(adaptations: Sequence[Adaptation]) -> Curves:
+    """The arrays behind a stored evaluation. Raises ValueError if adaptations differ in length."""
+    taken = [name for name in DIAGNOSTICS if name in adaptations[0].steps] if adaptations else []
+    if any(list(row.steps) != taken for row in adaptations):
+        raise ValueError("adaptations differ in their diagnostics")
+    curves = Curves(
+        np.array([row.returns for row in adaptations], dtype=np.float64),
+        np.array([row.finite for row in adaptations], dtype=np.bool_),
+        {name: np.array([row.steps[name] for row in adaptations]) for name in taken},
+    )
+    n, points = curves.returns.shape
+    if any(values.shape != (n, points - 1) for values in curves.steps.values()):
+        raise ValueError("not one diagnostic for each inner step")
+    return curves
+
+
+def area(returns: Floats) -> Floats:
+    """Area under each adaptation curve ``[n, N+1]``, as the mean of its N + 1 returns: ``[n]``.
+
+    ``1 / (N + 1) * sum_k return_k`` for k = 0..N: a return, whatever N is.
+    """
+    mean: Floats = returns.mean(axis=1)
+    return mean
+
+
+def got_worse(returns: Floats) -> NDArray[np.bool_]:
+    """Which adaptations ``[n]`` of curves ``[n, N+1]`` end below the return that they began at."""
+    worse: NDArray[np.bool_] = returns[:, -1] < returns[:, 0]
+    return worse
+
+
+def over_adaptations(curves: Curves) -> list[Step]:
+    """Each inner step over the finite adaptations: mean KL and cosine, median condition.
+
+    The condition's median, because a single warp that is nearly singular would decide the mean. An
+    adaptation whose episodes had no reward has no gradient and so no cosine: the mean is over the
+    others.
+    """
+    kept = {name: values[curves.finite] for name, values in curves.steps.items()}
+    number = curves.returns.shape[1] - 1
+    return [{name: _middle(name, kept[name][:, k]) for name in kept} for k in range(number)]
+
+
+def _middle(name: Diagnostic, values: Floats) -> float:
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return float("nan")
+    return float(np.median(values) if name == "condition" else np.mean(values))

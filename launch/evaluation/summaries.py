@@ -1,0 +1,183 @@
+"""What an evaluation and a comparison found: the documents that ``--json`` and the files hold.
+
+The names of the fields are the keys of the documents, in their order. Numbers that are not finite
+have no place in JSON: they are written as null (:func:`warprl.launch.outcome.to_json`) and read
+back as NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BeforeValidator, TypeAdapter
+
+T = TypeVar("T")
+Number = Annotated[float, BeforeValidator(lambda found: math.nan if found is None else found)]
+
+Diagnostic = Literal["kl", "cosine", "condition"]
+"""What :func:`warprl.agents.diagnostics.diagnose` finds of an inner step, in this order."""
+DIAGNOSTICS: tuple[Diagnostic, ...] = get_args(Diagnostic)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over n values, its standard error and 95 % bootstrap interval; their middle's mean."""
+
+    mean: Number
+    stderr: Number
+    low: Number
+    high: Number
+    iqm: Number
+    n: int
+
+
+Step = Mapping[Diagnostic, Number]
+"""One inner step over adaptations. A policy without warps has the KL alone, a memory nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptation:
+    """One adaptation to one task: N + 1 returns and, of each of N inner steps, its diagnostics."""
+
+    task: int
+    parameters: Mapping[str, Any]
+    repeat: int
+    finite: bool
+    returns: Sequence[Number]
+    area: Number
+    worse: bool
+    kl: Sequence[Number] | None = None
+    cosine: Sequence[Number] | None = None
+    condition: Sequence[Number] | None = None
+
+    @property
+    def steps(self) -> dict[Diagnostic, Sequence[float]]:
+        """The diagnostics that were taken."""
+        found = {name: getattr(self, name) for name in DIAGNOSTICS}
+        return {name: values for name, values in found.items() if values is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveSummary:
+    """The adaptation curve of one policy, with each adaptation behind it."""
+
+    policy: str
+    digest: str
+    curve: Sequence[Estimate]
+    area: Estimate
+    gain: Estimate
+    worse: Number
+    steps: Sequence[Step]
+    diverged: Sequence[int]
+    left_out: Sequence[int]
+    adaptations: Sequence[Adaptation]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSummary:
+    """The adaptation curves of a run and of what it is compared with, the run's own first."""
+
+    run: str
+    family: str
+    agent: str
+    checkpoint: int
+    protocol: Mapping[str, Any]
+    tasks: int
+    trained_on: bool
+    repeats: int
+    inner_steps: int
+    episodes: int
+    seed: int
+    adaptations: int
+    trained_inner_steps: int
+    curves: Sequence[CurveSummary]
+    folder: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """How one run was trained and what its evaluation was like, without its returns."""
+
+    run: str | None = None
+    seed: int
+    agent: str
+    iteration: int
+    trained_inner_steps: int
+    evaluation: str | None = None
+    reused: bool | None = None
+    diverged: int
+    left_out: int
+    env_steps: float | None
+    wall_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary(Measurement):
+    """One run of a group, with its mean return after the last inner step."""
+
+    mean: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupSummary:
+    """Estimates over the seeds and tasks of runs that differ in their seed alone."""
+
+    group: str
+    reference: str | None = None
+    agent: str
+    iteration: int
+    trained_inner_steps: int
+    seeds: int
+    interval_over: str
+    adaptations: int
+    curve: Sequence[Estimate]
+    area: Estimate
+    gain: Estimate
+    worse: Number
+    steps: Sequence[Step]
+    env_steps: float | None
+    wall_s: float | None
+    runs: Sequence[RunSummary]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonSummary:
+    """Groups of runs, and references beside them, under one protocol."""
+
+    family: str
+    protocol: Mapping[str, Any]
+    tasks: int
+    trained_on: bool
+    repeats: int
+    inner_steps: int
+    episodes: int
+    seed: int
+    groups: Sequence[GroupSummary]
+    folder: str | None = None
+
+
+def to_json(summary: Any) -> Any:
+    """A summary as plain data. A field that is None by default is left out while it is None."""
+    if is_dataclass(summary):
+        found = ((field, getattr(summary, field.name)) for field in fields(summary))
+        return {
+            field.name: to_json(value)
+            for field, value in found
+            if value is not None or field.default is not None
+        }
+    if isinstance(summary, Mapping):
+        return {key: to_json(value) for key, value in summary.items()}
+    if isinstance(summary, list | tuple):
+        return [to_json(value) for value in summary]
+    return summary
+
+
+def from_json(kind: type[T], text: str) -> T:
+    """A summary of this kind from a JSON document, whose other keys are passed over.
+
+    Raises ValueError if a key is missing or a value has another type.
+    """
+    return TypeAdapter(kind).validate_json(text, strict=True)
