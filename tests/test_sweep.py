@@ -244,6 +244,9 @@ def test_a_run_with_other_settings_is_refused_by_name_before_any_work(
     assert output.err.startswith(f"warprl: {begun / NAMES[1]} was trained with outer.init_lr = ")
     assert "and is now to have 0.5: move it away" in output.err
     assert output.out == ""
+    assert main(["sweep", write(tmp_path, settings=[*SETTINGS, "outer.type=trpo"])]) == 2
+    said = "was trained with outer.type = adam and is now to have trpo: move it away"
+    assert said in capsys.readouterr().err
     assert not (begun / NAMES[0]).exists()
 
 

@@ -275,7 +275,7 @@ def _done(folder: Path, wanted: RunConfig) -> int | None:
         raise UserError(f"{folder} is not a run: it holds no config.yaml; move it away")
     found = configuration.load(folder / "config.yaml")
     for key in configuration.differences(found, wanted):
-        before, now = (configuration.flat(config)[key] for config in (found, wanted))
+        before, now = (_text(configuration.flat(config).get(key)) for config in (found, wanted))
         raise UserError(
             f"{folder} was trained with {key} = {before} and is now to have {now}: "
             "move it away or choose another folder"
