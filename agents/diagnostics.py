@@ -15,11 +15,19 @@ SAMPLE = 8  # activations a task and layer at which the Jacobian of a warp is ta
 
 
 def diagnose(policy: Policy, phi: Params, trajectory: Trajectory) -> dict[str, Tensor]:
-    """Diagnostics of every inner step of adaptation trajectories, ``[T, K]`` each.
+    """Diagnostics of every inner step of adaptation trajectories.
 
     Column k is about the step from theta_k to theta_{k+1} on D_k: ``kl`` (:func:`step_kl`), of a
     policy that has warps ``cosine`` (:func:`warp_cosine`) and, if they are layers of their own,
     ``condition`` (:func:`warp_condition`). There are none if a memory adapted: it took no step.
+
+    Args:
+        policy: the network.
+        phi: the warp parameters ``[...]``.
+        trajectory: the trajectories ``[T, K+1, ...]``.
+
+    Returns:
+        Each diagnostic by its name, ``[T, K]``.
     """
     found: dict[str, list[Tensor]] = {}
     for k in range(trajectory.points - 1):
@@ -34,9 +42,17 @@ def diagnose(policy: Policy, phi: Params, trajectory: Trajectory) -> dict[str, T
 
 
 def step_kl(policy: Policy, theta: Params, ahead: Params, phi: Params, batch: Batch) -> Tensor:
-    """``KL(pi_theta || pi_ahead)`` in closed form, mean over the valid states of the data, ``[S]``.
+    """``KL(pi_theta || pi_ahead)`` in closed form, mean over the valid states of the data.
 
-    theta and ahead ``[S, ...]`` are the parameters before and after a step.
+    Args:
+        policy: the network.
+        theta: the parameters before a step, ``[S, ...]``.
+        ahead: those after it.
+        phi: ``[...]``.
+        batch: where the policies are compared, ``[S, N, ...]``.
+
+    Returns:
+        ``[S]``.
     """
     with torch.no_grad():
         before, after = (policy.outputs(at, phi, batch.obs) for at in (theta, ahead))
@@ -44,11 +60,20 @@ def step_kl(policy: Policy, theta: Params, ahead: Params, phi: Params, batch: Ba
 
 
 def warp_cosine(policy: Policy, theta: Params, phi: Params, batch: Batch) -> Tensor:
-    """Cosine between the task gradients with the warps and without, ``[S]``.
+    """Cosine between the task gradients with the warps and without.
 
     Both are ``grad_theta L_task(theta; phi, D)`` over all of theta ``[S, ...]``, once with phi and
     once with every warp at the identity. Each network is taken for the one that drew the data:
     where the two are far apart, true likelihood ratios would bury the direction in noise.
+
+    Args:
+        policy: the network.
+        theta: ``[S, ...]``.
+        phi: ``[...]``.
+        batch: the data of the gradients, ``[S, N, ...]``.
+
+    Returns:
+        ``[S]``.
     """
     loss = InnerLoss(policy)
     with torch.enable_grad():
@@ -65,10 +90,19 @@ def warp_cosine(policy: Policy, theta: Params, phi: Params, batch: Batch) -> Ten
 
 
 def warp_condition(policy: Policy, theta: Params, phi: Params, batch: Batch) -> Tensor:
-    """Condition number of the warps' Jacobians where the task's rollout passes, ``[S]``.
+    """Condition number of the warps' Jacobians where the task's rollout passes.
 
-    The median (the lower one of two) over all warps and, in each, the activations at up to SAMPLE
-    valid transitions, evenly spaced in the data. The policy must have warp layers.
+    It is the median (the lower one of two) over all warps and, in each, over the activations at up
+    to SAMPLE valid transitions, evenly spaced in the data.
+
+    Args:
+        policy: a network with warp layers.
+        theta: ``[S, ...]``.
+        phi: ``[...]``.
+        batch: the rollout's transitions ``[S, N, ...]``.
+
+    Returns:
+        ``[S]``.
     """
     kind = policy.config.warp
     assert kind is not None and kind != "recurrent"
@@ -83,7 +117,16 @@ def warp_condition(policy: Policy, theta: Params, phi: Params, batch: Batch) -> 
 
 
 def warp_jacobian(kind: WarpKind, params: Params, x: Tensor) -> Tensor:
-    """``d warp(x)_i / d x_j`` in float64 at features ``x [S, N, width]``: ``[S, N, i, j]``."""
+    """The Jacobian ``d warp(x)_i / d x_j`` of a warp layer, in float64.
+
+    Args:
+        kind: of the warp.
+        params: its parameters.
+        x: features ``[S, N, width]``.
+
+    Returns:
+        ``[S, N, i, j]``.
+    """
     params = P.tree_map(lambda tensor: tensor.detach().double(), params)
     with torch.enable_grad():
         x = x.detach().double().requires_grad_()

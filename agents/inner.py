@@ -257,7 +257,18 @@ def _returns(rollout: Rollout) -> Tensor:
 
 
 def step_each(loss: InnerLoss, theta: Params, phi: Params, batch: Batch, lr: StepSize) -> Params:
-    """Stacked theta ``[T, ...]`` after one inner step of each task on its data ``[T, N, ...]``."""
+    """One inner step of each task on its own data.
+
+    Args:
+        loss: ``L_task``.
+        theta: stacked ``[T, ...]``.
+        phi: ``[...]``.
+        batch: the data ``[T, N, ...]``.
+        lr: alpha.
+
+    Returns:
+        The stepped parameters ``[T, ...]``.
+    """
     # Task by task: as fast as stacked here, and a task's bits cannot depend on its neighbours.
     stepped = [
         inner_step(

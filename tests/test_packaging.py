@@ -13,7 +13,7 @@ import tarfile
 import tomllib
 import venv
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path, PurePosixPath
 
@@ -144,14 +144,27 @@ def is_inside(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 
+ROOMS = {  # of launch/, and what each of them may not import of it
+    "launch/runs": ("training", "evaluation", "cluster"),
+    "launch/training": ("evaluation", "cluster"),
+    "launch/evaluation": ("training", "cluster"),
+}
+THIRD_PARTY = {"warprl": {"torch", "numpy", "annotated_types", "safetensors"}}
+
+
 def forbidden(layer: str, name: str) -> bool:
     """Whether a module of this layer may not import that name."""
     if is_inside(name, *LINKED) or name.startswith("."):
         return True
     if is_inside(name, "ray"):
-        return layer not in {"launch", "tests", "benchmarks"}
+        return layer not in {"launch/training", "launch/cluster", "tests", "benchmarks"}
     if not is_inside(name, "warprl"):
-        return False
+        top = name.partition(".")[0]
+        known = sys.stdlib_module_names | THIRD_PARTY.get(layer, {top})
+        return top not in known
+    if layer in ROOMS:
+        upwards = [f"warprl.launch.{room}" for room in ROOMS[layer]]
+        return is_inside(name, "warprl.launch.cli", "warprl.launch.api", *upwards)
     match layer:
         case "envs":
             return not is_inside(name, "warprl.envs", "warprl.types", "warprl.seeding")
@@ -161,6 +174,12 @@ def forbidden(layer: str, name: str) -> bool:
             return is_inside(name, "warprl.envs", "warprl.agents", "warprl.launch")
         case _:
             return False
+
+
+def layer_of(path: Path) -> str:
+    """The layer that a file belongs to: a folder at the top, or a room of launch/."""
+    parts = path.relative_to(ROOT).parts
+    return "/".join(parts[:2]) if parts[0] == "launch" and len(parts) > 2 else parts[0]
 
 
 @pytest.mark.parametrize(
@@ -175,22 +194,97 @@ def forbidden(layer: str, name: str) -> bool:
         ("warprl", "import ray.tune"),
         ("launch", "from envs.family import TaskFamily"),
         ("launch", "from . import config"),
+        ("launch", "import ray"),
+        ("launch/evaluation", "from ray import tune"),
+        ("launch/runs", "from warprl.launch.training import loop"),
+        ("launch/runs", "from warprl.launch.evaluation.evaluate import measure"),
+        ("launch/evaluation", "from warprl.launch.training.loop import sampling"),
+        ("launch/training", "from warprl.launch.cli import main"),
+        ("warprl", "from gymnasium.spaces import Box"),
+        ("warprl", "import pydantic"),
     ],
 )
 def test_a_forbidden_import_is_found(layer: str, source: str) -> None:
     assert any(forbidden(layer, name) for name in imported_names(source))
 
 
-@pytest.mark.parametrize("layer", ["warprl", "agents", "envs", "launch", "tests", "benchmarks"])
-def test_each_layer_imports_only_what_lies_below_it(layer: str) -> None:
+def modules(*folders: str) -> Iterator[Path]:
+    """The Python files of folders at the top, each file once."""
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if folder != "warprl" or path.parent.resolve() == ROOT / "warprl":
+                yield path
+
+
+@pytest.mark.parametrize("folder", ["warprl", "agents", "envs", "launch", "tests", "benchmarks"])
+def test_each_layer_imports_only_what_lies_below_it(folder: str) -> None:
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
-        for path in sorted((ROOT / layer).rglob("*.py"))
-        if layer != "warprl" or path.parent.resolve() == ROOT / "warprl"
+        for path in modules(folder)
+        if path != ROOT / "warprl" / "__init__.py"  # its names are loaded when they are used
         for name in imported_names(path.read_text())
-        if forbidden(layer, name)
+        if forbidden(layer_of(path), name)
     ]
     assert wrong == []
+
+
+def module_name(path: Path) -> str:
+    """``warprl.envs.registry`` of ``envs/registry.py``."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "warprl" else ("warprl", *parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def import_graph(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Which of some modules import which of them, lazily or not."""
+    graph: dict[str, set[str]] = {}
+    for name, source in sources.items():
+        found = set(imported_names(source))
+        found |= {part.rpartition(".")[0] for part in found}
+        graph[name] = (found & sources.keys()) - {name}
+    return graph
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Modules that import one another in a circle; none if there is no circle."""
+    left = dict(graph)
+    while free := [name for name, uses in left.items() if not uses & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    sources = {module_name(path): path.read_text() for path in modules("warprl", *LINKED)}
+    del sources["warprl"]  # its names are loaded when they are used
+    assert circle(import_graph(sources)) == []
+
+
+def test_a_circle_of_imports_is_found() -> None:
+    sources = {
+        "warprl.a": "from warprl.b import x",
+        "warprl.b": "def f():\n    from warprl import c",
+        "warprl.c": "import warprl.a",
+        "warprl.d": "import warprl.a",
+    }
+    assert circle(import_graph(sources)) == ["warprl.a", "warprl.b", "warprl.c", "warprl.d"]
+    assert circle(import_graph(sources | {"warprl.b": "import torch"})) == []
+
+
+MOST_ARGUMENTS = 6
+
+
+@pytest.mark.parametrize("folder", ["warprl", "agents", "envs"])
+def test_no_function_takes_more_arguments_than_one_can_keep_in_mind(folder: str) -> None:
+    long = []
+    for path in modules(folder):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                names = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
+                own = names[:1] in (["self"], ["cls"])
+                if len(names) + len(node.args.kwonlyargs) - own > MOST_ARGUMENTS:
+                    long.append(f"{path.relative_to(ROOT)}: {node.name}")
+    assert long == []
 
 
 def canonical(requirement: str) -> str:

@@ -110,10 +110,20 @@ def init_gradient(
 def adapted_loss(
     meta: MetaObjective, start: Params, phi: Params, trajectory: Trajectory, kl_coefficient: float
 ) -> MetaLossValue:
-    """The meta-loss of the adapted policies, and their KL from those that drew the data, ``[T]``.
+    """The meta-loss of the adapted policies, and their KL from those that drew the data.
 
-    Both are functions of ``start``, theta_0 once for each task ``[T, ...]``. It is ``C`` of the
-    kinds that have a meta-loss; the KL is what a trust region bounds for every kind.
+    It is ``C`` of the kinds that have a meta-loss; the KL is what a trust region bounds for every
+    kind.
+
+    Args:
+        meta: the objective, whose ``init`` is the kind.
+        start: theta_0 once for each task, ``[T, ...]``; the result is a function of it.
+        phi: ``[...]``.
+        trajectory: the trajectories ``[T, ...]``.
+        kl_coefficient: weight of the KL in the meta-loss.
+
+    Returns:
+        Losses and KLs ``[T]``.
     """
     theta = INITIALISATIONS[meta.init].adapted(meta, start, phi, trajectory)
     return meta.meta_loss(theta, phi, _data(trajectory, trajectory.points - 1), kl_coefficient)
@@ -122,7 +132,18 @@ def adapted_loss(
 def loss_at_start(
     meta: MetaObjective, start: Params, phi: Params, trajectory: Trajectory, kl_coefficient: float
 ) -> MetaLossValue:
-    """The meta-loss at theta_0 itself, without any step, on the data of theta_0, ``[T]``."""
+    """The meta-loss at theta_0 itself, without any step, on the data of theta_0.
+
+    Args:
+        meta: the objective.
+        start: theta_0 once for each task, ``[T, ...]``; the result is a function of it.
+        phi: ``[...]``; the result is a function of it, too.
+        trajectory: trajectories of a single point, ``[T, ...]``.
+        kl_coefficient: weight of the KL in the meta-loss.
+
+    Returns:
+        Losses and KLs ``[T]``.
+    """
     return meta.meta_loss(start, phi, _data(trajectory, trajectory.points - 1), kl_coefficient)
 
 

@@ -289,7 +289,16 @@ class InMemory:
 
 
 def hessian_product(scalar: Tensor, leaves: Params, vector: Tensor) -> Tensor:
-    """``H v`` of the Hessian of a scalar in all leaves together, ``[n]``."""
+    """The product ``H v`` of a scalar's Hessian in all leaves together with a vector.
+
+    Args:
+        scalar: a function of the leaves.
+        leaves: named tensors with n numbers in all.
+        vector: v, ``[n]``.
+
+    Returns:
+        ``[n]``.
+    """
     inputs = list(leaves.values())
     slopes = torch.autograd.grad(scalar, inputs, create_graph=True, materialize_grads=True)
     rise = P.flatten(dict(zip(leaves, slopes, strict=True))).dot(vector)
@@ -298,7 +307,13 @@ def hessian_product(scalar: Tensor, leaves: Params, vector: Tensor) -> Tensor:
 
 
 def summed(gradient: Params, value: MetaLossValue, task: Tensor) -> Sums:
-    """The sums of one chunk, with its tasks named if a number is not finite."""
+    """The sums of one chunk, with its tasks named if a number is not finite.
+
+    Args:
+        gradient: summed over the chunk.
+        value: loss and KL of each state or task, ``[S]``.
+        task: the task of each of them, ``[S]``.
+    """
     finite = P.all_finite(gradient) and bool(torch.isfinite(value.loss).all())
     diverged = frozenset() if finite else frozenset(task.tolist())
     loss, kl = (float(x.detach().sum()) for x in value)
@@ -306,7 +321,15 @@ def summed(gradient: Params, value: MetaLossValue, task: Tensor) -> Sums:
 
 
 def finite_part(function: Callable[[Indices], GradientSums], chunk: Indices) -> GradientSums:
-    """The chunk's sums without the states that make them non-finite, whose tasks are named."""
+    """The chunk's sums without the states that make them non-finite.
+
+    Args:
+        function: the sums over states or tasks of some numbers.
+        chunk: the numbers.
+
+    Returns:
+        The sums over the finite ones, with the tasks of the others named.
+    """
     whole = function(chunk)
     diverged = whole.warp.diverged | whole.init.diverged
     if not diverged:

@@ -109,9 +109,18 @@ def _improves(there: Gradients, at: Gradients) -> bool:
 
 
 def conjugate_gradient(product: Product, b: Tensor, iterations: int = ITERATIONS) -> Tensor:
-    """Solve ``F x = b`` for a positive definite F known by its product with a vector, ``[n]``.
+    """Solve ``F x = b`` for a positive definite F that is known by its products with vectors.
 
-    Exact after n iterations but for rounding, and an ever better approximation before.
+    The result is exact after n iterations but for rounding, and an ever better approximation
+    before.
+
+    Args:
+        product: ``F v`` of a vector v ``[n]``.
+        b: the right-hand side ``[n]``.
+        iterations: how many at most.
+
+    Returns:
+        x, ``[n]``.
     """
     x = torch.zeros_like(b)
     residual, direction = b.clone(), b.clone()
@@ -131,10 +140,18 @@ def conjugate_gradient(product: Product, b: Tensor, iterations: int = ITERATIONS
 def natural_direction(
     product: Product, gradient: Tensor, damping: float = DAMPING
 ) -> tuple[Tensor, float]:
-    """``x = F^-1 g`` and ``x^T F x``, whose half is the KL of a step of x to second order.
+    """The natural direction ``x = F^-1 g``, and ``x^T F x``.
 
-    F is the damped one, ``F + damping I``. Where the gradient leaves the range of F, the KL does
-    not see the step, and the damping alone bounds it.
+    Half of the latter is the KL of a step of x to second order. Where the gradient leaves the range
+    of F, the KL does not see the step, and the damping alone bounds it.
+
+    Args:
+        product: ``F v`` of a vector v ``[n]``, F the Hessian of the KL.
+        gradient: g, ``[n]``.
+        damping: F stands for ``F + damping I``.
+
+    Returns:
+        x, ``[n]``, and the number.
     """
 
     def damped(vector: Tensor) -> Tensor:

@@ -16,7 +16,12 @@ def tree_map(function: Callable[[Tensor], Tensor], params: Params) -> Params:
 
 
 def stack(copies: Sequence[Params], dim: int = 0) -> Params:
-    """Stack equally named parameters along a new axis."""
+    """Equally named parameters stacked along a new axis.
+
+    Args:
+        copies: one or more.
+        dim: where the new axis goes.
+    """
     return {name: torch.stack([copy[name] for copy in copies], dim) for name in copies[0]}
 
 
@@ -93,6 +98,12 @@ def finite_rows(params: Params) -> Tensor:
 
 
 def where(keep: Tensor, new: Params, old: Params) -> Params:
-    """The rows of stacked ``new`` where ``keep [T]`` says so, those of ``old`` elsewhere."""
+    """Stacked parameters put together row by row.
+
+    Args:
+        keep: bool ``[T]``.
+        new: ``[T, ...]``, the rows where ``keep`` is true.
+        old: ``[T, ...]``, the rows where it is false.
+    """
     rows = {name: keep.reshape(-1, *[1] * (tensor.dim() - 1)) for name, tensor in new.items()}
     return {name: torch.where(rows[name], tensor, old[name]) for name, tensor in new.items()}

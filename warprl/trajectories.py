@@ -63,7 +63,15 @@ def without(names: Sequence[int], steps: int, left_out: Collection[int]) -> Sele
 
 
 def states(trajectory: Trajectory, numbers: Indices) -> TrajectoryState:
-    """The trajectory states of these numbers, stacked ``[S, ...]``."""
+    """Trajectory states by their numbers.
+
+    Args:
+        trajectory: T trajectories with K inner steps.
+        numbers: ``[S]``, each below T * K.
+
+    Returns:
+        The states, stacked ``[S, ...]``.
+    """
     row, step = np.divmod(numbers, trajectory.points - 1)
     t, k = (torch.from_numpy(i).to(trajectory.task.device) for i in (row, step))
     return TrajectoryState(
