@@ -63,13 +63,13 @@ class Memory(NamedTuple):
         action, reward = (like.new_zeros(len(like), episodes, n) for n in (policy.act_dim, 1))
         return cls(policy.begin(theta, phi, episodes), action, reward)
 
-    def observe(self, obs: Tensor, alive: NDArray[np.bool_], first: bool) -> Tensor:
+    def observe(self, obs: Tensor, alive: NDArray[np.bool_], first: bool | Tensor) -> Tensor:
         """What a network with memory sees.
 
         Args:
             obs: observations ``[T, E, O]``.
             alive: ``[T * E]``, the episodes that go on.
-            first: whether the episodes only begin.
+            first: whether the episodes only begin; of each, ``[T, E, 1]``, or of all alike.
 
         Returns:
             ``[T, E, seen_dim]``; see :mod:`warprl.agents.recurrent`.

@@ -13,21 +13,21 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
 from warprl import params as P
-from warprl.agents.inner import MAX_EPISODES, step_each, to_batch
-from warprl.agents.losses import InnerLoss
+from warprl.agents.adapted import to_environment
+from warprl.agents.adapter import Recorder, inner_update, rollout_of
+from warprl.agents.inner import MAX_EPISODES, GradientAdaptation
 from warprl.envs import is_meta_world
 from warprl.launch.errors import UserError, writing
 from warprl.launch.outcome import Outcome, table, to_json
 from warprl.launch.runs import folders, stored
 from warprl.launch.runs.stored import StoredRun
 from warprl.seeding import generator
-from warprl.types import Params, Rollout
+from warprl.types import Params
 
 # Meta-World's defaults (metaworld.evaluation.metalearning_evaluation).
 STEPS = 1
@@ -51,16 +51,16 @@ class Agent:
     """A run's policy as a ``metaworld.evaluation.MetaLearningAgent``.
 
     Each of the evaluator's T environments has a task of its own, to which a copy of theta_0 adapts
-    by our inner step, phi frozen. It explores as in training and, once adapted, takes the mean
-    action, as Meta-World's reference agents do.
+    by our inner step, phi frozen: as :class:`warprl.agents.adapter.Adapter` does in one environment
+    by itself. It explores as in training and, once adapted, takes the mean action, as Meta-World's
+    reference agents do.
     """
 
     def __init__(self, run: StoredRun, seed: int) -> None:
         """Every random number is keyed by ``seed``, the evaluation and the inner step."""
         self._policy, self._theta_0, self._phi = run.policy, run.theta, run.phi
-        self._adaptation = run.config.adaptation
-        assert isinstance(run.family.action_space, Box)
-        self._horizon, self._space = run.family.horizon, run.family.action_space
+        assert isinstance(run.config.adaptation, GradientAdaptation)
+        self._adaptation, self._spaces = run.config.adaptation, run.family.spaces
         self._seed = seed
         self._evaluation = -1
 
@@ -73,7 +73,7 @@ class Agent:
     def _begin(self, k: int) -> None:
         self._k = k
         self._rng = generator(self._seed, "action", iteration=self._evaluation, k=k)
-        self._recorded: list[Timestep] = []
+        self._recorders: list[Recorder] = []
 
     def adapt_action(self, observations: Floats) -> tuple[Floats, dict[str, Floats]]:
         """Exploring actions ``[T, A]`` at ``[T, O]``, and beside them those before clipping."""
@@ -82,28 +82,43 @@ class Agent:
         noise = torch.from_numpy(distribution.noise(self._rng, len(observations), 1))
         sampled = distribution.sample(self._mean(theta, observations), theta, noise)
         action = sampled.squeeze(1).numpy()
-        return self._clip(action), {"action": action}
+        return to_environment(self._spaces, action), {"action": action}
 
     def step(self, timestep: Timestep) -> None:
         """Record what an exploring action led to."""
-        self._recorded.append(timestep)
+        tasks = range(len(timestep.reward))
+        self._recorders = self._recorders or [Recorder() for _ in tasks]
+        for t in tasks:
+            self._recorders[t].record(
+                timestep.observation[t],
+                timestep.aux_policy_outputs["action"][t],
+                float(timestep.reward[t]),
+                bool(timestep.terminated[t]),
+                bool(timestep.truncated[t]),
+            )
 
     def adapt(self) -> None:
         """One inner step for each task; one that is not finite is not taken.
 
-        Raises ValueError if the episodes recorded do not all last the horizon.
+        Raises ValueError if an episode is under way, or the tasks differ in how many they have.
         """
-        theta = self._copies(len(self._recorded[0].reward))
-        batch = to_batch(self._rollout(theta), self._adaptation, self._policy.obs_dim)
-        sizes = self._adaptation.step_sizes(self._policy)
-        stepped = step_each(InnerLoss(self._policy), theta, self._phi, batch, sizes)
-        self._theta = P.where(P.finite_rows(stepped), stepped, theta)
+        under_way = [t for t, recorder in enumerate(self._recorders) if recorder.steps]
+        numbers = {len(recorder.episodes) for recorder in self._recorders}
+        if under_way or len(numbers) != 1 or 0 in numbers:
+            raise ValueError(
+                "cannot adapt: every environment needs the same number of whole episodes, and "
+                f"there are {sorted(numbers)} and unfinished ones in environments {under_way}"
+            )
+        theta = self._copies(len(self._recorders))
+        episodes = [recorder.episodes for recorder in self._recorders]
+        rollout = rollout_of(self._policy, theta, self._phi, episodes)
+        self._theta, _ = inner_update(self._policy, theta, self._phi, rollout, self._adaptation)
         self._begin(self._k + 1)
 
     def eval_action(self, observations: Floats) -> Floats:
         """Mean actions ``[T, A]`` at ``[T, O]``."""
         theta = self._copies(len(observations))
-        return self._clip(self._mean(theta, observations).squeeze(1).numpy())
+        return to_environment(self._spaces, self._mean(theta, observations).squeeze(1).numpy())
 
     def reset(self, env_mask: NDArray[np.bool_]) -> None:
         """Nothing: the policy has no memory of an episode."""
@@ -119,35 +134,6 @@ class Agent:
         seen = torch.from_numpy(observations.astype(np.float32)).unsqueeze(1)
         with torch.no_grad():
             return self._policy.outputs(theta, self._phi, seen)
-
-    def _clip(self, actions: Floats) -> Floats:
-        return np.clip(actions, self._space.low, self._space.high)
-
-    def _rollout(self, theta: Params) -> Rollout:
-        """The episodes recorded ``[T, E, H, ...]``."""
-        steps, h = self._recorded, self._horizon
-        ended = np.array([step.terminated | step.truncated for step in steps])
-        if len(steps) % h or not ended[h - 1 :: h].all() or ended.sum() != ended[h - 1 :: h].size:
-            raise ValueError(f"episodes to adapt on last {h} steps, and these do not")
-
-        def episodes(rows: list[Floats]) -> torch.Tensor:
-            stacked = np.array(rows, dtype=np.float32).swapaxes(0, 1)  # [T, E * H, ...]
-            return torch.from_numpy(stacked.reshape(len(stacked), -1, h, *stacked.shape[2:]))
-
-        obs = episodes([step.observation for step in steps])
-        act = episodes([step.aux_policy_outputs["action"] for step in steps])
-        reward = episodes([step.reward for step in steps])
-        with torch.no_grad():
-            logp = self._policy.log_prob(theta, self._phi, obs.flatten(1, 2), act.flatten(1, 2))
-        return Rollout(
-            obs=obs,
-            act=act,
-            logp=logp.view_as(reward),
-            reward=reward,
-            valid=torch.ones_like(reward),
-            terminated=torch.zeros(reward.shape[:2], dtype=torch.bool),
-            fault=torch.zeros(len(reward), dtype=torch.bool),
-        )
 
 
 def evaluate(

@@ -1,0 +1,342 @@
+"""Policies that act: a network together with its parameters, for any program with observations.
+
+:class:`AdaptedPolicy` needs no environment and no run. It takes and gives NumPy arrays, speaks
+Stable-Baselines3's ``predict``, and is saved without pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from warprl import checkpoint
+from warprl import params as P
+from warprl.agents.inner import AdaptationConfig, GradientAdaptation, Shard, adapt
+from warprl.agents.policy import Policy, PolicyConfig
+from warprl.agents.rollout import Memory, collect
+from warprl.seeding import generator
+from warprl.types import BatchEnv, Params, Spaces, Task
+
+PolicyState: TypeAlias = "tuple[NDArray[np.float32], ...]"
+"""What n rows of a policy with memory remember: the cell's tensors ``[n, W]``, and the previous
+action ``[n, A]`` (before clipping) and reward ``[n, 1]``."""
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptedPolicy:
+    """A policy with its parameters, after any number of inner steps or none.
+
+    Args:
+        spaces: sizes of observations and actions, and the bounds to which actions are clipped.
+        config: the shape of the network.
+        theta: task parameters, unstacked.
+        phi: warp parameters.
+        memory: what a policy with memory begins every episode with, in one row; zeros if empty.
+        seed: keys the random numbers of actions that are not deterministic.
+        returns: mean returns of the adaptation that led here: before the first step, after it, ...
+
+    >>> from warprl.agents.policy import PolicyConfig
+    >>> from warprl.types import Spaces
+    >>> policy = AdaptedPolicy.fresh(Spaces(3, 2, ((-1, -1), (1, 1))), PolicyConfig((8,)))
+    >>> policy.act([0.1, 0.2, 0.3]).shape
+    (2,)
+    >>> actions, state = policy.predict(np.zeros((5, 3)))
+    >>> actions.shape, state
+    ((5, 2), None)
+    """
+
+    spaces: Spaces
+    config: PolicyConfig
+    theta: Params
+    phi: Params
+    memory: PolicyState = ()
+    seed: int = 0
+    returns: tuple[float, ...] = ()
+
+    @classmethod
+    def fresh(cls, spaces: Spaces, config: PolicyConfig, seed: int = 0) -> AdaptedPolicy:
+        """A policy with random parameters."""
+        theta, phi = Policy.for_spaces(spaces, config).init(generator(seed, "init"))
+        return cls(spaces, config, theta, phi, seed=seed)
+
+    @cached_property
+    def network(self) -> Policy:
+        """The network without its parameters."""
+        return Policy.for_spaces(self.spaces, self.config)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the policy has a memory."""
+        return self.config.memory is not None
+
+    def act(self, obs: ArrayLike, deterministic: bool = True) -> Any:
+        """The action at one observation.
+
+        Args:
+            obs: ``[O]``.
+            deterministic: the mean action, or the most likely choice; otherwise a random one.
+
+        Returns:
+            A float32 vector ``[A]``, clipped to the bounds; or a choice, as an int.
+
+        Raises:
+            ValueError: if the policy has a memory, or the observation another size.
+        """
+        if self.remembers:
+            raise ValueError(
+                "act: this policy has a memory, which act cannot carry on: call predict(obs, "
+                "state, episode_start), or act with an adapter"
+            )
+        action, _ = self.predict(np.reshape(obs, -1), deterministic=deterministic)
+        return int(action) if self.spaces.discrete else action
+
+    def predict(
+        self,
+        observation: ArrayLike,
+        state: PolicyState | None = None,
+        episode_start: ArrayLike | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], PolicyState | None]:
+        """The actions at observations, with the signature of Stable-Baselines3's ``predict``.
+
+        A policy with memory begins each episode with its own ``memory``. It also sees the reward
+        of the step before, which this signature has no place for: call :meth:`with_reward` on the
+        state; otherwise the policy sees 0.
+
+        Args:
+            observation: one, ``[O]``, or several, ``[n, O]``.
+            state: what the last call returned. None begins episodes.
+            episode_start: ``[n]``, the rows whose episode begins at this observation.
+            deterministic: mean actions or most likely choices; otherwise random ones.
+
+        Returns:
+            Actions ``[n, A]`` clipped to the bounds, or choices ``[n]``, without n for a single
+            observation; and the next state, which without a memory is the one given.
+
+        Raises:
+            ValueError: if the observations have another size.
+        """
+        obs, single = self._rows(observation)
+        memory, first = self._recall(state, episode_start, len(obs))
+        everywhere = np.ones(len(obs), dtype=bool)
+
+        # As when episodes are collected, with one task: the bits are the same.
+        with torch.no_grad():
+            seen = torch.from_numpy(obs).unsqueeze(0)
+            if self.remembers:
+                seen = memory.observe(seen, everywhere, first)
+            outputs, cell = self.network.advance(*self._folded, seen, memory.state)
+            noise = torch.zeros_like(outputs)
+            if not deterministic:
+                noise = torch.from_numpy(self.network.distribution.noise(self._random, 1, len(obs)))
+            raw = self.network.distribution.sample(outputs, self._stacked, noise)
+
+        actions = to_environment(self.spaces, raw.squeeze(0).numpy())
+        if self.remembers:
+            unknown = np.zeros(len(obs), dtype=np.float32)
+            state = to_state(memory.after(cell, raw, unknown, everywhere))
+        return (actions[0] if single else actions), state
+
+    def with_reward(self, state: PolicyState, reward: ArrayLike) -> PolicyState:
+        """The state of a policy with memory, told the rewards ``[n]`` of the last actions."""
+        rewards = np.asarray(reward, dtype=np.float32).reshape(state[-1].shape)
+        return (*state[:-1], rewards)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the policy to a new folder: safetensors and JSON, with checksums.
+
+        Returns:
+            Where it was written: ``folder/0``.
+
+        Raises:
+            warprl.checkpoint.CheckpointError: if a policy is there already.
+        """
+        tensors = policy_tensors(self)
+        return checkpoint.save(Path(folder), 0, tensors, policy_document(self, "policy"))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> AdaptedPolicy:
+        """Read what :meth:`save` wrote; neither the run nor its environment is needed.
+
+        Raises:
+            warprl.checkpoint.CheckpointError: if there is no policy, or it is damaged.
+        """
+        saved = read(Path(folder), "policy")
+        return policy_from(saved.tensors, saved.document)
+
+    @cached_property
+    def _stacked(self) -> Params:
+        return P.broadcast(self.theta, 1)
+
+    @cached_property
+    def _folded(self) -> tuple[Params, Params]:
+        return self.network.fold(self._stacked, self.phi)
+
+    @cached_property
+    def _random(self) -> np.random.Generator:
+        return generator(self.seed, "action")
+
+    def _rows(self, observation: ArrayLike) -> tuple[NDArray[np.float32], bool]:
+        """Observations as rows ``[n, O]``, and whether it was a single one."""
+        obs = np.asarray(observation, dtype=np.float32)
+        if obs.ndim not in (1, 2) or obs.shape[-1] != self.spaces.obs_size:
+            size = self.spaces.obs_size
+            raise ValueError(
+                f"observations have shape {obs.shape}: should be ({size},), or (n, {size})"
+            )
+        return np.atleast_2d(obs), obs.ndim == 1
+
+    def _recall(
+        self, state: PolicyState | None, episode_start: ArrayLike | None, n: int
+    ) -> tuple[Memory, Tensor]:
+        """The memory of n rows, and which of them begin an episode, ``[1, n, 1]``."""
+        own = Memory.before(self.network, self._stacked, self.phi, n)
+        if self.memory:
+            own = from_state([np.repeat(part, n, axis=0) for part in self.memory])
+        if not self.remembers or state is None:
+            return own, torch.ones(1, n, 1)
+        starts = np.zeros(n, dtype=bool) if episode_start is None else np.asarray(episode_start)
+        first = torch.from_numpy(np.broadcast_to(starts.astype(bool), n).copy()).view(1, n, 1)
+        given = from_state(state)
+        cell = zip(own.state, given.state, strict=True)
+        memory = Memory(
+            tuple(torch.where(first, new, old) for new, old in cell),
+            torch.where(first, own.action, given.action),
+            torch.where(first, own.reward, given.reward),
+        )
+        return memory, first.float()
+
+
+def to_environment(spaces: Spaces, raw: NDArray[np.float32]) -> NDArray[Any]:
+    """The policy's actions as an environment takes them.
+
+    Args:
+        spaces: the bounds of continuous actions.
+        raw: ``[n, A]``; one-hot if actions are choices.
+
+    Returns:
+        Clipped actions ``[n, A]``, or the numbers of the choices, ``[n]``.
+    """
+    if spaces.bounds is None:
+        return np.asarray(raw.argmax(-1))
+    low, high = np.asarray(spaces.bounds, dtype=np.float32)
+    clipped: NDArray[np.float32] = np.clip(raw, low, high)
+    return clipped
+
+
+def adapt_policy(
+    env: BatchEnv, start: AdaptedPolicy, task: Task, config: AdaptationConfig, seed: int
+) -> AdaptedPolicy:
+    """The policy adapted to one task, by inner steps or by its memory.
+
+    Args:
+        env: ``config.episodes`` simulations; of a memory, one: it remembers a single trial.
+        start: the policy to begin with.
+        task: what to adapt to.
+        config: how, with the number of steps; a memory plays so many episodes of a trial.
+        seed: keys every random number.
+
+    Returns:
+        The policy behind the last step, with the mean returns on the way.
+
+    Raises:
+        FloatingPointError: if the adaptation diverges.
+    """
+    shard = Shard([task], [0], seed, 0)
+    if isinstance(config, GradientAdaptation):
+        trajectory, _ = adapt(env, start.network, start.theta, start.phi, shard, config)
+        finite, returns = bool(trajectory.finite[0]), trajectory.returns[0].tolist()
+        found = replace(start, theta=P.select(trajectory.theta, 0, config.steps))
+    else:
+        theta, memory, rollouts = P.broadcast(start.theta, 1), None, []
+        for k in range(config.steps):
+            rollout, memory, _ = collect(
+                env, start.network, theta, start.phi, shard.draws(k), memory
+            )
+            rollouts.append(rollout)
+        returns = [float(rollout.reward.sum()) for rollout in rollouts]
+        finite = bool(np.isfinite(returns).all()) and not any(bool(r.fault) for r in rollouts)
+        found = start if memory is None else replace(start, memory=to_state(memory))
+    if not finite:
+        raise FloatingPointError(f"the adaptation to {task} diverges")
+    return replace(found, seed=seed, returns=tuple(returns))
+
+
+def from_state(state: PolicyState | list[NDArray[np.float32]]) -> Memory:
+    """The memory of one task with n rows as tensors ``[1, n, ...]``."""
+    *cell, action, reward = (torch.from_numpy(np.array(part)).unsqueeze(0) for part in state)
+    return Memory(tuple(cell), action, reward, begins=False)
+
+
+def to_state(memory: Memory) -> PolicyState:
+    """The inverse of :func:`from_state`."""
+    tensors = (*memory.state, memory.action, memory.reward)
+    return tuple(tensor.squeeze(0).numpy() for tensor in tensors)
+
+
+def policy_tensors(policy: AdaptedPolicy) -> dict[str, Tensor]:
+    """All tensors of a policy under flat names, its bounds among them: they may be infinite."""
+    memory = {str(i): torch.from_numpy(part) for i, part in enumerate(policy.memory)}
+    bounds = {}
+    if policy.spaces.bounds is not None:
+        bounds = {"bounds": torch.tensor(policy.spaces.bounds, dtype=torch.float64)}
+    return (
+        P.prefix("theta", policy.theta)
+        | P.prefix("phi", policy.phi)
+        | P.prefix("memory", memory)
+        | bounds
+    )
+
+
+def policy_document(policy: AdaptedPolicy, kind: str) -> dict[str, Any]:
+    """What :func:`policy_tensors` leaves out, JSON-able; ``kind`` says what is saved."""
+    return {
+        "kind": kind,
+        "obs_size": policy.spaces.obs_size,
+        "act_size": policy.spaces.act_size,
+        "config": asdict(policy.config),
+        "seed": policy.seed,
+        "returns": list(policy.returns),
+    }
+
+
+def policy_from(tensors: Params, document: Mapping[str, Any]) -> AdaptedPolicy:
+    """The inverse of :func:`policy_tensors` and :func:`policy_document`."""
+    bounds = None
+    if "bounds" in tensors:
+        low, high = tensors["bounds"].tolist()
+        bounds = tuple(low), tuple(high)
+    config: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in document["config"].items()
+    }
+    return AdaptedPolicy(
+        Spaces(document["obs_size"], document["act_size"], bounds),
+        PolicyConfig(**config),
+        P.subtree("theta", tensors),
+        P.subtree("phi", tensors),
+        tuple(tensor.numpy() for tensor in P.subtree("memory", tensors).values()),
+        document["seed"],
+        tuple(document["returns"]),
+    )
+
+
+def read(folder: Path, kind: str) -> checkpoint.Checkpoint:
+    """The newest sound thing of a kind that was saved in a folder.
+
+    Raises:
+        warprl.checkpoint.CheckpointError: if there is none, or it is of another kind.
+    """
+    saved = checkpoint.load(folder)
+    found = saved.document.get("kind", "checkpoint of a run")
+    if found != kind:
+        raise checkpoint.CheckpointError(f"{saved.path} holds a {found} and not a {kind}")
+    return saved
