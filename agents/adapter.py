@@ -302,7 +302,7 @@ class Adapter:
         if self._start.remembers:
             rewards = np.array([reward], dtype=np.float32)
             self._memory = self._memory.after(acted.cell, acted.raw, rewards, _ALIVE)
-        row = acted.seen.flatten(), acted.raw.flatten()
+        row = acted.seen.flatten().numpy(), acted.raw.flatten().numpy()
         self._recorder.record(*row, float(reward), bool(terminated), bool(truncated))
         if terminated or truncated:
             self.restore(self._after_episode())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rich.console import Console
 
@@ -27,6 +28,7 @@ from warprl.launch.runs.log import RunLog
 from warprl.launch.runs.metrics import adaptation, returns_text, truncate
 from warprl.launch.runs.stored import Imported
 from warprl.launch.training.loop import Progress, experiment_of, iterations, sampling
+from warprl.learner import LearnerState
 
 FRUITLESS = 3  # iterations in a row in which every task diverges end a run
 
@@ -43,6 +45,13 @@ class Stop(Protocol):
 
 
 Stopping = Callable[[Console], AbstractContextManager[Stop]]
+Callback = Callable[[Mapping[str, Any], LearnerState], bool | None]
+"""Is told the metrics of each iteration and the learner's state behind it. It ends training, with
+everything saved, by returning True or raising :class:`StopTraining`."""
+
+
+class StopTraining(Exception):
+    """Raised by a callback to end training after the iteration that it was told of."""
 
 
 def start(
@@ -51,10 +60,11 @@ def start(
     console: Console,
     imported: Imported | None = None,
     stopping: Stopping | None = None,
+    callback: Callback | None = None,
 ) -> Outcome:
     """Train a new run, from random parameters or from an imported theta_0.
 
-    It stops early as ``stopping`` says, by default at a signal.
+    It stops early as ``stopping`` says, by default at a signal, and as ``callback`` says.
     Raises UserError, before anything starts, if its folder cannot be made.
     """
     folder = folders.create(name, config.family, config.agent, config.seed)
@@ -63,15 +73,20 @@ def start(
             if imported is not None:
                 stored.save_imported(folder, imported)
             (folder / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
-        return _run(folder, config, None, config.iterations, console, stopping)
+        plan = _Plan(folder, config, config.iterations, callback)
+        return _run(plan, None, console, stopping)
 
 
 def resume(
-    folder: Path, iterations: int | None, console: Console, stopping: Stopping | None = None
+    folder: Path,
+    iterations: int | None,
+    console: Console,
+    stopping: Stopping | None = None,
+    callback: Callback | None = None,
 ) -> Outcome:
     """Continue a run to its planned end, or for ``iterations`` more; equal to never having stopped.
 
-    It stops early as ``stopping`` says, by default at a signal.
+    It stops early as ``stopping`` says, by default at a signal, and as ``callback`` says.
     Raises UserError, before anything starts, if the run cannot be continued.
     """
     if iterations is not None and iterations < 1:
@@ -95,7 +110,7 @@ def resume(
         else:
             said = "there is no checkpoint yet, so it starts again from the beginning"
         say(console, f"resuming {folder}: {said}")
-        return _run(folder, config, saved, total, console, stopping)
+        return _run(_Plan(folder, config, total, callback), saved, console, stopping)
 
 
 def warn_about_cores(config: RunConfig) -> None:
@@ -105,14 +120,19 @@ def warn_about_cores(config: RunConfig) -> None:
         log.warning("%d workers share %d cores", workers, cores)
 
 
+class _Plan(NamedTuple):
+    """A run, the iteration that it goes on to, and who is told of each."""
+
+    folder: Path
+    config: RunConfig
+    total: int
+    callback: Callback | None
+
+
 def _run(
-    folder: Path,
-    config: RunConfig,
-    saved: Checkpoint | None,
-    total: int,
-    console: Console,
-    stopping: Stopping | None,
+    plan: _Plan, saved: Checkpoint | None, console: Console, stopping: Stopping | None
 ) -> Outcome:
+    folder, config = plan.folder, plan.config
     warn_about_cores(config)
     workers = f"{config.compute.workers} worker{'s' * (config.compute.workers != 1)}"
     say(console, f"training {config.family} with {config.agent} and {workers} in {folder}")
@@ -123,36 +143,42 @@ def _run(
         progress = Progress.begin(experiment, stored.initial(folder, config)[0])
     with sampling(config, experiment) as sampler:
         with _writing(folder):
-            run_log = RunLog(folder, console, progress.learner.iteration, total)
+            run_log = RunLog(folder, console, progress.learner.iteration, plan.total)
         steps = iterations(experiment, sampler, progress, config.compute.device)
         with run_log, (stopping or stoppable)(console) as stop:
-            metrics = _loop(steps, folder, config, total, run_log, stop)
+            metrics = _loop(steps, plan, run_log, stop)
     return _outcome(folder, config, metrics, stop)
 
 
 def _loop(
-    steps: Iterator[tuple[Progress, dict[str, Any]]],
-    folder: Path,
-    config: RunConfig,
-    total: int,
-    run_log: RunLog,
-    stop: Stop,
+    steps: Iterator[tuple[Progress, dict[str, Any]]], plan: _Plan, run_log: RunLog, stop: Stop
 ) -> dict[str, Any]:
-    """Iterate to ``total`` or until asked to stop; returns the metrics of the last iteration.
+    """Iterate to the end or until asked to stop; returns the metrics of the last iteration.
 
     Raises UserError, with everything saved, after FRUITLESS iterations in a row without a task to
     learn from: they changed no parameter, so that the next would be like them.
     """
+    folder, config = plan.folder, plan.config
     fruitless = 0
     for progress, metrics in steps:
         iteration = metrics["iteration"]
         fruitless = fruitless + 1 if metrics["diverged_tasks"] == config.tasks else 0
-        last = iteration >= total or stop.signal is not None or fruitless == FRUITLESS
+        last = iteration >= plan.total or fruitless == FRUITLESS
+
+        # The log comes first, so that it is never behind a checkpoint.
         with _writing(folder):
-            # The log comes first, so that it is never behind a checkpoint.
             run_log.write(metrics)
-            if last or iteration % config.output.checkpoint_every == 0:
-                progress.save(folder / "checkpoints", config)
+
+        # Whatever a callback raises, what it was told of is saved.
+        saving = True
+        try:
+            last = _asked_to_stop(plan.callback, metrics, progress.learner) or last
+            last = last or stop.signal is not None
+            saving = last or iteration % config.output.checkpoint_every == 0
+        finally:
+            if saving:
+                with _writing(folder):
+                    progress.save(folder / "checkpoints", config)
         if fruitless == FRUITLESS:
             raise UserError(
                 f"stopped at iteration {iteration}: every task diverged {FRUITLESS} times in a "
@@ -168,6 +194,16 @@ def _loop(
         if last:
             break
     return metrics
+
+
+def _asked_to_stop(
+    callback: Callback | None, metrics: Mapping[str, Any], state: LearnerState
+) -> bool:
+    """Whether the callback wants this iteration to be the last one."""
+    try:
+        return callback is not None and bool(callback(metrics, state))
+    except StopTraining:
+        return True
 
 
 def _likely_cause(config: RunConfig) -> str:
@@ -226,9 +262,13 @@ class _Signals:
 
 @contextmanager
 def stoppable(console: Console) -> Iterator[Stop]:
-    """Catch signals. To be entered after Ray has started, which installs handlers of its own."""
+    """Catch signals. To be entered after Ray has started, which installs handlers of its own.
+
+    Only the main thread can: in another one, nothing is caught.
+    """
     stop = _Signals(console)
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
     before = [signal.signal(number, stop) for number in numbers]
     try:
         yield stop
