@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 import torch
 from rich.console import Console
 
+from warprl import checkpoint as checkpoints
 from warprl.agents.adapted import AdaptedPolicy, adapt_policy
 from warprl.agents.adapter import Adapter
 from warprl.agents.inner import MAX_EPISODES, GradientAdaptation
@@ -109,13 +110,16 @@ def load(run: str | Path, checkpoint: int | None = None) -> Run:
         checkpoint: the iteration to read; None is the newest.
 
     Raises:
-        UserError: if there is no such run, or its configuration cannot be read.
+        UserError: if there is no such run, or its configuration or its checkpoints are broken.
 
     >>> load("example").config.agent
     'warpgrad'
     """
     folder = folders.find(str(run))
-    return Run(folder, configuration.load(folder / "config.yaml"), checkpoint)
+    found = Run(folder, configuration.load(folder / "config.yaml"), checkpoint)
+    if checkpoint is not None or checkpoints.iterations(folder / "checkpoints"):
+        return replace(found, checkpoint=found.stored.iteration)
+    return found  # killed before its first checkpoint: it can be resumed
 
 
 def evaluate(run: Run | str | Path, **options: Any) -> Mapping[str, Any]:
@@ -181,12 +185,12 @@ def presets() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run at one of its checkpoints, which is read when it is first needed.
+    """A trained run at one of its checkpoints; what is trained later does not change it.
 
     Args:
         folder: where it lies.
         config: its resolved configuration.
-        checkpoint: the iteration to read; None is the newest.
+        checkpoint: the iteration; None if there was no checkpoint when it was loaded.
 
     >>> run = load("example")
     >>> policy = run.adapt(run.tasks[0], steps=1)
@@ -200,7 +204,7 @@ class Run:
 
     @cached_property
     def stored(self) -> StoredRun:
-        """Configuration and learned parameters as they were read.
+        """Configuration and learned parameters as evaluation reads them.
 
         Raises:
             UserError: if there is no sound checkpoint.
