@@ -169,7 +169,7 @@ def families() -> dict[str, str]:
     """The task families of this package, and what their tasks are.
 
     >>> families()["half-cheetah-dir-v1"]
-    'direction: -1 or +1'
+    'direction d in {-1, +1}, half of the meta-batch each, in random order'
     """
     return {name: make_family(name).definition().tasks for name in family_names()}
 
@@ -231,8 +231,8 @@ class Run:
         """The metrics of every iteration: a pandas DataFrame, or a list of dicts without pandas.
 
         >>> metrics = load("example").metrics
-        >>> round(float(metrics["return_step_0"][0]))
-        -95
+        >>> int(metrics["env_steps"][0])
+        1600
         """
         rows = [dict(row) for row in recorded.read(self.folder / "metrics.jsonl", ANY_ITERATION)]
         try:

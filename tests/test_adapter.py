@@ -94,7 +94,7 @@ class LeverBatch:
         ended = self.t >= self.horizon - 2 * np.arange(self.num_envs)
         return self.observed(), np.array(rewards), ended & (self.t < self.horizon)
 
-    def rest(self, ended: NDArray[np.bool_]) -> None:
+    def skip(self, ended: NDArray[np.bool_]) -> None:
         pass
 
     def faults(self) -> NDArray[np.bool_]:

@@ -1,0 +1,68 @@
+"""An outer optimiser of one's own: Lion (Chen et al., 2023), on the public functions.
+
+A meta-batch answers with the gradients of phi and theta_0; what is done with them is ours. To have
+it by name, as ``outer.type``, it becomes a file beside ``warprl/adam.py`` and one case of
+``Learner.update``: docs/architecture.md.
+
+$ python examples/add_outer_optimiser.py
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import warprl
+from warprl import params as P
+from warprl.agents.meta import InProcess
+from warprl.launch.runs.config import resolve
+from warprl.launch.training.loop import experiment_of
+from warprl.meta_batch import mean_gradients
+from warprl.seeding import generator
+from warprl.trajectories import without
+from warprl.types import Params
+
+
+def lion(params: Params, momentum: Params, gradient: Params, lr: float) -> tuple[Params, Params]:
+    """``x - lr sign(0.9 m + 0.1 g)``, and ``m' = 0.99 m + 0.01 g``."""
+    direction = {n: (0.9 * momentum[n] + 0.1 * g).sign() for n, g in gradient.items()}
+    moved = params | {n: params[n] - lr * direction[n] for n in gradient}
+    return moved, momentum | {n: 0.99 * momentum[n] + 0.01 * g for n, g in gradient.items()}
+
+
+def main() -> None:
+    """Half a minute with the default number of iterations."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--iterations", type=int, default=20)
+    iterations = parser.parse_args().iterations
+
+    settings = ["tasks=10", "adaptation.episodes=10"]
+    experiment = experiment_of(resolve("point-navigation-v1", "warpgrad", {}, settings))
+    sampler, start = InProcess(experiment), experiment.agent.init(experiment.seed)
+    theta, phi = start.theta, start.phi
+    momenta = P.zeros_like(theta), P.zeros_like(phi)
+    for iteration in range(1, iterations + 1):
+        # Tasks, and adaptation to each of them.
+        rng = generator(experiment.seed, "tasks", iteration=iteration)
+        tasks = experiment.family.sample_tasks(rng, experiment.tasks)
+        batch = sampler.sample(theta, phi, tasks, iteration).batch
+
+        # The mean gradients over the tasks that stayed finite, at no penalty on the KL.
+        lost = frozenset(batch.task[~batch.finite].tolist())
+        which = without(batch.names, batch.steps, lost)
+        found = mean_gradients(batch.gradient(theta, phi, which, 0.0))
+
+        # One step of each.
+        theta, of_theta = lion(theta, momenta[0], found.theta, lr=3e-4)
+        phi, of_phi = lion(phi, momenta[1], found.phi, lr=3e-4)
+        momenta = of_theta, of_phi
+        means = [round(value, 1) for value in batch.returns.mean(0).tolist()]
+        print(f"iteration {iteration}: returns after each inner step: {means}")
+
+    # The policy acts like any other.
+    shape = experiment.agent.policy.config
+    policy = warprl.AdaptedPolicy(experiment.family.spaces, shape, theta, phi)
+    print("first action:", policy.act([0.0, 0.0]))
+
+
+if __name__ == "__main__":
+    main()
