@@ -142,8 +142,9 @@ def test_evaluation_is_that_of_the_command(run: warprl.Run, tmp_path: Path) -> N
     assert labels == ["trained", "untrained", str(run.folder)]
     assert (Path(summary["folder"]) / "curve.csv").is_file()
     assert warprl.evaluate(run.folder, steps=1, episodes=2)["curves"][0] == summary["curves"][0]
-    compared = warprl.compare([run], steps=1, episodes=2, out=tmp_path / "comparison")
-    assert Path(compared["folder"]) == tmp_path / "comparison"
+    place = tmp_path / "comparison"
+    compared = warprl.compare([run], steps=1, episodes=2, beside=["untrained"], out=place)
+    assert Path(compared["folder"]) == place and len(compared["groups"]) == 2
 
 
 def test_an_exported_policy_predicts_as_the_adapted_one(run: warprl.Run, tmp_path: Path) -> None:
@@ -339,12 +340,15 @@ def test_a_program_that_handles_ctrl_c_itself_keeps_its_handler(tmp_path: Path) 
     assert heard == [signal.SIGINT] and run.iteration == 2
 
 
-def test_training_works_in_a_thread(run: warprl.Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.ray)])
+def test_training_works_in_a_thread(workers: int, run: warprl.Run, tmp_path: Path) -> None:
     found: list[warprl.Run] = []
 
     def work() -> None:
         folder = tmp_path / "threaded"
-        found.append(warprl.train(FAMILY, iterations=2, seed=3, run=folder, set=SMALL))
+        found.append(
+            warprl.train(FAMILY, iterations=2, workers=workers, seed=3, run=folder, set=SMALL)
+        )
 
     thread = threading.Thread(target=work)
     thread.start()

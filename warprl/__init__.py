@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from warprl.agents.adapted import AdaptedPolicy as AdaptedPolicy
     from warprl.agents.adapter import Adapter as Adapter
     from warprl.envs import make_family as make_family
-    from warprl.launch.api import Run as Run
     from warprl.launch.api import compare as compare
     from warprl.launch.api import evaluate as evaluate
     from warprl.launch.api import families as families
-    from warprl.launch.api import load as load
     from warprl.launch.api import presets as presets
     from warprl.launch.api import render as render
     from warprl.launch.api import train as train
     from warprl.launch.errors import UserError as UserError
+    from warprl.launch.run import Run as Run
+    from warprl.launch.run import load as load
     from warprl.launch.training.train import StopTraining as StopTraining
 
 __version__ = "0.1.0"
@@ -28,13 +28,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "AdaptedPolicy": "agents.adapted",
     "Adapter": "agents.adapter",
-    "Run": "launch.api",
+    "Run": "launch.run",
     "StopTraining": "launch.training.train",
     "UserError": "launch.errors",
     "compare": "launch.api",
     "evaluate": "launch.api",
     "families": "launch.api",
-    "load": "launch.api",
+    "load": "launch.run",
     "make_family": "envs",
     "presets": "launch.api",
     "render": "launch.api",

@@ -1,0 +1,388 @@
+"""A trained run in the hands of a program: its metrics, its policies, and what measures them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from rich.console import Console
+
+from warprl import checkpoint as checkpoints
+from warprl.agents.adapted import AdaptedPolicy, adapt_policy
+from warprl.agents.adapter import Adapter
+from warprl.agents.inner import MAX_EPISODES, GradientAdaptation
+from warprl.envs import TaskFamily, make_family
+from warprl.launch.errors import MissingGraphicsError, RunFailedError, UserError
+from warprl.launch.runs import config as configuration
+from warprl.launch.runs import folders, stored
+from warprl.launch.runs import metrics as recorded
+from warprl.launch.runs.config import RunConfig
+from warprl.launch.runs.stored import StoredRun
+from warprl.launch.training import train as training
+from warprl.launch.training.interruption import Interruption
+from warprl.launch.training.train import Callback
+from warprl.types import Task
+
+ANY_ITERATION = sys.maxsize
+
+TaskLike: TypeAlias = Task | int | Mapping[str, Any]
+"""A task; its position among the held-out tasks; or its numbers by name."""
+
+
+def load(run: str | Path, checkpoint: int | None = None) -> Run:
+    """A run that was trained before, by any means.
+
+    Args:
+        run: its name in the folder of runs, or its path.
+        checkpoint: the iteration to read; None is the newest.
+
+    Raises:
+        UserError: if there is no such run, or its configuration or its checkpoints are broken.
+
+    >>> load("example").config.agent
+    'warpgrad'
+    """
+    folder = folders.find(str(run))
+    found = Run(folder, configuration.load(folder / "config.yaml"), checkpoint)
+    if checkpoint is not None or checkpoints.iterations(folder / "checkpoints"):
+        return replace(found, checkpoint=found.stored.iteration)
+    return found  # killed before its first checkpoint: it can be resumed
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run at one of its checkpoints; what is trained later does not change it.
+
+    Args:
+        folder: where it lies.
+        config: its resolved configuration.
+        checkpoint: the iteration; None if there was no checkpoint when it was loaded.
+
+    >>> run = load("example")
+    >>> policy = run.adapt(run.tasks[0], steps=1)
+    >>> policy.act([0.0, 0.0]).shape
+    (2,)
+    """
+
+    folder: Path
+    config: RunConfig = field(repr=False)
+    checkpoint: int | None = None
+
+    @cached_property
+    def stored(self) -> StoredRun:
+        """Configuration and learned parameters as evaluation reads them.
+
+        Raises:
+            UserError: if there is no sound checkpoint.
+        """
+        return stored.open_run(self.folder, self.checkpoint)
+
+    @property
+    def iteration(self) -> int:
+        """The iteration of the checkpoint."""
+        return self.stored.iteration
+
+    @property
+    def family(self) -> TaskFamily:
+        """The task family that it was trained on."""
+        return make_family(self.config.family)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The held-out tasks of the family, or all tasks of a family that has few."""
+        return self.family.held_out_tasks()
+
+    @property
+    def metrics(self) -> Any:
+        """The metrics of every iteration: a pandas DataFrame, or a list of dicts without pandas.
+
+        >>> metrics = load("example").metrics
+        >>> int(metrics["env_steps"][0])
+        1600
+        """
+        rows = [dict(row) for row in recorded.read(self.folder / "metrics.jsonl", ANY_ITERATION)]
+        try:
+            import pandas
+        except ModuleNotFoundError:
+            return rows
+        return pandas.DataFrame(rows)
+
+    @property
+    def policy(self) -> AdaptedPolicy:
+        """The policy before adaptation, under theta_0.
+
+        >>> load("example").policy.predict([[0.0, 0.0]], deterministic=True)[0].shape
+        (1, 2)
+        """
+        found = self.stored
+        spaces, config = found.family.spaces, self.config.policy
+        return AdaptedPolicy(spaces, config, found.theta, found.phi, seed=self.config.seed)
+
+    def adapt(
+        self,
+        task: TaskLike,
+        steps: int | None = None,
+        episodes: int | None = None,
+        seed: int | None = None,
+    ) -> AdaptedPolicy:
+        """The policy adapted to one task of the family, phi frozen.
+
+        Args:
+            task: a task, its position among :attr:`tasks`, or its numbers by name.
+            steps: inner steps, which may exceed those of training; of an agent that adapts by
+                memory, episodes of a trial. None is as in training.
+            episodes: a step; None is as in training. An agent that adapts by memory plays one
+                trial, and takes none.
+            seed: keys the random numbers of the episodes; None is the run's.
+
+        Returns:
+            The policy, with the mean returns on the way in ``returns``.
+
+        Raises:
+            UserError: for an impossible task or number.
+            RunFailedError: if the adaptation diverges.
+
+        >>> run = load("example")
+        >>> len(run.adapt({"x": 0.2, "y": 0.1}, steps=2, episodes=4).returns)
+        3
+        """
+        config, seed = self.config.adaptation, self.config.seed if seed is None else seed
+        steps = config.steps if steps is None else _whole("steps", steps, 0)
+        if isinstance(config, GradientAdaptation):
+            episodes = config.episodes if episodes is None else _whole("episodes", episodes, 1)
+        elif episodes is not None:
+            raise UserError(
+                f"episodes = {episodes}: {self.config.agent} adapts by memory, and a trial has one "
+                "episode a step: give steps"
+            )
+        wanted = replace(config, steps=steps, episodes=episodes or 1)
+        goal = self._task(task)
+        with _one_thread():
+            env = self.family.make_batch(wanted.episodes)
+            try:
+                return adapt_policy(env, self.policy, goal, wanted, _whole("seed", seed, 0))
+            except FloatingPointError as error:
+                raise RunFailedError(str(error)) from error
+
+    def adapter(self, seed: int | None = None, episodes: int | None = None) -> Adapter:
+        """What adapts the policy in a loop of one's own, on a robot or in any simulator.
+
+        Args:
+            seed: keys the random numbers of exploration; None is the run's.
+            episodes: how many an update is to have; None is as in training.
+
+        Raises:
+            UserError: for a number out of range.
+
+        >>> adapter = load("example").adapter(episodes=1)
+        >>> action = adapter.act([0.0, 0.0])
+        >>> adapter.observe(reward=-0.5, terminated=False, truncated=True)
+        >>> adapter.update()
+        True
+        """
+        seed = self.config.seed if seed is None else seed
+        try:
+            return Adapter(self.policy, self.config.adaptation, _whole("seed", seed, 0), episodes)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def evaluate(
+        self,
+        steps: int | None = None,
+        episodes: int | None = None,
+        *,
+        against: Run | str | Path | None = None,
+        untrained: bool = False,
+        seed: int | None = None,
+    ) -> Mapping[str, Any]:
+        """Measure returns on held-out tasks after 0, 1, ... inner steps, as ``warprl evaluate``.
+
+        Args:
+            steps: inner steps, which may exceed those of training; None is as in training, but 3
+                at least.
+            episodes: a task and step; None is as in training.
+            against: a second run of the same family.
+            untrained: whether to measure the policy before training, too.
+            seed: keys the random numbers of the episodes; None is the run's.
+
+        Returns:
+            What the ``summary.json`` in its ``folder`` holds.
+
+        Raises:
+            UserError: for runs that cannot be compared, or a number out of range.
+
+        >>> summary = load("example").evaluate(steps=1, episodes=2)
+        >>> len(summary["curves"][0]["curve"])
+        2
+        """
+        from warprl.launch.evaluation import evaluate as evaluation
+
+        other = None if against is None else find(against).folder
+        with own_threads():
+            return evaluation.evaluate(
+                self.folder,
+                steps=steps,
+                episodes=episodes,
+                against=other,
+                untrained=untrained,
+                checkpoint=self.checkpoint,
+                seed=seed,
+                console=console(False),
+            ).data
+
+    def render(self, task: int = 0, steps: int | None = None) -> Path:
+        """Film a held-out task before and after inner steps, as ``warprl render`` does.
+
+        It is drawn in another process, for the graphics must be chosen before MuJoCo is imported.
+
+        Args:
+            task: its position among :attr:`tasks`.
+            steps: inner steps; None is as in training.
+
+        Returns:
+            The film.
+
+        Raises:
+            MissingGraphicsError: where nothing can be drawn; it says what to install.
+            UserError: for a task or number of steps that there is not.
+        """
+        options = {"--task": task, "--steps": steps, "--checkpoint": self.checkpoint}
+        given = [f"{name}={value}" for name, value in options.items() if value is not None]
+        command = [sys.executable, "-m", "warprl.launch.cli", "render", str(self.folder), *given]
+        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        done = subprocess.run(
+            [*command, "--json"],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": paths},
+        )
+        if done.returncode:
+            kinds = {2: UserError, 3: MissingGraphicsError}
+            lines = done.stderr.strip().splitlines() or ["the process that draws ended"]
+            raise kinds.get(done.returncode, RunFailedError)(lines[-1].removeprefix("warprl: "))
+        return Path(json.loads(done.stdout)["video"])
+
+    def export(
+        self,
+        out: str | Path,
+        task: TaskLike = 0,
+        steps: int | None = None,
+        seed: int | None = None,
+    ) -> Path:
+        """Adapt to a task and save the policy for Stable-Baselines3's ``PPO.load``.
+
+        :meth:`AdaptedPolicy.save` needs no Stable-Baselines3, and no pickle.
+
+        Args:
+            out: a new file that ends in ``.zip``.
+            task: a task, its position among :attr:`tasks`, or its numbers by name.
+            steps: inner steps; 0 exports the initialisation; None is as in training.
+            seed: keys the random numbers of the episodes; None is the run's.
+
+        Returns:
+            The file.
+
+        Raises:
+            UserError: for a policy with memory, a family without a Gymnasium id, or bad input.
+            RunFailedError: if the adaptation diverges.
+        """
+        from warprl.launch.evaluation import sb3
+
+        numbers = asdict(task) if isinstance(task, Task) else task
+        if isinstance(numbers, int):
+            settings = [str(numbers)]
+        else:
+            settings = [f"{key}={json.dumps(value)}" for key, value in numbers.items()]
+        with own_threads():
+            sb3.export(self.folder, settings, steps, str(out), self.checkpoint, seed)
+        return Path(out)
+
+    def resume(
+        self,
+        iterations: int | None = None,
+        *,
+        callback: Callback | None = None,
+        verbose: bool = False,
+    ) -> Run:
+        """Go on with training from the newest checkpoint; equal to never having stopped.
+
+        Args:
+            iterations: how many more; None goes on to the planned end.
+            callback: as that of :func:`train`.
+            verbose: show progress as the command does.
+
+        Returns:
+            The run at its newest checkpoint; this object stays at its own.
+
+        Raises:
+            UserError: if the run cannot be continued.
+            KeyboardInterrupt: after Ctrl-C, as in :func:`train`.
+
+        >>> load("example").resume(1).iteration
+        3
+        """
+        interruption = Interruption()
+        with own_threads():
+            training.resume(
+                self.folder,
+                iterations,
+                console(verbose),
+                stopping=interruption.stopping,
+                callback=callback,
+            )
+        interruption.check(self.folder)
+        return load(self.folder)
+
+    def _task(self, task: TaskLike) -> Task:
+        """Raises UserError unless it is one of the family's."""
+        if isinstance(task, int):
+            return self.stored.held_out_task(task)
+        try:
+            return self.family.parse_task(asdict(task) if isinstance(task, Task) else task)
+        except ValueError as error:
+            raise UserError(f"task: {error}") from error
+
+
+def find(run: Run | str | Path) -> Run:
+    """A run, or the one of this name or path."""
+    return run if isinstance(run, Run) else load(run)
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{name} = {value!r}: must be a whole number, {least} or more")
+    if name in ("steps", "episodes") and value > MAX_EPISODES:
+        raise UserError(f"{name} = {value}: must be {MAX_EPISODES} or less")
+    return value
+
+
+def console(verbose: bool) -> Console:
+    """Where progress is shown: on the terminal, or nowhere."""
+    return Console() if verbose else Console(file=io.StringIO(), quiet=True)
+
+
+@contextmanager
+def own_threads() -> Iterator[None]:
+    """Give torch the threads back that it had: our code computes on one, and others need not."""
+    number = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(number)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    with own_threads():
+        torch.set_num_threads(1)
+        yield

@@ -1,0 +1,48 @@
+"""Ctrl-C while a program trains: the iteration under way is saved, and the program interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+
+class Interruption:
+    """Whether Ctrl-C was pressed, and what follows from it."""
+
+    def __init__(self) -> None:
+        """Not yet."""
+        self.signal: int | None = None
+
+    @contextmanager
+    def stopping(self, console: Console) -> Iterator[Interruption]:
+        """Remember Ctrl-C while training, if nobody else handles it."""
+        main = threading.current_thread() is threading.main_thread()
+        if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield self
+            return
+        signal.signal(signal.SIGINT, self._handle)
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        os.write(2, b"warprl: stopping after this iteration; a second Ctrl-C stops at once\n")
+
+    def check(self, folder: Path) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed while the run in this folder trained."""
+        if self.signal is not None:
+            raise KeyboardInterrupt(
+                f"stopped after the iteration under way and saved: "
+                f"warprl.load({str(folder)!r}).resume() goes on"
+            )
