@@ -1,381 +1,284 @@
-"""WarpGrad as an RLlib algorithm: one request a worker, then one meta-update, an iteration.
+"""The training loop behind RLlib's seams, for users of RLlib and Tune; see docs/rllib.md.
 
-RLlib carries the workers, Tune and the metrics; sampling, learning and checkpoints are this
-project's own. Results have the same bits for any number of workers, ``num_env_runners=0`` (all in
-the driver) included.
+Nothing is computed here: :func:`warprl.launch.training.loop.iterations` does that, with the same
+bits as ``warprl train``, and what is saved is a run that every command takes.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import time
+import reprlib
+import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import ray
-from pydantic import TypeAdapter, ValidationError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-from ray.rllib.core import COMPONENT_LEARNER
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.tune import Checkpoint, PlacementGroupFactory
 
-from warprl import checkpoint
-from warprl import params as P
-from warprl.agents.inner import AdaptationConfig
-from warprl.agents.policy import PolicyConfig
-from warprl.agents.presets import PRESETS
-from warprl.agents.rollout import Timing
-from warprl.buffer import concatenate
-from warprl.envs import UnknownFamily, make_family
 from warprl.launch.errors import UserError
-from warprl.launch.machine import available_cores
-from warprl.launch.runs.config import WORKER_TIMEOUT_S, RunConfig, require_consistent, saved_policy
-from warprl.launch.training.env_runner import (
-    AdaptationRunner,
-    Request,
-    Shard,
-    collect_shards,
-    to_arrays,
+from warprl.launch.runs import config as configuration
+from warprl.launch.runs import stored
+from warprl.launch.runs.config import WORKER_TIMEOUT_S, RunConfig
+from warprl.launch.training.loop import Progress, experiment_of, iterations, sampling
+from warprl.learner import LearnerState
+
+METRICS = "meta"  # the key of our metrics in RLlib's results
+OWN = ("family", "agent", "settings")  # attributes of the configuration that are not RLlib's,
+BOOKKEEPING = ("algo_class", "class", "_is_frozen")  # and those that are no settings
+ALIASES = {  # keys of a run that are settings of RLlib
+    "seed": "seed",
+    "compute.workers": "num_env_runners",
+    "compute.worker_timeout_s": "sample_timeout_s",
+}
+HONOURED = (  # RLlib's settings that do what RLlib says
+    *ALIASES.values(),
+    "callbacks_on_checkpoint_loaded",
+    "callbacks_on_train_result",
+    "log_sys_usage",
+    "placement_strategy",
 )
-from warprl.launch.training.rllib_learner import STATE, MetaBatch, WarpGradLearner
-from warprl.learner import LearnerConfig, LearnerState, Report
-from warprl.seeding import generator
-from warprl.types import Params, Trajectory
-
-METRICS = "meta"  # the key of ours in RLlib's results
-COUNTERS = ("env_steps", "wall_s", "workers_replaced")
-
-log = logging.getLogger(__name__)
+INSTEAD = {
+    "callbacks_class": "callbacks_on_train_result",
+    "env": "family",
+    "gamma": "adaptation.gamma",
+    "grad_clip": "outer.max_grad_norm",
+    "lr": "outer.warp_lr and outer.init_lr",
+    "minibatch_size": "outer.minibatches",
+    "model": "policy.hidden and the other keys of policy",
+    "num_epochs": "outer.epochs",
+    "num_gpus": "compute.device",
+    "num_gpus_per_learner": "compute.device",
+    "train_batch_size": "tasks and adaptation.episodes",
+    "train_batch_size_per_learner": "tasks and adaptation.episodes",
+}
 
 
 class WarpGradConfig(AlgorithmConfig):
-    """RLlib's configuration with :meth:`meta`; ``num_env_runners`` is the number of workers.
+    """RLlib's configuration of a run: the family, the agent and the keys of ``config.yaml``.
 
-    After ``sample_timeout_s`` seconds without an answer a worker is taken for hung and replaced.
+    >>> config = WarpGradConfig().env_runners(num_env_runners=0)
+    >>> config = config.meta(family="point-navigation-v1", agent="promp", tasks=2, seed=3)
+    >>> config = config.meta(**{"adaptation.episodes": 2, "policy.hidden": [8]})
+    >>> algorithm = config.build_algo()
+    >>> result = algorithm.train()
+    >>> result["num_env_steps_sampled_lifetime"]
+    800
+    >>> sorted(name for name in iteration_metrics(result) if name.startswith("return_"))
+    ['return_step_0', 'return_step_1']
+    >>> algorithm.stop()
+
+    Keys may have search spaces as values, which :class:`ray.tune.Tuner` resolves. Of RLlib's own
+    settings ``num_env_runners`` is the number of workers, ``sample_timeout_s`` the time after which
+    one without an answer is taken for hung, and ``seed`` the seed; a setting that would be ignored
+    is refused.
     """
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
-        """The ``warpgrad`` preset; the task family is still to be named."""
+        """The ``warpgrad`` agent; the task family is still to be named."""
         super().__init__(algo_class=algo_class or WarpGrad)
-        preset = PRESETS["warpgrad"]
-        self.family: str = ""
-        self.policy: PolicyConfig = preset.policy
-        self.adaptation: AdaptationConfig = preset.adaptation
-        self.learner: LearnerConfig = preset.learner
-        self.tasks: int = 20
-        self.keep: int = 2
+        self.family, self.agent = "", "warpgrad"
+        self.settings: dict[str, Any] = {}
         self.seed: Any = 0
-        self.framework("torch")
-        self.env_runners(
-            env_runner_cls=AdaptationRunner, num_env_runners=0, create_local_env_runner=True,
-            num_cpus_per_env_runner=1, sample_timeout_s=WORKER_TIMEOUT_S,
-        )  # fmt: skip
-        # Runners have no connectors, so there are no states of these to merge or to send round.
-        self.merge_env_runner_states: Any = False
-        self.broadcast_env_runner_states = False
-        self._dont_auto_sync_env_runner_states = True
+        self.sample_timeout_s = WORKER_TIMEOUT_S
 
-    def meta(
-        self,
-        *,
-        family: str | None = None,
-        policy: PolicyConfig | None = None,
-        adaptation: AdaptationConfig | None = None,
-        learner: LearnerConfig | None = None,
-        tasks: int | None = None,
-        seed: int | None = None,
-        keep: int | None = None,
-    ) -> Self:
-        """Set what is learned: the task family, how a policy adapts, how phi and theta_0 are found.
+    def meta(self, *, family: str | None = None, agent: str | None = None, **keys: Any) -> Self:
+        """Set what is learned. What is not given stays as it was.
 
-        ``tasks`` is the size of the meta-batch, whatever the number of workers; ``seed`` keys every
-        random number; ``keep`` is how many checkpoints stay. What is None stays as it was.
+        Args:
+            family: the task family, as ``warprl envs`` lists them.
+            agent: the agent, as ``warprl agents`` lists them; everything else has its defaults.
+            keys: values, or search spaces, of keys as ``warprl config`` shows them, such as
+                ``tasks=20`` or ``**{"adaptation.inner_lr": 0.1}``.
+
+        Returns:
+            The configuration itself.
         """
-        given = {
-            "family": family, "policy": policy, "adaptation": adaptation, "learner": learner,
-            "tasks": tasks, "seed": seed, "keep": keep,
-        }  # fmt: skip
-        for name, value in given.items():
-            if value is not None:
-                setattr(self, name, value)
+        self.family, self.agent = family or self.family, agent or self.agent
+        for key in keys.keys() & ALIASES.keys():
+            setattr(self, ALIASES[key], keys[key])
+        self.settings = self.settings | {k: v for k, v in keys.items() if k not in ALIASES}
         return self
 
-    def get_default_learner_class(self) -> type[WarpGradLearner]:
-        """Our learner."""
-        return WarpGradLearner
-
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """A placeholder: RLlib asks for a module, and our policies are called with parameters."""
-        return RLModuleSpec(module_class=TorchRLModule)
+    def run(self) -> RunConfig:
+        """The configuration of the run. Raises UserError, in one line, for a bad key or value."""
+        if not self.family:
+            raise UserError("family is not set: call .meta(family=...) with one of 'warprl envs'")
+        keys = self.settings | {key: getattr(self, name) for key, name in ALIASES.items()}
+        return configuration.resolve(
+            self.family, self.agent, {}, [f"{key}={_json(key, keys[key])}" for key in keys]
+        )
 
     def validate(self) -> None:
-        """Raise UserError, in one line, for a setting out of range or at odds with another."""
-        if not self.family:
-            raise UserError("family is not set: call .meta(family=...), see warprl.envs")
-        try:
-            make_family(self.family)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        _require_valid("policy", PolicyConfig, self.policy)
-        _require_valid("adaptation", AdaptationConfig, self.adaptation)
-        _require_valid("learner", LearnerConfig, self.learner)
-        require_consistent(self.policy, self.adaptation, self.learner)
-        _require_whole("tasks", self.tasks, 1)
-        _require_whole("seed", self.seed, 0)
-        _require_whole("keep", self.keep, 2)
-        _require_whole("num_env_runners", self.num_env_runners, 0)
-        if not isinstance(self.sample_timeout_s, int | float) or not self.sample_timeout_s > 0:
-            raise UserError(
-                f"sample_timeout_s = {self.sample_timeout_s!r}: must be a number of seconds above 0"
-            )
-        if self.num_env_runners > self.tasks:
-            raise UserError(
-                f"num_env_runners = {self.num_env_runners}: must not exceed tasks = {self.tasks}, "
-                "for every worker takes whole tasks"
-            )
-        if self.num_learners:
-            raise UserError(f"num_learners = {self.num_learners}: must be 0, a local learner")
-        super().validate()
+        """Raise UserError, in one line, for a setting that is wrong or would be ignored."""
+        for name, value in self._changed().items():
+            if name not in HONOURED:
+                name = name.removeprefix("_")
+                hint = f": set {INSTEAD[name]} instead" if name in INSTEAD else ""
+                raise UserError(f"WarpGrad does not use {name} = {reprlib.repr(value)}{hint}")
+        self.run()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that differs from RLlib's defaults, flat: what Tune varies and shows."""
+        return {"family": self.family, "agent": self.agent, **self.settings, **self._changed()}
+
+    def update_from_dict(self, config_dict: dict[str, Any]) -> Self:
+        """Set RLlib's settings and keys of the run alike, as a dict for Tune mixes them."""
+        rllib = {k: v for k, v in config_dict.items() if k.startswith("__") or self._knows(k)}
+        super().update_from_dict(rllib)
+        return self.meta(**{k: v for k, v in config_dict.items() if k not in rllib})
+
+    def get_state(self) -> dict[str, Any]:
+        """Every attribute. RLlib leaves out those that are -1, which stay to be refused."""
+        known = {k: v for k, v in vars(self).items() if k not in BOOKKEEPING}
+        return {**known, "class": type(self)}
+
+    def _knows(self, name: str) -> bool:
+        return self._translate_special_keys(name, warn_deprecated=False) in vars(self).keys()
+
+    def _changed(self) -> dict[str, Any]:
+        """RLlib's settings that are not at their defaults."""
+        default, left_out = vars(type(self)()), (*OWN, *BOOKKEEPING)
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if not (name.startswith("__") or name in left_out)
+            and (name not in default or value != default[name])
+        }
 
 
 class WarpGrad(Algorithm):
-    """Meta-learns warp parameters phi and the initialisation theta_0 (Flennerhag et al., 2020)."""
+    """Meta-learns warp parameters phi and the initialisation theta_0 (Flennerhag et al., 2020).
+
+    There are no EnvRunners, Learners or RLModules of RLlib's: ``train``, ``save``, ``restore``,
+    ``from_checkpoint`` and ``stop`` are what there is.
+    """
 
     config: WarpGradConfig
-    learner_group: Any
-    metrics: Any
 
     @classmethod
     def get_default_config(cls) -> WarpGradConfig:
-        """The ``warpgrad`` preset."""
+        """The ``warpgrad`` agent."""
         return WarpGradConfig()
 
+    @classmethod
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
+        """One core for each worker. The process that waits for workers needs none of its own."""
+        settings = cls.get_default_config().update_from_dict(config)
+        workers = settings.num_env_runners
+        bundles = [{"CPU": 0.0 if workers else 1.0}, *[{"CPU": 1.0}] * workers]
+        return PlacementGroupFactory(bundles, strategy=settings.placement_strategy)
+
     def setup(self, config: Any) -> None:
-        """Start the workers and draw the initial parameters."""
-        self._counters_of_run: dict[str, float] = dict.fromkeys(COUNTERS, 0)
-        if config.num_env_runners:
-            _require_on_workers(config.family)
-        super().setup(config)
-        self._family = make_family(self.config.family)
+        """Start the workers, if there are any, and draw the initial parameters."""
+        self._set_up_metrics()  # type: ignore[no-untyped-call]
+        self.callbacks: list[Any] = []  # of classes; functions are called
+        self._run = config.run()
+        self._experiment = experiment_of(self._run)
+        self._progress = Progress.begin(self._experiment)
+        self._resources = ExitStack()
+        self._sampler = self._resources.enter_context(sampling(self._run, self._experiment))
 
     @property
     def learner_state(self) -> LearnerState:
         """All that has been learned so far."""
-        state: LearnerState = self.learner_group.get_state()[COMPONENT_LEARNER][STATE]
-        return state
+        return self._progress.learner
 
-    def training_step(self) -> None:
+    def step(self) -> dict[str, Any]:
         """One meta-iteration."""
-        began = time.perf_counter()
-        iteration = self.learner_state.iteration + 1
-        shards, replaced = self._sample(iteration)
-        trajectory = concatenate([shard.trajectory for shard in shards])
-        sampled = time.perf_counter()
-        (report,) = self.learner_group.update(training_data=MetaBatch(trajectory=trajectory))
-        if replaced:
-            log.warning("iteration %d: workers lost and replaced: %d", iteration, replaced)
-        if report.diverged:
-            log.warning("iteration %d: diverged tasks left out: %s", iteration, report.diverged)
-        ended = time.perf_counter()
-        steps = self._steps(trajectory)
-        self._count(env_steps=steps, wall_s=ended - began, workers_replaced=replaced)
-        metrics = {
-            "iteration": iteration,
-            **self._counters_of_run,
-            **_returns(trajectory),
-            **_update_metrics(report),
-            "steps_per_s": steps / (ended - began),
-            **_time_metrics(shards, sampled - began, ended - sampled),
+        before = self._progress.counters
+        device = self._run.compute.device
+        steps = iterations(self._experiment, self._sampler, self._progress, device)
+        self._progress, metrics = next(steps)
+        last = self._experiment.agent.adaptation.steps
+        wall, update = metrics["wall_s"] - before["wall_s"], metrics["time.meta_update"]
+        planned = "iterations" in self.config.settings
+        return {
+            METRICS: metrics,
+            "num_env_steps_sampled_lifetime": metrics["env_steps"],
+            "env_runners": {
+                "episode_return_mean": metrics[f"return_step_{last}"],
+                "num_env_steps_sampled": metrics["env_steps"] - before["env_steps"],
+                "num_env_steps_sampled_lifetime": metrics["env_steps"],
+            },
+            "timers": {
+                "training_step": wall,
+                "env_runner_sampling_timer": wall - update,
+                "learner_update_timer": update,
+            },
+            "fault_tolerance": {"num_remote_worker_restarts": metrics["workers_replaced"]},
+            "done": planned and metrics["iteration"] >= self._run.iterations,
         }
-        for name, value in metrics.items():
-            self.metrics.log_value((METRICS, name), value, reduce="item")
 
-    def _sample(self, iteration: int) -> tuple[list[Shard], int]:
-        """The shards of one meta-batch, and how many workers were lost over it."""
-        config, state = self.config, self.learner_state
-        tasks = self._family.sample_tasks(
-            generator(config.seed, "tasks", iteration=iteration), config.tasks
-        )
-        requests = [
-            Request([tasks[i] for i in part], part.tolist(), iteration)
-            for part in np.array_split(np.arange(config.tasks), max(config.num_env_runners, 1))
-        ]
-        parameters = P.prefix("theta", state.theta) | P.prefix("phi", state.phi)
-        group = self.env_runner_group
-        assert group is not None
-        if not config.num_env_runners:
-            runner: Any = group.local_env_runner
-            return [runner.sample(parameters=to_arrays(parameters), request=requests[0])], 0
-        manager: Any = group._worker_manager
-        runners = list(manager.actors().values())
-        return collect_shards(runners, parameters, requests, config.sample_timeout_s)
+    def cleanup(self) -> None:
+        """End the workers."""
+        self._resources.close()
 
-    def _steps(self, trajectory: Trajectory) -> int:
-        """Simulated environment steps, those after the end of an episode included."""
-        tasks, rollouts = trajectory.returns.shape
-        return tasks * rollouts * self.config.adaptation.episodes * self._family.horizon
+    def save_to_path(  # type: ignore[override]  # no part of it, no state from elsewhere
+        self, path: str | Path | None = None
+    ) -> str:
+        """Write a run with one more checkpoint, as every command of ``warprl`` takes it.
 
-    def _count(self, **increments: float) -> None:
-        for name, increment in increments.items():
-            self._counters_of_run[name] += increment
+        Raises UserError if the folder holds a run of another configuration.
+        """
+        folder = Path(path or tempfile.mkdtemp())
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "config.yaml"
+        if file.exists():
+            for key in configuration.differences(configuration.load(file), self._run):
+                raise UserError(f"{folder} holds another run, with another {key}")
+        file.write_text(configuration.dump(self._run), encoding="utf-8")
+        self._progress.save(folder / "checkpoints", self._run)
+        return str(folder)
 
-    def _identity(self) -> dict[str, Any]:
-        """What the parameters of a checkpoint must fit."""
-        policy = json.loads(json.dumps(asdict(self.config.policy)))
-        return {"family": self.config.family, "policy": policy}
+    def restore_from_path(self, path: str | Path) -> None:  # type: ignore[override]
+        """Go on from the newest sound checkpoint of a run.
 
-    def get_state(self, *_: Any, **__: Any) -> dict[str, Any]:
-        """The run's progress: tensors, and a JSON-able document."""
-        state = self.learner_state
-        document = {
-            **self._identity(),
-            "learner": state.to_scalars(),
-            "counters": dict(self._counters_of_run),
-        }
-        return {"tensors": state.to_tensors(), "document": document}
+        Raises UserError if there is none, or if the family or the policy was another one.
+        """
+        found = configuration.load(Path(path) / "config.yaml")
+        for key in configuration.differences(found, self._run):
+            if key.partition(".")[0] in ("family", "policy"):
+                was, now = (configuration.flat(run).get(key) for run in (found, self._run))
+                raise UserError(f"{path}: cannot continue: {key} was {was} and is now {now}")
+        self._progress = Progress.load(stored.load_checkpoint(Path(path), found, None))
+        self._iteration = self._progress.learner.iteration
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from the progress of a run. Raises UserError if it is not one of this policy."""
-        tensors, document = state["tensors"], state["document"]
-        saved = {"family": document["family"], "policy": saved_policy(document)}
-        for name, mine in self._identity().items():
-            if saved[name] != mine:
-                raise UserError(f"cannot continue: {name} was {saved[name]} and is now {mine}")
-        learned = LearnerState.from_tensors(tensors, document["learner"])
-        self.learner_group.set_state({COMPONENT_LEARNER: {STATE: learned}})
-        self._counters_of_run = dict(document["counters"])
-        self._iteration = learned.iteration
+    @classmethod
+    def from_checkpoint(  # type: ignore[override]  # there are no policies to choose among
+        cls, path: str | Path | Checkpoint, filesystem: Any = None
+    ) -> Self:
+        """The algorithm that saved a checkpoint, at the iteration at which it did.
 
-    def start_from(self, theta: Params) -> None:
-        """Begin with this initialisation theta_0 in place of the random one."""
-        state = replace(self.learner_state, theta=theta)
-        self.learner_group.set_state({COMPONENT_LEARNER: {STATE: state}})
-
-    def get_checkpointable_components(self) -> list[tuple[str, Any]]:
-        """None: :meth:`get_state` holds everything."""
-        return []
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write ``checkpoint_dir/<iteration>``; see :mod:`warprl.checkpoint`."""
-        state = self.get_state()
-        checkpoint.save(
-            Path(checkpoint_dir), self.learner_state.iteration,
-            state["tensors"], state["document"], self.config.keep,
-        )  # fmt: skip
-
-    def load_checkpoint(self, checkpoint_dir: Any) -> None:
-        """Go on from the newest sound checkpoint in a folder; broken ones are logged."""
-        found = checkpoint.load(Path(checkpoint_dir))
-        for path, reason in found.skipped:
-            log.warning("checkpoint %s is broken and was skipped: %s", path, reason)
-        self.set_state({"tensors": found.tensors, "document": found.document})
+        Args:
+            path: a folder or URI, such as that of a checkpoint that Tune saved, or of a run.
+            filesystem: where ``path`` lies, if it is neither on this disk nor a URI.
+        """
+        where = path if isinstance(path, Checkpoint) else Checkpoint(path, filesystem)
+        with where.as_directory() as folder:
+            run = configuration.load(Path(folder) / "config.yaml")
+            preset = configuration.flat(configuration.of_preset(run.family, run.agent))
+            chosen = {k: v for k, v in configuration.flat(run).items() if preset.get(k, ...) != v}
+            algorithm = cls(
+                config=WarpGradConfig().meta(**chosen, family=run.family, agent=run.agent)
+            )
+            algorithm.restore_from_path(folder)
+        return algorithm
 
 
-def connect(workers: int) -> None:
-    """Start Ray on this machine, unless it runs in this process or RAY_ADDRESS names a cluster.
-
-    There may be more workers than cores.
-    """
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray's native log otherwise reaches the terminal; errors that matter are Python's exceptions.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        cpus = max(available_cores(), workers)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-
-
-def build(run: RunConfig) -> WarpGrad:
-    """The algorithm of a run, with Ray started and all workers up. End it with ``stop()``."""
-    connect(run.workers)
-    config = WarpGradConfig().env_runners(
-        num_env_runners=run.workers, sample_timeout_s=run.worker_timeout_s
-    )
-    config.meta(
-        family=run.family, policy=run.policy, adaptation=run.adaptation, learner=run.learner,
-        tasks=run.tasks, seed=run.seed, keep=run.keep,
-    )  # fmt: skip
-    algorithm = config.build_algo()
-    assert isinstance(algorithm, WarpGrad)
-    return algorithm
-
-
-def _require_on_workers(family: str) -> None:
-    """Raise UserError if a Ray worker does not find the module of a user's own family."""
-    if ":" not in family:
-        return
-
-    @ray.remote(num_cpus=0)
-    def find() -> None:  # in here, so that it travels whole and a worker need not load RLlib
-        make_family(family)
-
+def _json(key: str, value: Any) -> str:
+    """A value as ``--set`` takes it. Numbers of numpy's come from search spaces."""
     try:
-        ray.get(find.remote())
-    except UnknownFamily as error:
-        reason = getattr(error, "cause", error)  # Ray's error holds a traceback beside it
-        raise UserError(f"a Ray worker finds {reason}") from error
+        return json.dumps(value, default=lambda number: number.tolist())
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{key} = {value!r}: must be a plain value; search spaces are for tune.Tuner"
+        ) from error
 
 
 def iteration_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Ours of what ``train()`` returns, flat, with Python numbers.
-
-    Cumulative over the run: ``iteration``, ``env_steps`` (horizons of all episodes, also of those
-    that end early), ``wall_s`` (seconds in iterations), ``workers_replaced``. Of this iteration:
-    ``return_step_k`` (mean over finite tasks), ``meta_loss`` (of Leap and Reptile without warps,
-    their own objective), ``kl``, ``grad_norm``, ``meta_steps``, ``kl_coefficient``, ``step_scale``,
-    ``diverged_tasks``, ``steps_per_s``, the seconds ``time.physics``, ``time.policy``,
-    ``time.inner`` (means over workers), ``time.transfer`` (messages and waiting for the slowest
-    worker), ``time.meta_update``, and ``physics_fraction``, the first of these over their sum.
-    """
-    return dict(result[METRICS])
-
-
-def _returns(trajectory: Trajectory) -> dict[str, float]:
-    """Mean over the tasks that stayed finite; NaN if none did."""
-    means = trajectory.returns[trajectory.finite].double().mean(0)
-    return {f"return_step_{k}": value for k, value in enumerate(means.tolist())}
-
-
-def _update_metrics(report: Report) -> dict[str, float]:
-    return {**report.metrics, "diverged_tasks": len(report.diverged)}
-
-
-def _time_metrics(shards: list[Shard], sampling: float, update: float) -> dict[str, float]:
-    names = [field.name for field in fields(Timing)]
-    spent = {n: sum(getattr(s.timing, n) for s in shards) / len(shards) for n in names}
-    seconds = {**spent, "transfer": sampling - sum(spent.values()), "meta_update": update}
-    fraction = spent["physics"] / (sampling + update)
-    return {"physics_fraction": fraction} | {f"time.{name}": s for name, s in seconds.items()}
-
-
-def _require_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{name} = {value!r}: must be a whole number, {least} or more")
-
-
-def _require_valid(name: str, kind: type[Any], value: Any) -> None:
-    if not isinstance(value, kind):
-        raise UserError(f"{name} = {value!r}: must be a {kind.__name__}")
-    try:
-        # Strict JSON, as for config.yaml: 2.5 is not 2, while a list may stand for a tuple.
-        text = json.dumps(asdict(value), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name} = {value}: must hold finite numbers and names") from error
-    try:
-        TypeAdapter(kind).validate_json(text, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join([name, *map(str, first["loc"])])
-        message = first["msg"].removeprefix("Input ")
-        raise UserError(f"{path} = {first['input']!r}: {message}") from error
+    """Our metrics of one iteration, out of RLlib's result."""
+    metrics: dict[str, Any] = result[METRICS]
+    return metrics
