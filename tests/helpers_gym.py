@@ -24,3 +24,6 @@ def push(env: gymnasium.Env[Any, Any], task: Push) -> None:
 
 
 CART = GymFamily("cart-v1", "CartPole-v1", [Push(10), Push(-10)], push, horizon=60)
+
+# Episodes so short that a policy with a memory is trained in a moment; most end on their own.
+SHORT_CART = GymFamily("short-cart-v1", "CartPole-v1", [Push(20), Push(-20)], push, horizon=20)
