@@ -1,6 +1,6 @@
 # Every target sets itself up: it needs Python 3.11 or newer, git and make, and installs into .venv only.
 #   make demo            the main job, from an empty checkout to a video
-#   make test            the tests
+#   make test            the tests that need no Ray
 # PYTHON=...      the interpreter to build .venv with (default: the first of python3, python3.13, ... that is >= 3.11)
 # TORCH_INDEX=... a further package index for torch, such as PyTorch's own for CPU builds (default: pip's settings)
 SHELL := /bin/bash
@@ -29,7 +29,7 @@ $(1)/bin/pip install --quiet --retries 2 --constraint $(2) $(if $(TORCH_INDEX),-
 $(1)/bin/pip install --quiet --constraint $(2) --editable '.[$(3)]'
 endef
 
-.PHONY: metaworld metaworld-test metaworld-lock help setup demo test slow-test lint type check format build lock clean
+.PHONY: metaworld metaworld-test metaworld-lock help setup demo test test-ray slow-test lint type check format build lock clean
 .PHONY: benchmark-throughput benchmark-learning benchmark-comparison
 
 help: ## this list
@@ -48,8 +48,11 @@ $(METAWORLD): pyproject.toml constraints-metaworld.txt
 demo: $(READY) ## train, evaluate and film: three minutes (DEMO=short: a rehearsal; VIDEO=required: fail without GL)
 	$(BIN)/python -m warprl.launch.demo $(if $(filter short,$(DEMO)),--short) $(if $(filter required,$(VIDEO)),--require-video)
 
-test: $(READY) ## the tests (one file: make test TESTS=tests/test_warp.py)
+test: $(READY) ## the tests but for slow ones and Ray's (one file: make test TESTS=tests/test_warp.py)
 	$(BIN)/python -m pytest $(TESTS)
+
+test-ray: $(READY) ## the tests that start Ray: workers, Tune, sweeps
+	$(BIN)/python -m pytest -m 'ray and not slow' $(TESTS)
 
 slow-test: $(READY) ## the tests that take minutes: learning, long determinism runs
 	$(BIN)/python -m pytest -m slow $(TESTS)
@@ -57,7 +60,7 @@ slow-test: $(READY) ## the tests that take minutes: learning, long determinism r
 metaworld: $(METAWORLD) ## an environment with Meta-World, in .venv-metaworld (docs/metaworld.md)
 
 metaworld-test: $(METAWORLD) ## the tests that need it
-	.venv-metaworld/bin/python -m pytest tests/test_meta_world.py
+	.venv-metaworld/bin/python -m pytest -m 'not slow' tests/test_meta_world.py
 
 lint: $(READY) ## ruff: style, imports, docstrings, formatting
 	$(BIN)/ruff check .
@@ -66,7 +69,7 @@ lint: $(READY) ## ruff: style, imports, docstrings, formatting
 type: $(READY) ## mypy, strict, over the package, the tests and the benchmarks
 	$(BIN)/mypy
 
-check: lint type test ## lint, types and tests
+check: lint type test test-ray ## lint, types and tests
 
 format: $(READY) ## rewrite the code as `make lint` wants it
 	$(BIN)/ruff check --fix .

@@ -23,3 +23,17 @@ def _ray_is_shut_down_at_the_end() -> Iterator[None]:
     ray = sys.modules.get("ray")
     if ray is not None:
         ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _only_tests_with_the_marker_start_ray(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Starting Ray takes seconds, so that ``make test`` leaves these tests out."""
+    before = _ray_runs()
+    yield
+    if not before and request.node.get_closest_marker("ray") is None:
+        assert not _ray_runs(), "this test starts Ray: mark it with pytest.mark.ray"
+
+
+def _ray_runs() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())

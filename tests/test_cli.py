@@ -509,6 +509,7 @@ def test_a_full_disk_ends_a_run_with_one_line_and_what_is_saved_stays(
     assert learned(tmp_path / "full") == learned(whole)
 
 
+@pytest.mark.ray
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     """A real command with a worker, told to stop twice within one iteration."""
     arguments = ("--workers", "1", "--run", "cut", "--set", "tasks=4")

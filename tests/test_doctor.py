@@ -14,6 +14,7 @@ from warprl.launch.cli import main
 from warprl.launch.doctor import Finding
 
 
+@pytest.mark.ray
 def test_every_check_passes_or_says_what_to_do(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

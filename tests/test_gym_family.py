@@ -466,6 +466,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.ray
 def test_a_family_in_the_working_directory_is_trained_and_evaluated_with_any_number_of_workers(
     home: Path,
 ) -> None:

@@ -129,6 +129,7 @@ def test_a_worker_that_is_sent_tasks_builds_no_benchmark() -> None:
     assert (done.stdout, done.stderr) == ("(2, 39)\n", "")
 
 
+@pytest.mark.ray
 def test_a_run_is_trained_resumed_and_evaluated_by_meta_worlds_own_evaluator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,6 +84,7 @@ def learned(run: Path) -> dict[str, list[float]]:
     return {name: tensor.tolist() for name, tensor in tensors.items()}
 
 
+@pytest.mark.ray
 def test_every_cell_is_an_ordinary_run_and_nothing_else_is_left(trained: Path) -> None:
     assert sorted(path.name for path in trained.iterdir()) == sorted(NAMES)
     assert saved(trained) == dict.fromkeys(NAMES, [1])
@@ -95,6 +96,7 @@ def test_every_cell_is_an_ordinary_run_and_nothing_else_is_left(trained: Path) -
         assert held == {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "lock"}
 
 
+@pytest.mark.ray
 def test_a_finished_grid_is_skipped_and_a_longer_one_goes_on_exactly(
     capsys: pytest.CaptureFixture[str], begun: Path, tmp_path: Path
 ) -> None:
@@ -113,6 +115,7 @@ def test_a_finished_grid_is_skipped_and_a_longer_one_goes_on_exactly(
     assert learned(begun / NAMES[1]) == learned(begun / "whole")
 
 
+@pytest.mark.ray
 def test_a_cell_that_fails_is_named_and_the_others_go_on(
     capsys: pytest.CaptureFixture[str], begun: Path, tmp_path: Path
 ) -> None:
@@ -130,6 +133,7 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(
     assert states(capsys, file) == {NAMES[0]: "finished", NAMES[1]: "skipped"}
 
 
+@pytest.mark.ray
 def test_a_cell_whose_process_is_killed_is_named_and_finished_by_the_next_call(
     capsys: pytest.CaptureFixture[str], begun: Path, tmp_path: Path
 ) -> None:
@@ -233,6 +237,7 @@ def test_the_example_in_the_help_is_a_sweep(
     assert "half-cheetah-dir-v1-online-warp_gate-s1" in [cell.name for cell in found]
 
 
+@pytest.mark.ray
 def test_a_run_with_other_settings_is_refused_by_name_before_any_work(
     capsys: pytest.CaptureFixture[str], begun: Path, tmp_path: Path
 ) -> None:
@@ -345,6 +350,7 @@ def test_a_bad_file_is_refused_without_loading_ray(tmp_path: Path) -> None:
     assert subprocess.run(command, capture_output=True, check=False).returncode == 2
 
 
+@pytest.mark.ray
 def test_an_interrupt_lets_every_run_save_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """The real command, interrupted as a terminal does it: with all that it has started."""
     file = write(tmp_path, families=FAMILIES[:1], iterations=100_000, concurrent=1)

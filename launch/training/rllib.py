@@ -217,11 +217,12 @@ class WarpGrad(Algorithm):
         self._resources.close()
 
     def save_to_path(  # type: ignore[override]  # no part of it, no state from elsewhere
-        self, path: str | Path | None = None
+        self, path: str | Path | None = None, *, use_msgpack: bool = False
     ) -> str:
         """Write a run with one more checkpoint, as every command of ``warprl`` takes it.
 
-        Raises UserError if the folder holds a run of another configuration.
+        Nothing is pickled, and so RLlib's ``use_msgpack`` makes no difference. Raises UserError if
+        the folder holds a run of another configuration.
         """
         folder = Path(path or tempfile.mkdtemp())
         folder.mkdir(parents=True, exist_ok=True)

@@ -105,8 +105,14 @@ class RaySampler:
         _require_on_workers(family)
         self._experiment, self._timeout_s, self._device = experiment, timeout_s, device
         remote: Any = ray.remote(num_cpus=1, max_restarts=-1)(Worker)
-        self.actors = [remote.remote(family, experiment.agent) for _ in range(workers)]
-        ray.get([actor.__ray_ready__.remote() for actor in self.actors])
+        self.actors: list[Any] = []
+        try:
+            for _ in range(workers):
+                self.actors.append(remote.remote(family, experiment.agent))
+            ray.get([actor.__ray_ready__.remote() for actor in self.actors])
+        except BaseException:
+            self.stop()  # or those that did start would keep their cores
+            raise
 
     def sample(self, theta: Params, phi: Params, tasks: Sequence[Task], iteration: int) -> Sampled:
         """See :class:`warprl.agents.meta.Sampler`."""
@@ -121,9 +127,9 @@ class RaySampler:
         return Sampled(batch, mean_timing(answer.timing for answer in answers), lost)
 
     def stop(self) -> None:
-        """End the workers."""
-        for actor in self.actors:
-            ray.kill(actor)
+        """End the workers, unless Ray has ended with all of them."""
+        while self.actors and ray.is_initialized():
+            ray.kill(self.actors.pop())
 
 
 def collect_shards(
@@ -198,7 +204,6 @@ def connect(workers: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's native log otherwise reaches the terminal; errors that matter are Python's exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with _muted():
         if os.environ.get("RAY_ADDRESS"):
