@@ -41,7 +41,8 @@ CASES = [
 def test_every_preset_learns_what_it_names_and_nothing_else(agent: str, outer: str) -> None:
     preset = PRESETS[agent]
     own = preset.learner.outer
-    experiment = small(agent, own if own.type == outer else {"adam": Adam(), "trpo": Trpo()}[outer])
+    other: Outer = Adam() if outer == "adam" else Trpo()
+    experiment = small(agent, own if own.type == outer else other)
     start = experiment.agent.init(experiment.seed)
     done = iterate(experiment, InProcess(experiment), start)
 
