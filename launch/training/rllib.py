@@ -259,12 +259,9 @@ class WarpGrad(Algorithm):
         """
         where = path if isinstance(path, Checkpoint) else Checkpoint(path, filesystem)
         with where.as_directory() as folder:
-            run = configuration.load(Path(folder) / "config.yaml")
-            preset = configuration.flat(configuration.of_preset(run.family, run.agent))
-            chosen = {k: v for k, v in configuration.flat(run).items() if preset.get(k, ...) != v}
-            algorithm = cls(
-                config=WarpGradConfig().meta(**chosen, family=run.family, agent=run.agent)
-            )
+            keys = configuration.flat(configuration.load(Path(folder) / "config.yaml"))
+            del keys["schema_version"]
+            algorithm = cls(config=WarpGradConfig().meta(**keys))
             algorithm.restore_from_path(folder)
         return algorithm
 
