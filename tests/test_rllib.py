@@ -29,6 +29,15 @@ FAMILY = "point-navigation-v1"
 KEYS = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in SMALL)}
 
 
+@pytest.fixture(autouse=True)
+def _no_folders_at_home(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RLlib makes one for every algorithm."""
+    home = str(tmp_path_factory.mktemp("home"))
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", home)
+
+
 def small(**settings: Any) -> WarpGradConfig:
     """The same run as that of the helpers."""
     return WarpGradConfig().meta(family=FAMILY, tasks=5, seed=3, **KEYS).meta(**settings)
