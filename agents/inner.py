@@ -20,6 +20,7 @@ from warprl.agents.losses import InnerLoss
 from warprl.agents.policy import Layers, Policy
 from warprl.agents.returns import discounted_returns, gae, normalise
 from warprl.agents.rollout import Collected, Draws, Memory, Timing, collect, joined
+from warprl.keys import Key, Need
 from warprl.objective import inner_step
 from warprl.seeding import generator
 from warprl.types import Batch, BatchEnv, Params, Rollout, StepSize, Task, Trajectory
@@ -27,8 +28,10 @@ from warprl.types import Batch, BatchEnv, Params, Rollout, StepSize, Task, Traje
 MAX_EPISODES = 10_000
 
 Episodes = Annotated[int, Interval(gt=0, le=MAX_EPISODES)]
-Discount = Annotated[float, Interval(gt=0, le=1)]
-Fraction = Annotated[float, Interval(ge=0, le=1)]
+Discount = Annotated[float, Interval(gt=0, le=1), Key("discount of the rewards, from step to step")]
+Lambda = Annotated[
+    float, Interval(ge=0, le=1), Key("lambda of the advantages: 1 trusts no value estimate")
+]
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,22 @@ class GradientAdaptation:
     (:func:`warprl.agents.returns.gae`). The peers take ``lam`` = 1, whose variance slows learning.
     """
 
-    type: Literal["gradient"] = "gradient"
-    steps: Annotated[int, Ge(0)] = 1
-    inner_lr: Annotated[float, Gt(0)] = 0.1
-    layers: Layers = "all"
-    episodes: Episodes = 20
+    type: Annotated[Literal["gradient"], Key("by policy-gradient steps")] = "gradient"
+    steps: Annotated[int, Ge(0), Key("inner steps on a task")] = 1
+    inner_lr: Annotated[
+        float, Gt(0), Key("size of an inner step (alpha in the paper)", Need.INNER_STEPS)
+    ] = 0.1
+    layers: Annotated[
+        Layers,
+        Key("task layers that adapt: all, the output or the others", Need.INNER_STEPS),
+    ] = "all"
+    episodes: Annotated[Episodes, Key("episodes of a task, for each inner step")] = 20
     gamma: Discount = 0.99
-    lam: Fraction = 0.95
+    lam: Lambda = 0.95
+
+    def met(self) -> set[Need]:
+        """What keys of the adaptation may need and find here."""
+        return {Need.INNER_STEPS} if self.steps else set()
 
     def step_sizes(self, policy: Policy) -> dict[str, float]:
         """alpha of each parameter that adapts."""
@@ -63,11 +75,15 @@ class MemoryAdaptation:
     ends.
     """
 
-    type: Literal["memory"] = "memory"
-    steps: Annotated[int, Ge(0)] = 3
-    episodes: Episodes = 20
+    type: Annotated[Literal["memory"], Key("by a memory that outlasts its episodes")] = "memory"
+    steps: Annotated[int, Ge(0), Key("episodes of a trial after its first")] = 3
+    episodes: Annotated[Episodes, Key("trials of a task")] = 20
     gamma: Discount = 0.99
-    lam: Fraction = 0.95
+    lam: Lambda = 0.95
+
+    def met(self) -> set[Need]:
+        """Nothing: none of its keys needs anything."""
+        return set()
 
     def step_sizes(self, policy: Policy) -> dict[str, float]:
         """None: no parameter adapts."""

@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from warprl.agents.consistency import Choices
 from warprl.agents.inner import AdaptationConfig, Shard, adapt
 from warprl.agents.losses import InnerLoss, OuterLoss
 from warprl.agents.policy import Policy
@@ -104,12 +105,22 @@ class Agent:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run apart from how it is carried out: its tasks, its agent and its seed."""
+    """A run apart from how it is carried out: its tasks, its agent and its seed.
+
+    ValueError says, in one line, what cannot work together or would do nothing.
+    """
 
     family: Family
     agent: Agent
     tasks: int  # of a meta-batch
     seed: int
+
+    def __post_init__(self) -> None:
+        """Refuse what nobody can have meant."""
+        agent = self.agent
+        choices = Choices.of(agent.policy, agent.adaptation, agent.learner)
+        choices.require_used()
+        choices.require_consistent()
 
 
 class Iteration(NamedTuple):

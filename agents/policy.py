@@ -23,9 +23,10 @@ from warprl.activation import tanh
 from warprl.agents import recurrent
 from warprl.agents.distributions import ActionDistribution, distribution_for
 from warprl.agents.recurrent import FLAGS, MemoryKind, State
+from warprl.keys import Key, Need
 from warprl.params import prefix, subtree, tree_map
 from warprl.types import Params, Spaces
-from warprl.warp import apply_warp, fold_linear, init_warp
+from warprl.warp import WARP_KINDS, apply_warp, fold_linear, init_warp
 
 Layers = Literal["all", "head", "body"]
 
@@ -42,12 +43,54 @@ class PolicyConfig:
     in ``warped``, ascending from 0 at the bottom.
     """
 
-    hidden: Annotated[tuple[Annotated[int, Gt(0), Le(MAX_WIDTH)], ...], Len(1)] = (64, 64)
-    warp: Literal["linear", "residual", "gate", "recurrent"] | None = None
-    rates: bool = False
-    log_std: Annotated[float, Interval(ge=-10, le=10)] = 0.0
-    memory: MemoryKind | None = None
-    warped: Annotated[tuple[Annotated[int, Ge(0)], ...], Len(1)] | None = None
+    hidden: Annotated[
+        tuple[Annotated[int, Gt(0), Le(MAX_WIDTH)], ...],
+        Len(1),
+        Key("widths of the hidden layers, from the bottom"),
+    ] = (64, 64)
+    warp: Annotated[
+        Literal["linear", "residual", "gate", "recurrent"] | None,
+        Key("warp behind hidden layers, or in the memory (recurrent)"),
+    ] = None
+    rates: Annotated[
+        bool, Key("whether every adapted number has a learned step-size factor of its own")
+    ] = False
+    log_std: Annotated[
+        float,
+        Interval(ge=-10, le=10),
+        Key("first log standard deviation, in units of the policy's action", Need.CONTINUOUS),
+    ] = 0.0
+    memory: Annotated[
+        MemoryKind | None, Key("recurrent cell in the place of the first hidden layer")
+    ] = None
+    warped: Annotated[
+        Annotated[tuple[Annotated[int, Ge(0)], ...], Len(1)] | None,
+        Key("hidden layers with a warp, from 0 at the bottom; none for all", Need.LAYER_WARPS),
+    ] = None
+
+    def require_consistent(self) -> None:
+        """Raise ValueError, in one line, for parts that cannot work together."""
+        if self.warp == "recurrent" and self.memory != "rnn":
+            raise ValueError(
+                "policy.warp = recurrent needs policy.memory = rnn, the cell that it gates"
+            )
+        if self.memory and self.warp in WARP_KINDS:
+            raise ValueError(
+                f"policy.memory = {self.memory} needs policy.warp = recurrent (of an rnn) or none: "
+                f"{self.warp} warps stand behind feed-forward layers"
+            )
+        # In one order only, so that there is one name for each policy.
+        places, layers = list(self.warped or []), len(self.hidden)
+        if places and (max(places) >= layers or places != sorted(set(places))):
+            raise ValueError(
+                f"policy.warped = {places}: should be in order and each once, of the hidden layers "
+                f"{list(range(layers))}"
+            )
+
+    def met(self, continuous: bool) -> set[Need]:
+        """What keys of the policy may need and find here, for this kind of action."""
+        found = {Need.CONTINUOUS: continuous, Need.LAYER_WARPS: self.warp in WARP_KINDS}
+        return {need for need, here in found.items() if here}
 
 
 @dataclass(frozen=True)

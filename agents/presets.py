@@ -28,7 +28,8 @@ _GATES = PolicyConfig(warp="gate")
 _GATED_RNN = PolicyConfig(hidden=(100,), memory="rnn", warp="recurrent")
 _ONE, _THREE = GradientAdaptation(steps=1), GradientAdaptation(steps=3)
 _PROMP = LearnerConfig(init="maml")
-_MAML = LearnerConfig(init="maml", loss=Vpg(), outer=Adam(init_lr=2e-3, epochs=1))
+# The single step of an update is the policy gradient, whatever the loss.
+_MAML = LearnerConfig(init="maml", outer=Adam(init_lr=2e-3, epochs=1))
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
@@ -116,7 +117,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "gated memory, warps and policy learned on two time scales, after the paper's maze",
             _GATED_RNN,
             GradientAdaptation(steps=0),
-            LearnerConfig(TwoTimeScale(), init="maml", loss=Vpg(), outer=Adam(epochs=1)),
+            LearnerConfig(TwoTimeScale(), init="maml", outer=Adam(epochs=1)),
         ),
         "warp-rnn-lookahead": Preset(
             "gated memory, and the objective of warpgrad",

@@ -293,7 +293,7 @@ def config(
     from warprl.launch.runs import config
 
     resolved = config.resolve(family, agent, {}, settings or ())
-    return Outcome(resolved.model_dump(mode="json"), config.dump(resolved).rstrip())
+    return Outcome(config.plain(resolved), config.dump(resolved).rstrip())
 
 
 @verb

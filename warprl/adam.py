@@ -10,13 +10,13 @@ from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
 from warprl import params as P
+from warprl.keys import Key, Need
 from warprl.types import Params
 
 EPSILON = 1e-8
 
 Beta = Annotated[float, Interval(ge=0, lt=1)]
-Count = Annotated[int, Gt(0)]
-Positive = Annotated[float, Gt(0)]
+_KL = Need.META_LOSS, Need.SEVERAL_STEPS  # it is zero until a step has been taken
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,41 @@ class Adam:
     The gradients of phi and of theta_0 are each scaled down to the norm ``max_grad_norm``.
     """
 
-    type: Literal["adam"] = "adam"
-    warp_lr: Positive = 1e-3  # of phi: beta in the paper
-    init_lr: Positive = 1e-3  # of theta_0: lambda beta
-    epochs: Count = 5
-    minibatches: Count = 1
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    weight_decay: Annotated[float, Ge(0)] = 0.0
-    max_grad_norm: Positive = 1.0
-    kl_coefficient: Positive = 5e-4
-    kl_target: Positive = 0.02
-    kl_limit: Positive = 0.1
+    type: Annotated[
+        Literal["adam"], Key("steps of Adam, as far as the KL allows", Need.LEARNING)
+    ] = "adam"
+    warp_lr: Annotated[
+        float, Gt(0), Key("step size of the warps and rates (beta in the paper)", Need.WARPS)
+    ] = 1e-3
+    init_lr: Annotated[
+        float, Gt(0), Key("step size of the initialisation (lambda beta)", Need.LEARNED_INIT)
+    ] = 1e-3
+    epochs: Annotated[int, Gt(0), Key("passes over the meta-batch in an update")] = 5
+    minibatches: Annotated[int, Gt(0), Key("parts of a pass, each of which makes one step")] = 1
+    betas: Annotated[tuple[Beta, Beta], Key("decay of the two moments, from step to step")] = (
+        0.9,
+        0.999,
+    )
+    weight_decay: Annotated[
+        float, Ge(0), Key("decay of the parameters, times the step size (AdamW)")
+    ] = 0.0
+    max_grad_norm: Annotated[
+        float, Gt(0), Key("norm to which a larger gradient is scaled down")
+    ] = 1.0
+    kl_coefficient: Annotated[
+        float, Gt(0), Key("weight of the KL penalty in the first update", *_KL)
+    ] = 5e-4
+    kl_target: Annotated[
+        float, Gt(0), Key("KL towards which the weight of the penalty adapts", *_KL)
+    ] = 0.02
+    kl_limit: Annotated[
+        float, Gt(0), Key("KL past which a step is taken back and ends the update", *_KL)
+    ] = 0.1
+
+    @property
+    def steps(self) -> int:
+        """The most steps that an update can take."""
+        return self.epochs * self.minibatches
 
 
 class Point(NamedTuple):

@@ -19,6 +19,7 @@ from torch import Tensor
 from warprl import params as P
 from warprl.adam import Adam, Point, adam_step
 from warprl.initialisation import INITIALISATIONS
+from warprl.keys import Key, Need
 from warprl.meta_batch import Gradients, MetaBatch, mean_gradients
 from warprl.natural_step import Trpo, natural_step
 from warprl.objective import InitKind, LookAhead, Objective, TwoTimeScale
@@ -27,6 +28,7 @@ from warprl.types import Params
 
 MIN_PENALTY, MAX_PENALTY = 1e-4, 1e2
 KL_BAND = 1.5  # the penalty adapts outside [target / 1.5, target * 1.5] (Schulman et al., 2017)
+_LATER = Need.META_LOSS, Need.SEVERAL_STEPS  # every loss has the policy gradient at first
 SHORTEN, LENGTHEN = 0.5, 1.1  # of the step sizes, after an update that went too far or did not
 
 
@@ -34,15 +36,15 @@ SHORTEN, LENGTHEN = 0.5, 1.1  # of the step sizes, after an update that went too
 class Ppo:
     """The meta-loss is the likelihood-ratio surrogate, clipped (Schulman et al., PPO, 2017)."""
 
-    type: Literal["ppo"] = "ppo"
-    clip: Annotated[float, Gt(0)] = 0.3
+    type: Annotated[Literal["ppo"], Key("the clipped surrogate", *_LATER)] = "ppo"
+    clip: Annotated[float, Gt(0), Key("how far a likelihood ratio counts away from 1")] = 0.3
 
 
 @dataclass(frozen=True)
 class Vpg:
     """The meta-loss is the plain surrogate, whose gradient is the policy gradient."""
 
-    type: Literal["vpg"] = "vpg"
+    type: Annotated[Literal["vpg"], Key("the plain surrogate", *_LATER)] = "vpg"
 
 
 Loss: TypeAlias = Ppo | Vpg
@@ -57,6 +59,28 @@ class LearnerConfig:
     init: InitKind = "fixed"
     loss: Loss = Ppo()
     outer: Outer = Adam()
+
+    def require_consistent(self) -> None:
+        """Raise ValueError, in one line, for parts that cannot work together."""
+        if isinstance(self.objective, TwoTimeScale) and not (
+            isinstance(self.outer, Adam) and self.outer.steps == 1
+        ):
+            raise ValueError(
+                "objective.type = two-time-scale needs outer.type = adam, outer.epochs = 1 and "
+                "outer.minibatches = 1: the warps gather one gradient an iteration"
+            )
+
+    def met(self, phi: bool) -> set[Need]:
+        """What keys of the learner may need and find here, where phi has parameters or has none."""
+        kind = INITIALISATIONS[self.init]
+        found = {
+            Need.WARPS: phi,
+            Need.LEARNED_INIT: kind.learned,
+            Need.LEARNING: phi or kind.learned,
+            Need.META_LOSS: phi or kind.meta_loss,
+            Need.SEVERAL_STEPS: not isinstance(self.outer, Adam) or self.outer.steps > 1,
+        }
+        return {need for need, here in found.items() if here}
 
 
 @dataclass(frozen=True)

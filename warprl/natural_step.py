@@ -12,6 +12,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from warprl import params as P
+from warprl.keys import Key, Need
 from warprl.meta_batch import Gradients, Group, MetaBatch, mean_gradients
 from warprl.trajectories import Selection
 from warprl.types import Params
@@ -34,8 +35,10 @@ class Trpo:
     ``leap`` and ``reptile``, whose objective is no meta-loss, the KL is first-order MAML's.
     """
 
-    type: Literal["trpo"] = "trpo"
-    kl_limit: Annotated[float, Gt(0)] = 0.01
+    type: Annotated[
+        Literal["trpo"], Key("one natural-gradient step within a KL", Need.LEARNING)
+    ] = "trpo"
+    kl_limit: Annotated[float, Gt(0), Key("largest KL of the step")] = 0.01
 
 
 class Stepped(NamedTuple):

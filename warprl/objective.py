@@ -16,6 +16,7 @@ import torch
 from annotated_types import Gt
 
 from warprl import params as P
+from warprl.keys import Key, Need
 from warprl.types import (
     Batch,
     MetaLoss,
@@ -34,8 +35,13 @@ InitKind = Literal["fixed", "leap", "reptile", "fomaml", "maml"]
 class LookAhead:
     """phi descends the meta-loss behind one inner step from every trajectory state."""
 
-    type: Literal["look-ahead"] = "look-ahead"
-    kind: Form = "exact"
+    type: Annotated[
+        Literal["look-ahead"],
+        Key("the warps descend the loss behind one inner step from every state", Need.WARPS),
+    ] = "look-ahead"
+    kind: Annotated[
+        Form, Key("whether that step is differentiated (eq. 11) or held constant (eq. 12)")
+    ] = "exact"
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,11 @@ class TwoTimeScale:
     So did the experiment of the paper's section 4.3 (in its released code, one in 30).
     """
 
-    type: Literal["two-time-scale"] = "two-time-scale"
-    warp_every: Annotated[int, Gt(0)] = 30
+    type: Annotated[
+        Literal["two-time-scale"],
+        Key("the warps descend the policy's own loss, and more slowly", Need.WARPS),
+    ] = "two-time-scale"
+    warp_every: Annotated[int, Gt(0), Key("updates in which the warps take one step")] = 30
 
 
 Objective: TypeAlias = LookAhead | TwoTimeScale

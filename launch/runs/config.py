@@ -9,60 +9,67 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import yaml
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from warprl.adam import Adam
-from warprl.agents.inner import AdaptationConfig, GradientAdaptation, MemoryAdaptation
-from warprl.agents.policy import PolicyConfig
+from warprl.agents.consistency import Choices, idle_key
+from warprl.agents.inner import AdaptationConfig
+from warprl.agents.policy import Policy, PolicyConfig
 from warprl.agents.presets import PRESETS
 from warprl.envs import UnknownFamily, family_names, is_meta_world, make_family
 from warprl.envs.physics import NoNativeBatchError
-from warprl.initialisation import INITIALISATIONS
+from warprl.keys import Key
 from warprl.launch.errors import UserError, nearest
 from warprl.launch.machine import available_cores
-from warprl.launch.runs import schema_1
+from warprl.launch.runs import key_table, schema_1
 from warprl.learner import LearnerConfig, Loss, Outer
-from warprl.objective import InitKind, LookAhead, Objective, TwoTimeScale
-from warprl.warp import WARP_KINDS
+from warprl.objective import InitKind, Objective
 
 MAX_SEED = 2**32 - 1
 MAX_TASKS = 10_000
 MAX_TIMEOUT_S = 1e6
 OPTIONS = {"workers": "compute.workers"}  # options that are keys of another name
 WORKER_TIMEOUT_S = 3600.0  # far above any iteration that is worth waiting for
+DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 # Keys and sections that say how long a run goes on and how it is carried out, and never what it
 # computes.
 CARRIED_OUT = ("schema_version", "iterations", "compute", "output")
+ARGUMENTS = ("schema_version", "family", "agent")  # are given on their own, and not as a setting
+
+_LEARNER = LearnerConfig()
 
 
 @dataclass(frozen=True)
 class Compute:
-    """How a run is carried out, which never changes its results.
+    """How a run is carried out, which never changes its results."""
 
-    ``workers`` = 0 samples in this process. A worker that takes longer than ``worker_timeout_s``
-    seconds over an iteration is taken for hung, and replaced like one that died. The learner
-    computes on ``device``.
-    """
-
-    workers: Annotated[int, Ge(0)] = 0
-    device: str = "cpu"
-    worker_timeout_s: Annotated[float, Gt(0), Le(MAX_TIMEOUT_S)] = WORKER_TIMEOUT_S
+    workers: Annotated[
+        int, Ge(0), Key("processes that sample, on a core each; 0 samples in the one that learns")
+    ] = 0
+    device: Annotated[str, Key("where the learner computes: cpu, cuda or cuda:N")] = "cpu"
+    worker_timeout_s: Annotated[
+        float,
+        Gt(0),
+        Le(MAX_TIMEOUT_S),
+        Key("seconds after which a worker without an answer is replaced"),
+    ] = WORKER_TIMEOUT_S
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a run saves: a checkpoint every so many iterations, and how many of them stay."""
+    """What a run saves."""
 
-    checkpoint_every: Annotated[int, Gt(0)] = 10
-    keep: Annotated[int, Ge(2)] = 3
+    checkpoint_every: Annotated[int, Gt(0), Key("iterations from one checkpoint to the next")] = 10
+    keep: Annotated[int, Ge(2), Key("newest checkpoints that are kept")] = 3
 
 
 class RunConfig(BaseModel):
@@ -70,18 +77,18 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    schema_version: Literal[2] = 2
-    family: str
-    agent: str
-    seed: Annotated[int, Ge(0), Le(MAX_SEED)] = 0
-    iterations: Annotated[int, Gt(0)] = 200
-    tasks: Annotated[int, Gt(0), Le(MAX_TASKS), Field(description="tasks of a meta-batch")] = 20
+    schema_version: Annotated[Literal[2], Key("version of this list of keys")] = 2
+    family: Annotated[str, Key("task family, as 'warprl envs' lists them")]
+    agent: Annotated[str, Key("named agent, as 'warprl agents' lists them")]
+    seed: Annotated[int, Ge(0), Le(MAX_SEED), Key("keys every random number")] = 0
+    iterations: Annotated[int, Gt(0), Key("meta-iterations of the run")] = 200
+    tasks: Annotated[int, Gt(0), Le(MAX_TASKS), Key("tasks of a meta-batch")] = 20
     policy: PolicyConfig
     adaptation: Annotated[AdaptationConfig, Field(discriminator="type")]
-    objective: Annotated[Objective, Field(discriminator="type")]
-    init: InitKind
-    loss: Annotated[Loss, Field(discriminator="type")]
-    outer: Annotated[Outer, Field(discriminator="type")]
+    objective: Annotated[Objective, Field(discriminator="type")] = _LEARNER.objective
+    init: Annotated[InitKind, Key("what the initialisation descends; fixed: nothing")]
+    loss: Annotated[Loss, Field(discriminator="type")] = _LEARNER.loss
+    outer: Annotated[Outer, Field(discriminator="type")] = _LEARNER.outer
     compute: Compute = Compute()
     output: Output = Output()
 
@@ -90,14 +97,24 @@ class RunConfig(BaseModel):
         """What is learned, from which objective and loss, and by which outer steps."""
         return LearnerConfig(self.objective, self.init, self.loss, self.outer)
 
+    @property
+    def choices(self) -> Choices:
+        """What determines the agent, which says what works together and does something."""
+        policy = Policy.for_spaces(make_family(self.family).spaces, self.policy)
+        return Choices.of(policy, self.adaptation, self.learner)
+
+
+KEYS = key_table.by_path(key_table.entries(RunConfig))
+VARIANTS = key_table.variants(RunConfig)
+
 
 def resolve(
     family: str, agent: str, options: Mapping[str, int | None], settings: Sequence[str] = ()
 ) -> RunConfig:
     """The configuration of a new run: the preset, then ``settings`` (``a.b=c``), then ``options``.
 
-    An option that is None was not given. Raises UserError, in one line, for an unknown name or key
-    and for a value of wrong type or range.
+    An option that is None was not given. Raises UserError, in one line, for an unknown name or key,
+    for a value of wrong type or range, and for a key that does nothing.
     """
     require_family(family)
     _require_physics(family)
@@ -107,7 +124,8 @@ def resolve(
     given |= {OPTIONS.get(k, k): v for k, v in options.items() if v is not None}
     for key in sorted(given, key=lambda key: not key.endswith(".type")):  # variants come first
         _assign(data, key, given[key])
-    config = _validate(data)
+    config = _settled(_validated(data), given)
+    require_device(config)
     if "compute.workers" in given:
         return config
     workers = min(available_cores(), config.tasks)
@@ -134,11 +152,7 @@ def load(path: Path) -> RunConfig:
 
     Raises UserError if it is broken or of another version.
     """
-    config = parse(read_yaml(path, "a run's configuration"), path)
-    require_family(config.family)
-    _require_physics(config.family)
-    _known("agent", config.agent, PRESETS)
-    return config
+    return parse(read_yaml(path, "a run's configuration"), path)
 
 
 def parse(data: dict[str, Any], path: Path) -> RunConfig:
@@ -150,9 +164,19 @@ def parse(data: dict[str, Any], path: Path) -> RunConfig:
             "use the release that wrote it"
         )
     try:
-        return _validate(schema_1.upgrade(data) if version == 1 else data)
+        config = _validated(schema_1.upgrade(data) if version == 1 else data)
+        require_family(config.family)
+        _require_physics(config.family)
+        _known("agent", config.agent, PRESETS)
+        # Schema 1 had no key without a value, whether or not it did something.
+        given = () if version == 1 else dict(_leaves(data))
+        config = _settled(config, given)
+        for section in plain(config):
+            if version == 2 and section in VARIANTS and section not in (*data, *CARRIED_OUT):
+                raise UserError(f"key {section!r} is missing")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    return config
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
@@ -169,88 +193,21 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     return data
 
 
+def plain(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain data, keys in the order of their definition.
+
+    What does nothing is left out.
+    """
+    data = config.model_dump(mode="json")
+    for path in config.choices.unused():
+        section, _, key = path.partition(".")
+        del data[section][key]
+    return {key: value for key, value in data.items() if value != {}}
+
+
 def dump(config: RunConfig) -> str:
-    """The configuration as YAML, keys in the order of their definition."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def require_consistent(
-    policy: PolicyConfig, adaptation: AdaptationConfig, learner: LearnerConfig
-) -> None:
-    """Raise UserError for parts that are each in range and cannot work together."""
-    _require_cell(policy, adaptation)
-    _require_places(policy)
-    slow = isinstance(learner.objective, TwoTimeScale)
-    remembers = isinstance(adaptation, MemoryAdaptation)
-    if not adaptation.steps or remembers:
-        if (policy.warp and not slow) or policy.rates or learner.init != "maml":
-            reason = "type = memory" if remembers else "steps = 0 (one policy for all tasks)"
-            raise UserError(
-                f"adaptation.{reason} needs init = maml, policy.rates = false, and "
-                "policy.warp = none or objective.type = two-time-scale: the others learn from "
-                "inner steps"
-            )
-    elif slow:
-        raise UserError(
-            "objective.type = two-time-scale needs adaptation.steps = 0 or adaptation.type = "
-            "memory: it looks ahead of no inner step"
-        )
-    if slow and not (
-        isinstance(learner.outer, Adam) and learner.outer.epochs == learner.outer.minibatches == 1
-    ):
-        raise UserError(
-            "objective.type = two-time-scale needs outer.type = adam, outer.epochs = 1 and "
-            "outer.minibatches = 1: the warps gather one gradient an iteration"
-        )
-    if isinstance(adaptation, GradientAdaptation):
-        if INITIALISATIONS[learner.init].all_layers and adaptation.layers != "all":
-            raise UserError(
-                f"init = {learner.init} needs adaptation.layers = all: beside {adaptation.layers} "
-                "alone it never learns the layers that stay"
-            )
-    if policy.rates and learner.objective == LookAhead(kind="approximate"):
-        raise UserError(
-            "policy.rates = true needs objective.kind = exact: the approximate objective (eq. 12) "
-            "does not depend on them"
-        )
-
-
-def _require_cell(policy: PolicyConfig, adaptation: AdaptationConfig) -> None:
-    """Raise UserError unless what needs a memory has one, of the kind that it needs."""
-    if isinstance(adaptation, MemoryAdaptation) and policy.memory is None:
-        raise UserError(
-            "adaptation.type = memory needs policy.memory = gru or rnn: without one, nothing is "
-            "carried from episode to episode"
-        )
-    if policy.warp == "recurrent" and policy.memory != "rnn":
-        raise UserError("policy.warp = recurrent needs policy.memory = rnn, the cell that it gates")
-    if policy.memory and policy.warp not in (None, "recurrent"):
-        raise UserError(
-            f"policy.memory = {policy.memory} needs policy.warp = recurrent (of an rnn) or none: "
-            f"{policy.warp} warps stand behind feed-forward layers"
-        )
-
-
-def _require_places(policy: PolicyConfig) -> None:
-    """Raise UserError unless there are warps and layers where some are to stand."""
-    if policy.warped is None:
-        return
-    places, layers = list(policy.warped), len(policy.hidden)
-    if policy.warp in (None, "recurrent"):
-        raise UserError(
-            f"policy.warped = {places} needs policy.warp = {_either(WARP_KINDS)}: it says behind "
-            "which hidden layers these stand"
-        )
-    # In one order only, so that there is one name for each policy.
-    if max(places) >= layers or places != sorted(set(places)):
-        raise UserError(
-            f"policy.warped = {places}: should be in order and each once, of the hidden layers "
-            f"{list(range(layers))}"
-        )
-
-
-def _either(words: Sequence[str]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}"
+    """The configuration as YAML."""
+    return yaml.safe_dump(plain(config), sort_keys=False)
 
 
 def saved_policy(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,8 +218,8 @@ def saved_policy(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
-    """Every key as ``--set`` takes it, such as ``learner.lr``, with its value."""
-    return dict(_leaves(config.model_dump(mode="json")))
+    """Every key as ``--set`` takes it, such as ``outer.warp_lr``, with its value."""
+    return dict(_leaves(plain(config)))
 
 
 def differences(found: RunConfig, wanted: RunConfig) -> list[str]:
@@ -314,11 +271,22 @@ def _known(kind: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> No
         raise UserError(f"unknown {kind} {name!r}: {nearest(name, known)}")
 
 
+def require_device(config: RunConfig) -> None:
+    """Raise UserError unless the learner's device is there."""
+    device = config.compute.device
+    if device == "cpu":
+        return
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(device.partition(":")[2] or 0) >= found:
+        there = ", ".join(["cpu", *(f"cuda:{n}" for n in range(found))])
+        raise UserError(f"compute.device = {device}: is not on this machine, which has {there}")
+
+
 def _parse(setting: str) -> tuple[str, Any]:
-    """``"learner.lr=3e-4"`` to ``("learner.lr", 3e-4)``; what is not JSON is text."""
+    """``"outer.warp_lr=3e-4"`` to ``("outer.warp_lr", 3e-4)``; what is not JSON is text."""
     key, separator, text = setting.partition("=")
     if not separator or not key:
-        raise UserError(f"--set {setting}: expected KEY=VALUE, such as learner.lr=3e-4")
+        raise UserError(f"--set {setting}: expected KEY=VALUE, such as outer.warp_lr=3e-4")
     if text.lower() == "none":
         return key, None
     try:
@@ -328,20 +296,24 @@ def _parse(setting: str) -> tuple[str, Any]:
 
 
 def _assign(data: dict[str, Any], path: str, value: Any) -> None:
-    keys = [key for key, _ in _leaves(data)]
-    if path not in keys:
-        inside = [key for key in keys if key.startswith(f"{path}.")]
-        if inside:
-            raise UserError(f"{path!r} is a section: set one of its keys, such as {inside[0]!r}")
-        raise UserError(f"unknown key {path!r}: {_nearest_key(path, keys)}")
-    if path in ("schema_version", "family", "agent"):
+    """Set one key of plain data. Raises UserError if there is none of this name."""
+    if path not in KEYS:
+        raise UserError(_unknown(path))
+    if path in ARGUMENTS:
         raise UserError(f"{path!r} cannot be set: it is an argument or an option of its own")
-    *sections, last = path.split(".")
-    for section in sections:
-        data = data[section]
-    if last == "type":
-        data.clear()  # the keys of another variant, at their defaults
-    data[last] = value
+    section, _, key = path.rpartition(".")
+    if not section:
+        data[key] = value
+    elif key == "type":
+        kinds = VARIANTS[section]
+        if value not in list(kinds):
+            raise UserError(f"{path} = {json.dumps(value)}: should be {_either(kinds)}")
+        if value != data[section]["type"]:
+            data[section] = key_table.defaults(kinds[value])
+    elif key not in data[section]:
+        raise UserError(_of_another_variant(path, data[section]["type"]))
+    else:
+        data[section][key] = value
 
 
 def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -352,20 +324,40 @@ def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _validate(data: dict[str, Any]) -> RunConfig:
+def _validated(data: dict[str, Any]) -> RunConfig:
+    """Plain data as a configuration, each value of which is in range."""
     # Strict JSON mode: true is not 1 and 2.5 is not 2, while a list may stand for a tuple.
     try:
         config = RunConfig.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        raise UserError(explain(error, _all_keys())) from error
-    require_consistent(config.policy, config.adaptation, config.learner)
-    workers = config.compute.workers
+        raise UserError(explain(error, list(KEYS))) from error
+    workers, device = config.compute.workers, config.compute.device
     if workers > config.tasks:
         raise UserError(
             f"compute.workers = {workers}: must not exceed tasks = {config.tasks}, "
             "for every worker takes whole tasks"
         )
+    if not DEVICE.fullmatch(device):
+        raise UserError(f'compute.device = "{device}": should be cpu, cuda or cuda:N')
     return config
+
+
+def _settled(config: RunConfig, given: Collection[str]) -> RunConfig:
+    """The same with the defaults for keys that do nothing.
+
+    Raises UserError if one of these was given, and for parts that cannot work together.
+    """
+    choices = config.choices
+    values = dict(_leaves(config.model_dump(mode="json")))
+    for path, need in choices.unused().items():
+        if path in given:
+            raise UserError(idle_key(path, need, values[path]))
+    neutral = choices.neutral()
+    try:
+        neutral.require_consistent()
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return config.model_copy(update=neutral.sections)
 
 
 def explain(error: ValidationError, keys: Sequence[str]) -> str:
@@ -374,24 +366,51 @@ def explain(error: ValidationError, keys: Sequence[str]) -> str:
     ``keys`` are those that there are.
     """
     first = error.errors()[0]
-    path = ".".join(map(str, first["loc"]))
+    path, variant = _path(first["loc"])
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {path!r}: {_nearest_key(path, keys)}"
+        if path in KEYS and variant:
+            return _of_another_variant(path, variant)
+        return _unknown(path, keys)
     if first["type"] in ("missing", "missing_argument"):
         return f"key {path!r} is missing"
+    if first["type"] == "union_tag_not_found":
+        return f"key '{path}.type' is missing"
+    if first["type"] == "union_tag_invalid":
+        tag = json.dumps(first["ctx"]["tag"])
+        return f"{path}.type = {tag}: should be {_either(VARIANTS[path])}"
     message = first["msg"].removeprefix("Input ").replace("valid ", "")
     if first["type"] in ("tuple_type", "too_short"):  # lists to people; all have an entry at least
         message = "should be a list of one or more"
     return f"{path} = {json.dumps(first['input'])}: {message}"
 
 
-def _nearest_key(path: str, keys: Sequence[str]) -> str:
+def _path(location: Sequence[str | int]) -> tuple[str, str | None]:
+    """A key as ``--set`` takes it, and the variant of its section, which pydantic names as well."""
+    parts = list(map(str, location))
+    kinds = VARIANTS.get(parts[0], {}) if parts else {}
+    variant = parts.pop(1) if len(parts) > 1 and parts[1] in kinds else None
+    return ".".join(parts), variant
+
+
+def _of_another_variant(path: str, chosen: str) -> str:
+    name = f"{path.partition('.')[0]}.type"
+    having = [entry.variant for entry in KEYS[path] if entry.variant]
+    return f"{path} belongs to {name} = {' or '.join(having)}, and {name} is {chosen}"
+
+
+def _unknown(path: str, keys: Sequence[str] = ()) -> str:
+    """What to say of a key that there is not."""
+    keys = keys or list(KEYS)
+    inside = [key for key in keys if key.startswith(f"{path}.")]
+    if inside:
+        return f"{path!r} is a section: set one of its keys, such as {inside[0]!r}"
+    if path in schema_1.RENAMED:
+        return f"unknown key {path!r}: it is now {' and '.join(map(repr, schema_1.RENAMED[path]))}"
     name = path.rpartition(".")[2]
     same = [repr(key) for key in keys if key.rpartition(".")[2] == name]
-    return f"did you mean {' or '.join(same)}?" if same else nearest(path, keys)
+    right = f"did you mean {' or '.join(same)}?" if same else nearest(path, keys)
+    return f"unknown key {path!r}: {right}"
 
 
-def _all_keys() -> list[str]:
-    """Every key that some agent has."""
-    every = {key: None for agent in PRESETS for key in flat(of_preset("", agent))}
-    return list(every)
+def _either(words: Collection[str]) -> str:
+    return " or ".join(map(repr, words))

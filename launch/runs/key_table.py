@@ -1,0 +1,126 @@
+"""Every key of a configuration class: where it stands, what it takes and what it means.
+
+A class is a dataclass or a pydantic model. Its fields are keys, or sections: of one dataclass, or
+of several of which ``type`` chooses one.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Interval, Le, Lt
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from warprl.keys import Key, described
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key, of one variant of its section; ``default`` is None if it has none."""
+
+    path: str
+    variant: str | None
+    hint: Any
+    default: Any
+    key: Key | None
+
+    @property
+    def values(self) -> str:
+        """The values that it takes, in words."""
+        return values(self.hint)
+
+
+def entries(model: type[BaseModel]) -> list[Entry]:
+    """Every key of a model, in the order of their definition."""
+    return list(_entries(model))
+
+
+def variants(model: type[BaseModel]) -> dict[str, dict[str, type[Any]]]:
+    """The dataclasses that each section can be, by their ``type``; "" if there is no choice."""
+    hints = get_type_hints(model, include_extras=True)
+    found = {name: _variants(hints[name]) for name in model.model_fields}
+    return {name: kinds for name, kinds in found.items() if kinds}
+
+
+def _entries(model: type[BaseModel]) -> Iterator[Entry]:
+    hints = get_type_hints(model, include_extras=True)
+    for name, field in model.model_fields.items():
+        kinds = _variants(hints[name])
+        if not kinds:
+            default = None if field.default is PydanticUndefined else field.default
+            yield Entry(name, None, hints[name], default, described(hints[name]))
+        for variant, kind in kinds.items():
+            of_kind = get_type_hints(kind, include_extras=True)
+            for part in fields(kind):
+                hint = of_kind[part.name]
+                path = f"{name}.{part.name}"
+                yield Entry(path, variant or None, hint, _default(part), described(hint))
+
+
+def _default(field: Field[Any]) -> Any:
+    return None if field.default is MISSING else field.default
+
+
+def _variants(hint: Any) -> dict[str, type[Any]]:
+    """The dataclasses of a section by their ``type``; nothing for what is no section."""
+    bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    kinds = get_args(bare) if get_origin(bare) in (Union, types.UnionType) else (bare,)
+    if not all(is_dataclass(kind) for kind in kinds):
+        return {}
+    return {getattr(kind, "type", ""): kind for kind in kinds}
+
+
+def values(hint: Any) -> str:
+    """The values of an annotation, in words: ``whole number, 1 or more``."""
+    notes: tuple[Any, ...] = ()
+    if get_origin(hint) is Annotated:
+        hint, *notes_found = get_args(hint)
+        notes = tuple(notes_found)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return ", ".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return ", ".join("none" if kind is type(None) else values(kind) for kind in arguments)
+    if origin is tuple:
+        number = "" if arguments[-1] is ... else f" of {len(arguments)}"
+        return f"list{number}: {values(arguments[0])}"
+    names = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+    limits = " and ".join(_limits(notes))
+    return f"{names[hint]} {limits}".strip()
+
+
+def _limits(notes: tuple[Any, ...]) -> Iterator[str]:
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    for note in notes:
+        if isinstance(note, (Gt, Ge, Lt, Le, Interval)):
+            for name, sign in signs.items():
+                limit = getattr(note, name, None)
+                if limit is not None:
+                    yield f"{sign} {limit:g}" if limit < 1e6 else f"{sign} {limit:,.0f}"
+
+
+def text(value: Any) -> str:
+    """A value as ``--set`` takes it."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def defaults(kind: type[Any]) -> dict[str, Any]:
+    """The defaults of a section, as JSON has them."""
+    found = {field.name: _default(field) for field in fields(kind)}
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
+
+
+def by_path(found: list[Entry]) -> Mapping[str, list[Entry]]:
+    """Entries by their path; several if variants have it."""
+    paths: dict[str, list[Entry]] = {}
+    for entry in found:
+        paths.setdefault(entry.path, []).append(entry)
+    return paths
