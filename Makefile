@@ -29,7 +29,7 @@ $(1)/bin/pip install --quiet --retries 2 --constraint $(2) $(if $(TORCH_INDEX),-
 $(1)/bin/pip install --quiet --constraint $(2) --editable '.[$(3)]'
 endef
 
-.PHONY: metaworld metaworld-test metaworld-lock help setup demo test test-ray slow-test lint type check format build lock clean
+.PHONY: metaworld metaworld-test metaworld-lock help setup demo test test-ray slow-test lint type check format build lock clean reference
 .PHONY: benchmark-throughput benchmark-learning benchmark-comparison
 
 help: ## this list
@@ -74,6 +74,9 @@ check: lint type test test-ray ## lint, types and tests
 format: $(READY) ## rewrite the code as `make lint` wants it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: $(READY) ## write docs/configuration.md, the reference of all keys, from the code
+	$(BIN)/python -m warprl.launch.runs.reference > docs/configuration.md
 
 build: $(READY) ## the wheel and the source distribution, in dist/
 	$(BIN)/python -m build --no-isolation

@@ -288,11 +288,16 @@ def config(
     settings: Annotated[
         list[str] | None, text("KEY=VALUE", "Override a key, as for train.", "--set")
     ] = None,
+    explain: Annotated[bool, flag("--explain", "Say what each key means and takes.")] = False,
 ) -> Outcome:
     """Print the configuration that train would use, and so every key that --set takes."""
     from warprl.launch.runs import config
 
     resolved = config.resolve(family, agent, {}, settings or ())
+    if explain:
+        from warprl.launch.runs import reference
+
+        return reference.explain(resolved)
     return Outcome(config.plain(resolved), config.dump(resolved).rstrip())
 
 

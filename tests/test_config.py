@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
+from annotated_types import Gt
 from pydantic import ValidationError
 
+from warprl.adam import Adam
+from warprl.agents.inner import GradientAdaptation
+from warprl.agents.meta import Agent, Experiment
+from warprl.agents.policy import Policy, PolicyConfig
 from warprl.agents.presets import PRESETS
+from warprl.envs import make_family
+from warprl.keys import Key, Need
+from warprl.launch.cli import main
 from warprl.launch.errors import UserError
-from warprl.launch.runs.config import RunConfig, dump, flat, load, resolve
+from warprl.launch.runs import key_table, reference
+from warprl.launch.runs.config import KEYS, RunConfig, dump, flat, load, resolve
+from warprl.learner import LearnerConfig, Vpg
+from warprl.natural_step import Trpo
+from warprl.objective import TwoTimeScale
 
 FAMILY = "point-navigation-v1"
 
@@ -38,22 +53,45 @@ def test_a_preset_gives_the_defaults_and_settings_override_them() -> None:
         FAMILY,
         "warpgrad",
         {"seed": 7, "workers": None},
-        ["learner.lr=3e-4", "policy.hidden=[32, 16]", "policy.warp=none", "tasks=1", "seed=3"],
+        ["outer.init_lr=3e-4", "policy.hidden=[32, 16]", "policy.warp=none", "tasks=1", "seed=3"],
     )
     preset = PRESETS["warpgrad"]
     assert config.adaptation == preset.adaptation
-    assert config.learner.lr == 3e-4
-    assert config.learner.objective == preset.learner.objective
+    assert config.outer == Adam(init_lr=3e-4, kl_target=0.04), "the latter of the preset"
+    assert config.loss == preset.learner.loss
     assert config.policy.hidden == (32, 16)
     assert config.policy.warp is None
     assert config.seed == 7
-    assert config.workers == 1, "never more workers than tasks, unless asked for"
+    assert config.compute.workers == 1, "never more workers than tasks, unless asked for"
 
 
 def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
-    config = resolve(FAMILY, "warpgrad", {"iterations": 5}, ["learner.lr=1e-05"])
+    config = resolve(FAMILY, "warpgrad", {"iterations": 5}, ["outer.warp_lr=1e-05"])
     (tmp_path / "config.yaml").write_text(dump(config))
     assert load(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("agent", PRESETS)
+@pytest.mark.parametrize("family", [FAMILY, "maze-11-v1"])
+def test_every_preset_survives_its_file(family: str, agent: str, tmp_path: Path) -> None:
+    config = resolve(family, agent, {})
+    (tmp_path / "config.yaml").write_text(dump(config))
+    assert load(tmp_path / "config.yaml") == config
+
+
+def test_the_keys_of_another_variant_have_its_defaults() -> None:
+    config = resolve(FAMILY, "warpgrad", {}, ["outer.kl_limit=0.05", "outer.type=trpo"])
+    assert config.outer == Trpo(kl_limit=0.05)
+    assert resolve(FAMILY, "warpgrad", {}, ["outer.type=trpo"]).outer == Trpo()
+    same = resolve(FAMILY, "warpgrad", {}, ["outer.type=adam"])
+    assert same.outer == PRESETS["warpgrad"].learner.outer, "which has values of its own"
+
+
+def test_what_a_preset_sets_and_a_setting_makes_useless_is_left_out() -> None:
+    config = resolve(FAMILY, "warp-leap", {}, ["policy.warp=none"])
+    assert config == resolve(FAMILY, "warp-leap", {}, ["policy.warp=none", "outer.epochs=5"])
+    assert "outer.kl_target" not in flat(config)
+    assert config.outer == Adam(), "with the default in place of the preset's value"
 
 
 def test_a_configuration_cannot_be_changed() -> None:
@@ -65,11 +103,14 @@ def test_a_configuration_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("learner.lrr=1", "unknown key 'learner.lrr': did you mean 'learner.lr'?"),
-        ("lr=1", "unknown key 'lr': did you mean 'adaptation.lr' or 'learner.lr'?"),
-        ("learner.lr=fast", 'learner.lr = "fast": should be a number'),
-        ("learner.lr=-1", "learner.lr = -1: should be greater than 0"),
-        ("learner.lr=NaN", "learner.lr = NaN: should be a finite number"),
+        ("outer.warp_lrr=1", "unknown key 'outer.warp_lrr': did you mean 'outer.warp_lr'?"),
+        ("warp_lr=1", "unknown key 'warp_lr': did you mean 'outer.warp_lr'?"),
+        ("type=1", "unknown key 'type': did you mean 'adaptation.type' or 'objective.type' or"),
+        ("outer.init_lr=fast", 'outer.init_lr = "fast": should be a number'),
+        ("outer.init_lr=-1", "outer.init_lr = -1: should be greater than 0"),
+        ("outer.init_lr=NaN", "outer.init_lr = NaN: should be a finite number"),
+        ("outer.betas=[0.9]", "outer.betas = [0.9]: should be a list of 2, each a number >= 0 and"),
+        ("outer.betas=[0.9, 1]", "outer.betas.1 = 1: should be less than 1"),
         ("adaptation.steps=2.5", "adaptation.steps = 2.5: should be a"),
         ("adaptation.steps=true", "adaptation.steps = true: should be a"),
         ("adaptation.steps=-1", "adaptation.steps = -1: should be greater than or equal to 0"),
@@ -81,17 +122,21 @@ def test_a_configuration_cannot_be_changed() -> None:
         ("policy.hidden=[]", "policy.hidden = []: "),
         ("policy.hidden=64", "policy.hidden = 64: should be "),
         ("policy.memory=lstm", "policy.memory = \"lstm\": should be 'gru' or 'rnn'"),
-        ("learner.objective=slow", 'learner.objective = "slow": should be'),
-        ("learner=3", "'learner' is a section: set one of its keys, such as 'learner."),
-        ("learner.lr", "--set learner.lr: expected KEY=VALUE"),
+        ("init=slow", "init = \"slow\": should be 'fixed', 'leap', 'reptile', 'fomaml' or 'maml'"),
+        ("outer.type=sgd", "outer.type = \"sgd\": should be 'adam' or 'trpo'"),
+        ("outer.type=[1]", "outer.type = [1]: should be 'adam' or 'trpo'"),
+        ("outer=3", "'outer' is a section: set one of its keys, such as 'outer.type'"),
+        ("outer.init_lr", "--set outer.init_lr: expected KEY=VALUE, such as outer.init_lr=3e-4"),
         ("family=ant-goal-v1", "'family' cannot be set"),
-        ("keep=1", "keep = 1: should be greater than or equal to 2"),
+        ("output.keep=1", "output.keep = 1: should be greater than or equal to 2"),
         ("tasks=twenty", 'tasks = "twenty": should be'),
         ("tasks=none", "tasks = null: should be"),
         ("tasks=true", "tasks = true: should be"),
         (f"tasks={'9' * 5000}", "tasks = "),
         ("policy.hidden=" + "[" * 5000, "policy.hidden = "),
-        ("workers=21", "workers = 21: must not exceed tasks = 20"),
+        ("compute.workers=21", "compute.workers = 21: must not exceed tasks = 20"),
+        ("compute.device=tpu", 'compute.device = "tpu": should be cpu, cuda or cuda:N'),
+        ("compute.device=cuda:99", "compute.device = cuda:99: is not on this machine, which has c"),
     ],
 )
 def test_a_bad_setting_is_refused_with_key_value_and_remedy(setting: str, message: str) -> None:
@@ -101,7 +146,7 @@ def test_a_bad_setting_is_refused_with_key_value_and_remedy(setting: str, messag
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"workers": -1}, "workers = -1: should be greater than or equal to 0"),
+        ({"workers": -1}, "compute.workers = -1: should be greater than or equal to 0"),
         ({"iterations": 0}, "iterations = 0: should be greater than 0"),
         ({"seed": -1}, "seed = -1: should be greater than or equal to 0"),
         ({"seed": 2**40}, f"seed = {2**40}: should be less than or equal to"),
@@ -119,54 +164,62 @@ def test_unknown_names_are_refused_with_the_nearest_one() -> None:
         resolve("point-navigation", "promp", {})
 
 
-# policy.warp, adaptation.steps, learner.objective, schedule, init, loss
+# policy.warp, adaptation.steps, init, objective, loss, outer; None where there is no choice
 METHODS = {
-    "warpgrad": ("gate", 3, "exact", "offline", "fomaml", "ppo"),
-    "warp-leap": ("gate", 3, "exact", "offline", "leap", "ppo"),
-    "warp-maml": ("gate", 1, "exact", "online", "maml", "vpg"),
-    "warp-promp": ("gate", 1, "exact", "offline", "maml", "ppo"),
-    "t-net": ("linear", 1, "exact", "offline", "maml", "ppo"),
-    "meta-sgd": (None, 1, "exact", "offline", "maml", "ppo"),
-    "promp": (None, 1, "exact", "offline", "maml", "ppo"),
-    "anil": (None, 1, "exact", "offline", "maml", "ppo"),
-    "boil": (None, 1, "exact", "offline", "maml", "ppo"),
-    "maml": (None, 1, "exact", "online", "maml", "vpg"),
-    "maml-trpo": (None, 1, "exact", "offline", "maml", "vpg"),
-    "fomaml": (None, 1, "exact", "offline", "fomaml", "ppo"),
-    "leap": (None, 3, "exact", "online", "leap", "ppo"),
-    "reptile": (None, 3, "exact", "online", "reptile", "ppo"),
-    "rl2": (None, 3, "exact", "offline", "maml", "ppo"),
-    "warp-rnn": ("recurrent", 0, "two-time-scale", "online", "maml", "vpg"),
-    "warp-rnn-lookahead": ("recurrent", 1, "exact", "offline", "fomaml", "ppo"),
-    "multitask": (None, 0, "exact", "offline", "maml", "ppo"),
-    "random": (None, 1, "exact", "offline", "fixed", "ppo"),
+    "warpgrad": ("gate", 3, "fomaml", "look-ahead", "ppo", "adam"),
+    "warp-leap": ("gate", 3, "leap", "look-ahead", "ppo", "adam"),
+    "warp-maml": ("gate", 1, "maml", "look-ahead", None, "adam"),
+    "warp-promp": ("gate", 1, "maml", "look-ahead", "ppo", "adam"),
+    "t-net": ("linear", 1, "maml", "look-ahead", "ppo", "adam"),
+    "meta-sgd": (None, 1, "maml", "look-ahead", "ppo", "adam"),
+    "promp": (None, 1, "maml", None, "ppo", "adam"),
+    "anil": (None, 1, "maml", None, "ppo", "adam"),
+    "boil": (None, 1, "maml", None, "ppo", "adam"),
+    "maml": (None, 1, "maml", None, None, "adam"),
+    "maml-trpo": (None, 1, "maml", None, "vpg", "trpo"),
+    "fomaml": (None, 1, "fomaml", None, "ppo", "adam"),
+    "leap": (None, 3, "leap", None, None, "adam"),
+    "reptile": (None, 3, "reptile", None, None, "adam"),
+    "rl2": (None, 3, "maml", None, "ppo", "adam"),
+    "warp-rnn": ("recurrent", 0, "maml", "two-time-scale", None, "adam"),
+    "warp-rnn-lookahead": ("recurrent", 1, "fomaml", "look-ahead", "ppo", "adam"),
+    "multitask": (None, 0, "maml", None, "ppo", "adam"),
+    "random": (None, 1, "fixed", None, None, None),
 }
+ONE_STEP = {"warp-maml", "maml", "leap", "reptile", "warp-rnn"}
 
 
 def test_every_preset_is_the_method_of_its_name() -> None:
-    found = {}
-    for agent in PRESETS:
-        config = resolve(FAMILY, agent, {})
-        learner, warp, steps = config.learner, config.policy.warp, config.adaptation.steps
-        found[agent] = (
-            warp, steps, learner.objective, learner.schedule, learner.init, learner.loss
-        )  # fmt: skip
+    chosen = ("policy.warp", "adaptation.steps", "init")
+    kinds = ("objective.type", "loss.type", "outer.type")
+    keys = {agent: flat(resolve(FAMILY, agent, {})) for agent in PRESETS}
+    found = {agent: tuple(keys[agent].get(name) for name in (*chosen, *kinds)) for agent in PRESETS}
     assert found == METHODS
-    maml = flat(resolve(FAMILY, "maml", {}))
-    rare = ("policy.rates", "policy.memory", "adaptation.layers", "adaptation.by")
+    once = {
+        a
+        for a in PRESETS
+        if (keys[a].get("outer.epochs"), keys[a].get("outer.minibatches")) == (1, 1)
+    }
+    assert once == ONE_STEP
+    usual = {
+        "policy.rates": False,
+        "policy.memory": None,
+        "adaptation.layers": "all",
+        "adaptation.type": "gradient",
+        "objective.kind": "exact",
+    }
     unlike = {
-        (agent, key): value
+        (agent, key): keys[agent][key]
         for agent in PRESETS
-        for key, value in flat(resolve(FAMILY, agent, {})).items()
-        if key in (*rare, "learner.optimizer") and value != maml[key]
+        for key in usual
+        if keys[agent].get(key, usual[key]) != usual[key]
     }
     assert unlike == {
         ("meta-sgd", "policy.rates"): True,
         ("anil", "adaptation.layers"): "head",
         ("boil", "adaptation.layers"): "body",
-        ("maml-trpo", "learner.optimizer"): "trpo",
         ("rl2", "policy.memory"): "gru",
-        ("rl2", "adaptation.by"): "memory",
+        ("rl2", "adaptation.type"): "memory",
         ("warp-rnn", "policy.memory"): "rnn",
         ("warp-rnn-lookahead", "policy.memory"): "rnn",
     }
@@ -189,40 +242,26 @@ def test_every_preset_resolves(agent: str) -> None:
         ("warpgrad", "adaptation.steps=0", "adaptation.steps = 0 (one policy for all tasks) needs"),
         ("promp", "adaptation.steps=-1", "adaptation.steps = -1: should be greater than or equal"),
         ("multitask", "policy.rates=true", "adaptation.steps = 0 (one policy for all tasks) needs"),
-        ("multitask", "learner.init=leap", "adaptation.steps = 0 (one policy for all tasks) needs"),
-        ("rl2", "policy.memory=none", "adaptation.by = memory needs policy.memory = gru or rnn"),
-        (
-            "rl2",
-            "policy.warp=gate",
-            "policy.memory = gru needs policy.warp = recurrent (of an",
-        ),
+        ("multitask", "init=leap", "adaptation.steps = 0 (one policy for all tasks) needs"),
+        ("rl2", "policy.memory=none", "adaptation.type = memory needs policy.memory = gru or rnn"),
+        ("rl2", "policy.warp=gate", "policy.memory = gru needs policy.warp = recurrent (of an"),
         ("rl2", "policy.warp=recurrent", "policy.warp = recurrent needs policy.memory = rnn"),
-        ("rl2", "policy.rates=true", "adaptation.by = memory needs learner.init = maml, policy.ra"),
-        ("rl2", "learner.init=fomaml", "adaptation.by = memory needs learner.init = maml, policy."),
+        ("rl2", "policy.rates=true", "adaptation.type = memory needs init = maml, policy.rates"),
+        ("rl2", "init=fomaml", "adaptation.type = memory needs init = maml, policy."),
         ("warp-rnn", "policy.memory=none", "policy.warp = recurrent needs policy.memory = rnn"),
-        ("warp-rnn", "adaptation.steps=1", "learner.objective = two-time-scale needs adaptation.s"),
-        (
-            "warp-rnn",
-            "learner.objective=exact",
-            "adaptation.steps = 0 (one policy for all tasks) n",
-        ),
-        ("warp-rnn", "learner.schedule=offline", "learner.objective = two-time-scale needs learne"),
-        ("warp-rnn", "learner.optimizer=trpo", "learner.objective = two-time-scale needs learner."),
-        (
-            "promp",
-            "policy.warped=[0]",
-            "policy.warped = [0] needs policy.warp = linear, residual or gate: ",
-        ),
-        ("warp-rnn", "policy.warped=[0]", "policy.warped = [0] needs policy.warp = linear, resid"),
+        ("warp-rnn", "adaptation.steps=1", "objective.type = two-time-scale needs adaptation.s"),
+        ("warp-rnn", "objective.type=look-ahead", "adaptation.steps = 0 (one policy for all tas"),
+        ("warp-rnn", "outer.epochs=2", "objective.type = two-time-scale needs outer.type = adam, "),
+        ("warp-rnn", "outer.type=trpo", "objective.type = two-time-scale needs outer.type = adam"),
         ("warpgrad", "policy.warped=[2]", "policy.warped = [2]: should be in order and each once"),
         ("warpgrad", "policy.warped=[1, 1]", "policy.warped = [1, 1]: should be in order and e"),
         ("warpgrad", "policy.warped=[1, 0]", "policy.warped = [1, 0]: should be in order and e"),
         ("warpgrad", "policy.warped=[-1]", "policy.warped.0 = -1: should be greater than or"),
         ("warpgrad", "policy.warped=[]", "policy.warped = []: should be a list of one or more"),
         ("warpgrad", "policy.warped=1", "policy.warped = 1: should be a list of one or more"),
-        ("meta-sgd", "learner.objective=approximate", "policy.rates = true needs learner.objectiv"),
+        ("meta-sgd", "objective.kind=approximate", "policy.rates = true needs objective.kind = e"),
         ("anil", "adaptation.layers=tail", "adaptation.layers = "),
-        ("reptile", "adaptation.layers=head", "learner.init = reptile needs adaptation.layers = "),
+        ("reptile", "adaptation.layers=head", "init = reptile needs adaptation.layers = "),
         ("promp", "policy.log_std=1e40", "policy.log_std = 1e+40: should be less than or equal"),
         ("promp", "policy.hidden=[1000000000]", "policy.hidden.0 = 1000000000: should be less"),
         ("promp", "adaptation.episodes=1000000000000", "adaptation.episodes = 1000000000000: "),
@@ -238,13 +277,105 @@ def test_settings_that_cannot_work_together_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("agent", "setting", "message"),
+    [
+        ("promp", "policy.warped=[0]", "policy.warp = linear, residual or gate"),
+        ("promp", "outer.warp_lr=0.01", "policy.warp or policy.rates = true"),
+        ("promp", "objective.kind=approximate", "policy.warp or policy.rates = true"),
+        ("promp", "objective.type=two-time-scale", "policy.warp or policy.rates = true"),
+        ("warpgrad", "outer.init_lr=0.01", "init = leap, reptile, fomaml or maml"),
+        ("multitask", "adaptation.inner_lr=0.2", "adaptation.steps of 1 or more"),
+        ("maml", "loss.clip=0.2", "outer.epochs or outer.minibatches above 1"),
+        ("maml", "outer.kl_target=0.1", "outer.epochs or outer.minibatches above 1"),
+        ("leap", "loss.type=vpg", "policy.warp, policy.rates = true, init = fomaml or init = maml"),
+        ("random", "outer.type=trpo", "policy.warp, policy.rates = true or a learned init"),
+        ("random", "outer.max_grad_norm=2", "policy.warp, policy.rates = true or a learned init"),
+    ],
+)
+def test_a_key_that_does_nothing_is_refused_and_its_choice_named(
+    agent: str, setting: str, message: str
+) -> None:
+    beside = ["init=fixed"] if agent == "warpgrad" else []
+    said = refusal(setting, *beside, agent=agent)
+    key, _, value = setting.partition("=")
+    assert said.startswith(f"{key} = ") and value in said
+    assert f" does nothing here: it belongs to {message}" in said
+
+
+def test_discrete_actions_have_no_standard_deviation() -> None:
+    assert "policy.log_std" not in flat(resolve("maze-v1", "promp", {}))
+    with pytest.raises(UserError, match="it belongs to a family with continuous actions"):
+        resolve("maze-v1", "promp", {}, ["policy.log_std=-1"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["outer.type=trpo", "outer.kl_target=0.1"],
+            "outer.kl_target belongs to outer.type = adam, and outer.type is trpo",
+        ),
+        (
+            ["objective.warp_every=2"],
+            "objective.warp_every belongs to objective.type = two-time-scale, and objective.type",
+        ),
+    ],
+)
+def test_a_key_of_another_variant_is_refused(settings: list[str], message: str) -> None:
+    assert refusal(*settings, agent="warpgrad").startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("setting", "names"),
+    [
+        ("learner.lr=1", "'outer.warp_lr'"),
+        ("adaptation.lr=1", "'adaptation.inner_lr'"),
+        ("learner.optimizer=trpo", "'outer.type'"),
+        ("learner.schedule=online", "'outer.epochs' and 'outer.minibatches'"),
+        ("workers=1", "'compute.workers'"),
+        ("keep=3", "'output.keep'"),
+    ],
+)
+def test_the_new_name_of_an_old_key_is_told(setting: str, names: str) -> None:
+    old = setting.partition("=")[0]
+    assert refusal(setting) == f"unknown key {old!r}: it is now {names}"
+
+
+@pytest.mark.parametrize(
+    ("learner", "message"),
+    [
+        (LearnerConfig(init="maml", outer=Adam(warp_lr=0.5)), "outer.warp_lr = 0.5 does nothing"),
+        (LearnerConfig(init="leap", loss=Vpg()), 'loss.type = "vpg" does nothing here'),
+        (LearnerConfig(outer=Trpo()), 'outer.type = "trpo" does nothing here'),
+        (LearnerConfig(TwoTimeScale(), "maml"), 'objective.type = "two-time-scale" does nothing'),
+    ],
+)
+def test_a_python_object_with_a_key_that_does_nothing_is_refused(
+    learner: LearnerConfig, message: str
+) -> None:
+    family = make_family(FAMILY)
+    policy = Policy.for_spaces(family.spaces, PolicyConfig())
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Experiment(family, Agent(policy, GradientAdaptation(), learner), 2, 0)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 2}, "has schema version 2 and this warprl reads 1"),
+        ({"schema_version": 3}, "has schema version 3 and this warprl reads 1 and 2"),
         ({"schema_version": None}, "has schema version None"),
         ({"tasks": "many"}, 'tasks = "many": should be'),
         ({"colour": "red"}, "unknown key 'colour'"),
-        ({"learner": {"objectiv": "exact"}}, "did you mean 'learner.objective'?"),
+        ({"outer": {"type": "adam", "epoch": 1}}, "'outer.epoch': did you mean 'outer.epochs'?"),
+        ({"outer": {"type": "sgd"}}, "outer.type = \"sgd\": should be 'adam' or 'trpo'"),
+        ({"outer": {"epochs": 1}}, "key 'outer.type' is missing"),
+        ({"outer": {"type": "adam", "epochs": 0}}, "outer.epochs = 0: should be greater than 0"),
+        (
+            {"outer": {"type": "trpo", "epochs": 1}},
+            "outer.epochs belongs to outer.type = adam, and",
+        ),
+        ({"objective": {"type": "look-ahead"}}, 'objective.type = "look-ahead" does nothing here'),
+        ({"learner": {"lr": 1.0}}, "unknown key 'learner'"),
         ({"family": "gone-v1"}, "unknown family 'gone-v1'"),
         ({"agent": "gone"}, "unknown agent 'gone'"),
     ],
@@ -268,13 +399,120 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str) -
         load(tmp_path / "config.yaml")
 
 
-def test_a_missing_key_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["policy", "adaptation", "init", "loss", "outer"])
+def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
     path = stored(tmp_path)
     data = yaml.safe_load(path.read_text())
-    del data["policy"]
+    del data[key]
     path.write_text(yaml.safe_dump(data))
-    with pytest.raises(UserError, match="key 'policy' is missing"):
+    with pytest.raises(UserError, match=f"key '{key}' is missing"):
         load(path)
+
+
+# --- schema 1 ---------------------------------------------------------------------------------
+
+OLD = {
+    "schema_version": 1,
+    "family": FAMILY,
+    "agent": "promp",
+    "workers": 1,
+    "keep": 5,
+    "policy": {},
+    "adaptation": {"lr": 0.2},
+    "learner": {"init": "maml", "lr": 0.5, "init_lr": 0.01},
+}
+
+
+def old(folder: Path, **changes: Any) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(OLD | changes))
+    return path
+
+
+def test_a_run_of_schema_1_is_read_in_the_words_of_schema_2(tmp_path: Path) -> None:
+    settings = ["output.keep=5", "adaptation.inner_lr=0.2", "outer.init_lr=0.01"]
+    expected = resolve(FAMILY, "promp", {"workers": 1}, settings)
+    assert load(old(tmp_path)) == expected, "without the step size of warps that there are not"
+    online = {"init": "maml", "schedule": "online", "epochs": 9, "loss": "vpg"}
+    expected = resolve(FAMILY, "maml", {"workers": 1}, [*settings[:2], "outer.init_lr=0.001"])
+    assert load(old(tmp_path, learner=online, agent="maml")) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learner": {"objectiv": "exact"}}, "unknown key 'learner.objectiv': did you mean 'learn"),
+        ({"learner": {"schedule": "sometimes"}}, "learner.schedule = 'sometimes': should be"),
+        ({"learner": {"optimizer": "sgd"}}, "outer.type = \"sgd\": should be 'adam' or 'trpo'"),
+        ({"learner": {"objective": "slow"}}, "objective.kind = \"slow\": should be 'exact' or"),
+        ({"learner": 3}, "key 'learner' is missing"),
+        ({"colour": "red"}, "unknown key 'colour'"),
+    ],
+)
+def test_a_file_of_schema_1_that_is_wrong_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = old(tmp_path, **changes)
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+# --- descriptions -------------------------------------------------------------------------------
+
+
+def test_every_key_is_described_in_one_short_line() -> None:
+    entries = [entry for found in KEYS.values() for entry in found]
+    assert len(entries) > 30
+    for entry in entries:
+        assert entry.key.meaning and "\n" not in entry.key.meaning and len(entry.key.meaning) <= 75
+
+
+@dataclass(frozen=True)
+class Wider(Adam):
+    """An outer step with one more key, which is all that there is of it."""
+
+    type: Annotated[Literal["wider"], Key("for this test", Need.LEARNING)] = "wider"  # type: ignore[assignment]
+    slack: Annotated[float, Gt(0), Key("room to move", Need.LEARNED_INIT)] = 0.5
+
+
+class Wide(RunConfig):
+    """A configuration with that outer step."""
+
+    outer: Wider = Wider()
+
+
+def test_a_key_is_added_in_one_place() -> None:
+    (entry,) = (entry for entry in key_table.entries(Wide) if entry.path == "outer.slack")
+    assert (entry.default, entry.values, entry.key.meaning) == (0.5, "number > 0", "room to move")
+    assert key_table.defaults(key_table.variants(Wide)["outer"]["wider"])["slack"] == 0.5
+    config = resolve(FAMILY, "promp", {})
+    wide = Wide(
+        **{name: getattr(config, name) for name in config.model_dump()} | {"outer": Wider()}
+    )
+    assert flat(wide)["outer.slack"] == 0.5
+    assert "outer.slack" not in flat(wide.model_copy(update={"init": "fixed"}))
+
+
+def test_the_reference_page_is_the_one_that_the_code_writes() -> None:
+    page = Path(__file__).parent.parent / "docs" / "configuration.md"
+    assert page.read_text(encoding="utf-8") == reference.page(), "run: make reference"
+
+
+def test_explain_tells_each_key_with_value_meaning_and_choices(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["config", FAMILY, "--agent", "maml", "--explain"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(flat(resolve(FAMILY, "maml", {})))
+    (line,) = (line for line in lines if line.startswith("outer.type"))
+    assert re.fullmatch(r"outer.type +adam +\S.* \[adam, trpo\]", line)
+    assert main(["config", FAMILY, "--explain", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tasks"] == {
+        "value": 20,
+        "meaning": "tasks of a meta-batch",
+        "takes": "whole number > 0 and <= 10,000",
+    }
 
 
 def test_stored_values_run_no_code(tmp_path: Path) -> None:
@@ -283,12 +521,6 @@ def test_stored_values_run_no_code(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not valid YAML"):
         load(path)
     assert not (tmp_path / "made").exists()
-
-
-def test_every_key_has_a_schema() -> None:
-    schema = RunConfig.model_json_schema()
-    assert schema["additionalProperties"] is False
-    assert set(schema["properties"]) == set(RunConfig.model_fields)
 
 
 def test_a_family_that_the_installed_mujoco_cannot_step_is_refused_in_one_line(

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -163,20 +164,28 @@ def parse(data: dict[str, Any], path: Path) -> RunConfig:
             f"{path} has schema version {version!r} and this warprl reads 1 and 2: "
             "use the release that wrote it"
         )
-    try:
+    with _naming(path):
         config = _validated(schema_1.upgrade(data) if version == 1 else data)
-        require_family(config.family)
-        _require_physics(config.family)
-        _known("agent", config.agent, PRESETS)
-        # Schema 1 had no key without a value, whether or not it did something.
-        given = () if version == 1 else dict(_leaves(data))
-        config = _settled(config, given)
+    require_family(config.family)
+    _require_physics(config.family)
+    _known("agent", config.agent, PRESETS)
+    with _naming(path):
+        if version == 1:  # in which every key had a value, whether or not it did anything
+            return _settled(config, given=())
+        config = _settled(config, given=dict(_leaves(data)))
         for section in plain(config):
-            if version == 2 and section in VARIANTS and section not in (*data, *CARRIED_OUT):
+            if section in VARIANTS and section not in (*data, *CARRIED_OUT):
                 raise UserError(f"key {section!r} is missing")
+        return config
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Have errors begin with the name of a file."""
+    try:
+        yield
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    return config
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
@@ -283,10 +292,10 @@ def require_device(config: RunConfig) -> None:
 
 
 def _parse(setting: str) -> tuple[str, Any]:
-    """``"outer.warp_lr=3e-4"`` to ``("outer.warp_lr", 3e-4)``; what is not JSON is text."""
+    """``"outer.init_lr=3e-4"`` to ``("outer.init_lr", 3e-4)``; what is not JSON is text."""
     key, separator, text = setting.partition("=")
     if not separator or not key:
-        raise UserError(f"--set {setting}: expected KEY=VALUE, such as outer.warp_lr=3e-4")
+        raise UserError(f"--set {setting}: expected KEY=VALUE, such as outer.init_lr=3e-4")
     if text.lower() == "none":
         return key, None
     try:
@@ -367,21 +376,25 @@ def explain(error: ValidationError, keys: Sequence[str]) -> str:
     """
     first = error.errors()[0]
     path, variant = _path(first["loc"])
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    kind, value = first["type"], json.dumps(first["input"])
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         if path in KEYS and variant:
             return _of_another_variant(path, variant)
         return _unknown(path, keys)
-    if first["type"] in ("missing", "missing_argument"):
+    if kind == "missing" and path.rpartition(".")[0] in KEYS:  # an entry of a list
+        path, kind = path.rpartition(".")[0], "too_short"
+    if kind in ("missing", "missing_argument"):
         return f"key {path!r} is missing"
-    if first["type"] == "union_tag_not_found":
+    if kind == "union_tag_not_found":
         return f"key '{path}.type' is missing"
-    if first["type"] == "union_tag_invalid":
+    if kind == "union_tag_invalid":
         tag = json.dumps(first["ctx"]["tag"])
         return f"{path}.type = {tag}: should be {_either(VARIANTS[path])}"
+    if kind in ("tuple_type", "too_short", "too_long"):
+        right = KEYS[path][0].values if path in KEYS else "list of one or more"
+        return f"{path} = {value}: should be a {right}"
     message = first["msg"].removeprefix("Input ").replace("valid ", "")
-    if first["type"] in ("tuple_type", "too_short"):  # lists to people; all have an entry at least
-        message = "should be a list of one or more"
-    return f"{path} = {json.dumps(first['input'])}: {message}"
+    return f"{path} = {value}: {message}"
 
 
 def _path(location: Sequence[str | int]) -> tuple[str, str | None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
@@ -21,13 +21,14 @@ from warprl.keys import Key, described
 
 @dataclass(frozen=True)
 class Entry:
-    """One key, of one variant of its section; ``default`` is None if it has none."""
+    """One key, of one variant of its section if that has several."""
 
     path: str
     variant: str | None
     hint: Any
-    default: Any
-    key: Key | None
+    default: Any  # None if it has none
+    has_default: bool
+    key: Key
 
     @property
     def values(self) -> str:
@@ -52,18 +53,22 @@ def _entries(model: type[BaseModel]) -> Iterator[Entry]:
     for name, field in model.model_fields.items():
         kinds = _variants(hints[name])
         if not kinds:
-            default = None if field.default is PydanticUndefined else field.default
-            yield Entry(name, None, hints[name], default, described(hints[name]))
+            given = field.default is not PydanticUndefined
+            default = field.default if given else None
+            yield Entry(name, None, hints[name], default, given, _key(name, hints[name]))
         for variant, kind in kinds.items():
             of_kind = get_type_hints(kind, include_extras=True)
             for part in fields(kind):
                 hint = of_kind[part.name]
                 path = f"{name}.{part.name}"
-                yield Entry(path, variant or None, hint, _default(part), described(hint))
+                yield Entry(path, variant or None, hint, part.default, True, _key(path, hint))
 
 
-def _default(field: Field[Any]) -> Any:
-    return None if field.default is MISSING else field.default
+def _key(path: str, hint: Any) -> Key:
+    key = described(hint)
+    if key is None:
+        raise TypeError(f"{path} has no description: annotate it with warprl.keys.Key")
+    return key
 
 
 def _variants(hint: Any) -> dict[str, type[Any]]:
@@ -85,13 +90,13 @@ def values(hint: Any) -> str:
     if origin is Literal:
         return ", ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
-        return ", ".join("none" if kind is type(None) else values(kind) for kind in arguments)
+        others = " or ".join(values(kind) for kind in arguments if kind is not type(None))
+        return f"none or {others}" if type(None) in arguments else others
     if origin is tuple:
-        number = "" if arguments[-1] is ... else f" of {len(arguments)}"
-        return f"list{number}: {values(arguments[0])}"
-    names = {bool: "true or false", int: "whole number", float: "number", str: "text"}
-    limits = " and ".join(_limits(notes))
-    return f"{names[hint]} {limits}".strip()
+        number = "one or more" if arguments[-1] is ... else str(len(arguments))
+        return f"list of {number}, each a {values(arguments[0])}"
+    names = {bool: "true or false", int: "whole number", float: "number", str: "name"}
+    return f"{names[hint]} {' and '.join(_limits(notes))}".strip()
 
 
 def _limits(notes: tuple[Any, ...]) -> Iterator[str]:
@@ -101,7 +106,7 @@ def _limits(notes: tuple[Any, ...]) -> Iterator[str]:
             for name, sign in signs.items():
                 limit = getattr(note, name, None)
                 if limit is not None:
-                    yield f"{sign} {limit:g}" if limit < 1e6 else f"{sign} {limit:,.0f}"
+                    yield f"{sign} {limit:,}"
 
 
 def text(value: Any) -> str:
@@ -113,7 +118,7 @@ def text(value: Any) -> str:
 
 def defaults(kind: type[Any]) -> dict[str, Any]:
     """The defaults of a section, as JSON has them."""
-    found = {field.name: _default(field) for field in fields(kind)}
+    found = {field.name: field.default for field in fields(kind)}
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from warprl.launch.errors import UserError
+from warprl.launch.errors import UserError, nearest
 
 # What each key is called now; a key of policy or adaptation that is not here kept its name.
 RENAMED: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -116,7 +116,8 @@ def _section(data: Mapping[str, Any], name: str) -> dict[str, Any]:
         raise UserError(f"key {name!r} is missing")
     for key in data[name]:
         if key not in DEFAULTS[name]:
-            raise UserError(f"unknown key '{name}.{key}': schema 1 has {', '.join(DEFAULTS[name])}")
+            known = [f"{name}.{key}" for key in DEFAULTS[name]]
+            raise UserError(f"unknown key '{name}.{key}': {nearest(f'{name}.{key}', known)}")
     return {**DEFAULTS[name], **data[name]}
 
 
