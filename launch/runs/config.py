@@ -392,7 +392,7 @@ def explain(error: ValidationError, keys: Sequence[str]) -> str:
         return f"{path}.type = {tag}: should be {_either(VARIANTS[path])}"
     if kind in ("tuple_type", "too_short", "too_long"):
         right = KEYS[path][0].values if path in KEYS else "list of one or more"
-        return f"{path} = {value}: should be a {right}"
+        return f"{path} = {value}: should be a {right.removeprefix('none or ')}"
     message = first["msg"].removeprefix("Input ").replace("valid ", "")
     return f"{path} = {value}: {message}"
 
