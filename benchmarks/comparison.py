@@ -69,7 +69,7 @@ def measure(cell: Cell, name: str) -> Record:
     about = replace(found.about, run=None, evaluation=None, reused=None)
     return {
         "method": cell.label,
-        "config": member.run.config.model_dump(mode="json"),
+        "config": configuration.plain(member.run.config),
         "about": summaries.to_json(about),
         "training": rounded(curve[common.spread(len(curve))].tolist()),
         "adaptations": rows_of(found.curves),

@@ -316,7 +316,7 @@ def record(
     }
     return {
         "method": method,
-        "config": config.model_dump(mode="json"),
+        "config": configuration.plain(config),
         "about": about,
         "training": [[40_000, -38.0]] if seed == 1 else [],
         "adaptations": [{"finite": True, "returns": [-40.0, last], "kl": [0.25]}] * rows,

@@ -169,7 +169,7 @@ def test_a_run_of_another_version_is_refused(
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "config.yaml").write_text("schema_version: 0\n")
     for verb in ("resume", "evaluate"):
-        assert "has schema version 0 and this warprl reads 2" in refused(capsys, verb, "old")
+        assert "has schema version 0 and this warprl reads 1 and 2" in refused(capsys, verb, "old")
 
 
 def test_a_missing_run_is_refused_with_the_nearest_name(

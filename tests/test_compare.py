@@ -233,13 +233,13 @@ def test_runs_that_differ_in_more_than_the_seed_are_groups_named_after_it(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     names = seeds(tmp_path, "a", 1, 2) + seeds(
-        tmp_path, "b", 1, settings=("outer.warp_lr=0.5", "policy.warp=none")
+        tmp_path, "b", 1, settings=("outer.init_lr=0.5", "policy.warp=none")
     )
     summary = compare(capsys, *names)
     assert [group["seeds"] for group in summary["groups"]] == [2, 1]
     first, second = (group["group"].split() for group in summary["groups"])
     assert first[:2] == ["warpgrad", "policy.warp=gate"]
-    assert second == ["warpgrad", "policy.warp=none", "outer.warp_lr=0.5"]
+    assert second == ["warpgrad", "policy.warp=none", "outer.init_lr=0.5"]
 
 
 def test_how_a_run_was_carried_out_makes_no_group_and_how_far_it_went_does(

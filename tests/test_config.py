@@ -25,7 +25,7 @@ from warprl.keys import Key, Need
 from warprl.launch.cli import main
 from warprl.launch.errors import UserError
 from warprl.launch.runs import key_table, reference
-from warprl.launch.runs.config import KEYS, RunConfig, dump, flat, load, resolve
+from warprl.launch.runs.config import KEYS, RunConfig, differences, dump, flat, load, resolve
 from warprl.learner import LearnerConfig, Vpg
 from warprl.natural_step import Trpo
 from warprl.objective import TwoTimeScale
@@ -77,6 +77,22 @@ def test_every_preset_survives_its_file(family: str, agent: str, tmp_path: Path)
     config = resolve(family, agent, {})
     (tmp_path / "config.yaml").write_text(dump(config))
     assert load(tmp_path / "config.yaml") == config
+
+
+def test_configurations_of_different_agents_differ_in_keys_that_both_have() -> None:
+    configs = [resolve(FAMILY, agent, {}) for agent in PRESETS]
+    for left in configs:
+        for right in configs:
+            found = differences(left, right)
+            assert ("agent" in found) == (left is not right)
+            assert set(found) <= flat(left).keys() & flat(right).keys()
+            others = [key for key in found if key != "agent"]
+            alike = replace_agent(left) == replace_agent(right)
+            assert alike == (others == [])
+
+
+def replace_agent(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"agent": ""})
 
 
 def test_the_keys_of_another_variant_have_its_defaults() -> None:

@@ -232,10 +232,13 @@ def flat(config: RunConfig) -> dict[str, Any]:
 
 
 def differences(found: RunConfig, wanted: RunConfig) -> list[str]:
-    """The keys in which two configurations compute something else."""
+    """The keys in which two configurations compute something else.
+
+    A key that only one of them has is none of them: a choice that both have decides on it.
+    """
     left, right = flat(found), flat(wanted)
-    keys = [key for key in left | right if key.partition(".")[0] not in CARRIED_OUT]
-    return [key for key in keys if left.get(key) != right.get(key)]
+    keys = [key for key in left if key in right and key.partition(".")[0] not in CARRIED_OUT]
+    return [key for key in keys if left[key] != right[key]]
 
 
 def steps_per_iteration(config: RunConfig) -> int:
