@@ -151,6 +151,8 @@ def test_a_configuration_cannot_be_changed() -> None:
         (f"tasks={'9' * 5000}", "tasks = "),
         ("policy.hidden=" + "[" * 5000, "policy.hidden = "),
         ("compute.workers=21", "compute.workers = 21: must not exceed tasks = 20"),
+        ('output.writers=["tensorbord"]', 'output.writers = ["tensorbord"]: did you mean'),
+        ("output.writers=tensorboard", 'output.writers = "tensorboard": should be a list of any'),
         ("compute.device=tpu", 'compute.device = "tpu": should be cpu, cuda or cuda:N'),
         ("compute.device=cuda:99", "compute.device = cuda:99: is not on this machine, which has c"),
     ],

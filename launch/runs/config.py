@@ -1,7 +1,8 @@
 """The configuration of a run: typed, frozen, complete, and stored beside its results.
 
-A family, a preset (see :mod:`warprl.agents.presets`) and overrides such as ``learner.lr=3e-4``
-resolve to one complete configuration, which is written to ``config.yaml`` and repeats the run.
+A family, a preset (see :mod:`warprl.agents.presets`) and overrides such as
+``outer.warp_lr=3e-4`` resolve to one complete configuration, which is written to ``config.yaml``
+and repeats the run.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from warprl.keys import Key
 from warprl.launch.errors import UserError, nearest
 from warprl.launch.machine import available_cores
 from warprl.launch.runs import key_table, schema_1
+from warprl.launch.runs.writers import WRITERS
 from warprl.learner import LearnerConfig, Loss, Outer
 from warprl.objective import InitKind, Objective
 
@@ -71,6 +73,9 @@ class Output:
 
     checkpoint_every: Annotated[int, Gt(0), Key("iterations from one checkpoint to the next")] = 10
     keep: Annotated[int, Ge(2), Key("newest checkpoints that are kept")] = 3
+    writers: Annotated[
+        tuple[str, ...], Key("where metrics are written besides metrics.jsonl: tensorboard")
+    ] = ("tensorboard",)
 
 
 class RunConfig(BaseModel):
@@ -351,6 +356,9 @@ def _validated(data: dict[str, Any]) -> RunConfig:
         )
     if not DEVICE.fullmatch(device):
         raise UserError(f'compute.device = "{device}": should be cpu, cuda or cuda:N')
+    for name in config.output.writers:
+        if name not in WRITERS:
+            raise UserError(f'output.writers = ["{name}"]: {nearest(name, WRITERS)}')
     return config
 
 

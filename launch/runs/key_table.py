@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Interval, Le, Lt
+from annotated_types import Ge, Gt, Interval, Le, Len, Lt
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from warprl.keys import Key, described
 
@@ -53,7 +52,7 @@ def _entries(model: type[BaseModel]) -> Iterator[Entry]:
     for name, field in model.model_fields.items():
         kinds = _variants(hints[name])
         if not kinds:
-            given = field.default is not PydanticUndefined
+            given = not field.is_required()
             default = field.default if given else None
             yield Entry(name, None, hints[name], default, given, _key(name, hints[name]))
         for variant, kind in kinds.items():
@@ -93,7 +92,10 @@ def values(hint: Any) -> str:
         others = " or ".join(values(kind) for kind in arguments if kind is not type(None))
         return f"none or {others}" if type(None) in arguments else others
     if origin is tuple:
-        number = "one or more" if arguments[-1] is ... else str(len(arguments))
+        some = any(isinstance(note, Len) and note.min_length for note in notes)
+        number = "one or more" if some else "any number"
+        if arguments[-1] is not ...:
+            number = str(len(arguments))
         return f"list of {number}, each a {values(arguments[0])}"
     names = {bool: "true or false", int: "whole number", float: "number", str: "name"}
     return f"{names[hint]} {' and '.join(_limits(notes))}".strip()

@@ -92,6 +92,7 @@ def resume(
     if iterations is not None and iterations < 1:
         raise UserError(f"--iterations {iterations}: must be 1 or more")
     config = configuration.load(folder / "config.yaml")
+    configuration.require_device(config)
     folders.require_writable(folder, "checkpoints", "tensorboard")
     with folders.lock(folder):
         saved = None
@@ -143,7 +144,8 @@ def _run(
         progress = Progress.begin(experiment, stored.initial(folder, config)[0])
     with sampling(config, experiment) as sampler:
         with _writing(folder):
-            run_log = RunLog(folder, console, progress.learner.iteration, plan.total)
+            done, writers = progress.learner.iteration, config.output.writers
+            run_log = RunLog(folder, console, done, plan.total, writers)
         steps = iterations(experiment, sampler, progress, config.compute.device)
         with run_log, (stopping or stoppable)(console) as stop:
             metrics = _loop(steps, plan, run_log, stop)
