@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -122,6 +122,20 @@ def others(path: str, value: Any) -> list[Any]:
     return [not value] if isinstance(value, bool) else [2 * value]
 
 
+def settings(keys: Mapping[str, Any], path: str, other: Any) -> list[str]:
+    """One key of a configuration changed, and the small settings beside it.
+
+    Another type of a section brings other keys.
+    """
+    section, _, name = path.rpartition(".")
+    given = {key: keys[key] for key in SMALL if key in keys}
+    if name == "type":
+        given = {key: value for key, value in given.items() if key.partition(".")[0] != section}
+        of_type = [key for key in SMALL if KEYS[key][0].variant == other]
+        given |= {key: SMALL[key] for key in of_type if key.partition(".")[0] == section}
+    return [said(key, value) for key, value in (given | {path: other}).items()]
+
+
 @pytest.mark.parametrize(("family", "agent"), CASES)
 def test_every_key_does_something_or_is_refused(family: str, agent: str) -> None:
     usually, expected = usual(family, agent)
@@ -131,17 +145,8 @@ def test_every_key_does_something_or_is_refused(family: str, agent: str) -> None
         if path.partition(".")[0] in ASIDE:
             continue
         for other in others(path, keys.get(path, KEYS[path][0].default)):
-            given = {k: keys[k] for k in SMALL if k in keys} | {path: other}
-            if path.endswith(".type"):  # the keys of the other variant come with it
-                section = path.removesuffix("type")
-                given = {k: v for k, v in given.items() if not k.startswith(section)}
-                given |= {
-                    k: v for k, v in SMALL.items() if k == f"{section}clip" and other == "ppo"
-                }
-                given[path] = other
-            settings = [said(key, value) for key, value in given.items()]
             try:
-                config = resolve(family, agent, {"workers": 0}, settings)
+                config = resolve(family, agent, {"workers": 0}, settings(keys, path, other))
             except UserError as error:
                 assert "\n" not in str(error)
             else:
