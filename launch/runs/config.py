@@ -33,6 +33,7 @@ from warprl.keys import Key
 from warprl.launch.errors import UserError, nearest
 from warprl.launch.machine import available_cores
 from warprl.launch.runs import key_table, schema_1
+from warprl.launch.runs.advice import Advice
 from warprl.launch.runs.writers import WRITERS
 from warprl.learner import LearnerConfig, Loss, Outer
 from warprl.objective import InitKind, Objective
@@ -112,6 +113,7 @@ class RunConfig(BaseModel):
 
 KEYS = key_table.by_path(key_table.entries(RunConfig))
 VARIANTS = key_table.variants(RunConfig)
+ADVICE = Advice(KEYS, VARIANTS)
 
 
 def resolve(
@@ -315,7 +317,7 @@ def _parse(setting: str) -> tuple[str, Any]:
 def _assign(data: dict[str, Any], path: str, value: Any) -> None:
     """Set one key of plain data. Raises UserError if there is none of this name."""
     if path not in KEYS:
-        raise UserError(_unknown(path))
+        raise UserError(ADVICE.on_unknown(path))
     if path in ARGUMENTS:
         raise UserError(f"{path!r} cannot be set: it is an argument or an option of its own")
     section, _, key = path.rpartition(".")
@@ -324,11 +326,11 @@ def _assign(data: dict[str, Any], path: str, value: Any) -> None:
     elif key == "type":
         kinds = VARIANTS[section]
         if value not in list(kinds):
-            raise UserError(f"{path} = {json.dumps(value)}: should be {_either(kinds)}")
+            raise UserError(ADVICE.on_type(section, value))
         if value != data[section]["type"]:
             data[section] = key_table.defaults(kinds[value])
     elif key not in data[section]:
-        raise UserError(_of_another_variant(path, data[section]["type"]))
+        raise UserError(ADVICE.on_other_variant(path, data[section]["type"]))
     else:
         data[section][key] = value
 
@@ -347,7 +349,7 @@ def _validated(data: dict[str, Any]) -> RunConfig:
     try:
         config = RunConfig.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        raise UserError(explain(error, list(KEYS))) from error
+        raise UserError(ADVICE.explain(error)) from error
     workers, device = config.compute.workers, config.compute.device
     if workers > config.tasks:
         raise UserError(
@@ -378,63 +380,3 @@ def _settled(config: RunConfig, given: Collection[str]) -> RunConfig:
     except ValueError as error:
         raise UserError(str(error)) from None
     return config.model_copy(update=neutral.sections)
-
-
-def explain(error: ValidationError, keys: Sequence[str]) -> str:
-    """The first of pydantic's findings: which field, which value, what would be right.
-
-    ``keys`` are those that there are.
-    """
-    first = error.errors()[0]
-    path, variant = _path(first["loc"])
-    kind, value = first["type"], json.dumps(first["input"])
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        if path in KEYS and variant:
-            return _of_another_variant(path, variant)
-        return _unknown(path, keys)
-    if kind == "missing" and path.rpartition(".")[0] in KEYS:  # an entry of a list
-        path, kind = path.rpartition(".")[0], "too_short"
-    if kind in ("missing", "missing_argument"):
-        return f"key {path!r} is missing"
-    if kind == "union_tag_not_found":
-        return f"key '{path}.type' is missing"
-    if kind == "union_tag_invalid":
-        tag = json.dumps(first["ctx"]["tag"])
-        return f"{path}.type = {tag}: should be {_either(VARIANTS[path])}"
-    if kind in ("tuple_type", "too_short", "too_long"):
-        right = KEYS[path][0].values if path in KEYS else "list of one or more"
-        return f"{path} = {value}: should be a {right.removeprefix('none or ')}"
-    message = first["msg"].removeprefix("Input ").replace("valid ", "")
-    return f"{path} = {value}: {message}"
-
-
-def _path(location: Sequence[str | int]) -> tuple[str, str | None]:
-    """A key as ``--set`` takes it, and the variant of its section, which pydantic names as well."""
-    parts = list(map(str, location))
-    kinds = VARIANTS.get(parts[0], {}) if parts else {}
-    variant = parts.pop(1) if len(parts) > 1 and parts[1] in kinds else None
-    return ".".join(parts), variant
-
-
-def _of_another_variant(path: str, chosen: str) -> str:
-    name = f"{path.partition('.')[0]}.type"
-    having = [entry.variant for entry in KEYS[path] if entry.variant]
-    return f"{path} belongs to {name} = {' or '.join(having)}, and {name} is {chosen}"
-
-
-def _unknown(path: str, keys: Sequence[str] = ()) -> str:
-    """What to say of a key that there is not."""
-    keys = keys or list(KEYS)
-    inside = [key for key in keys if key.startswith(f"{path}.")]
-    if inside:
-        return f"{path!r} is a section: set one of its keys, such as {inside[0]!r}"
-    if path in schema_1.RENAMED:
-        return f"unknown key {path!r}: it is now {' and '.join(map(repr, schema_1.RENAMED[path]))}"
-    name = path.rpartition(".")[2]
-    same = [repr(key) for key in keys if key.rpartition(".")[2] == name]
-    right = f"did you mean {' or '.join(same)}?" if same else nearest(path, keys)
-    return f"unknown key {path!r}: {right}"
-
-
-def _either(words: Collection[str]) -> str:
-    return " or ".join(map(repr, words))

@@ -176,7 +176,7 @@ def _explain(error: ValidationError) -> str:
     """The first finding in one line, with the keys that there are where it was made."""
     *section, _ = map(str, error.errors()[0]["loc"])
     fields = Variant.model_fields if section[:1] == ["variants"] else Grid.model_fields
-    return configuration.explain(error, [".".join([*section, key]) for key in fields])
+    return configuration.ADVICE.explain(error, [".".join([*section, key]) for key in fields])
 
 
 def _require_consistent(grid: Grid) -> None:

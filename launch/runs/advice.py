@@ -1,0 +1,83 @@
+"""What to say, in one line, of keys and values that a configuration does not take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from warprl.launch.errors import nearest
+from warprl.launch.runs.key_table import Entry
+from warprl.launch.runs.schema_1 import RENAMED
+
+
+@dataclass(frozen=True)
+class Advice:
+    """On the keys that there are, by path, and the types that each section can be of."""
+
+    keys: Mapping[str, Sequence[Entry]]
+    variants: Mapping[str, Mapping[str, type[Any]]]
+
+    def explain(self, error: ValidationError, keys: Sequence[str] = ()) -> str:
+        """The first of pydantic's findings: which field, which value, what would be right.
+
+        ``keys`` are those that there are, if not all of these.
+        """
+        first = error.errors()[0]
+        path, variant = self._path(first["loc"])
+        kind, value = first["type"], json.dumps(first["input"])
+        if kind == "missing" and path.rpartition(".")[0] in self.keys:  # an entry of a list
+            path, kind = path.rpartition(".")[0], "too_short"
+        match kind:
+            case "extra_forbidden" | "unexpected_keyword_argument":
+                if path in self.keys and variant:
+                    return self.on_other_variant(path, variant)
+                return self.on_unknown(path, keys)
+            case "missing" | "missing_argument":
+                return f"key {path!r} is missing"
+            case "union_tag_not_found":
+                return f"key '{path}.type' is missing"
+            case "union_tag_invalid":
+                return self.on_type(path, first["ctx"]["tag"])
+            case "tuple_type" | "too_short" | "too_long":
+                takes = self.keys[path][0].values if path in self.keys else "list of one or more"
+                return f"{path} = {value}: should be a {takes.removeprefix('none or ')}"
+        message = first["msg"].removeprefix("Input ").replace("valid ", "")
+        return f"{path} = {value}: {message}"
+
+    def on_type(self, section: str, value: Any) -> str:
+        """On a type that a section does not have."""
+        return f"{section}.type = {json.dumps(value)}: should be {_either(self.variants[section])}"
+
+    def on_other_variant(self, path: str, chosen: str) -> str:
+        """On a key that a section would have if its type were not the chosen one."""
+        name = f"{path.partition('.')[0]}.type"
+        having = [entry.variant for entry in self.keys[path] if entry.variant]
+        return f"{path} belongs to {name} = {' or '.join(having)}, and {name} is {chosen}"
+
+    def on_unknown(self, path: str, keys: Sequence[str] = ()) -> str:
+        """On a key that there is not."""
+        keys = keys or list(self.keys)
+        inside = [key for key in keys if key.startswith(f"{path}.")]
+        if inside:
+            return f"{path!r} is a section: set one of its keys, such as {inside[0]!r}"
+        if path in RENAMED:
+            return f"unknown key {path!r}: it is now {' and '.join(map(repr, RENAMED[path]))}"
+        name = path.rpartition(".")[2]
+        same = [repr(key) for key in keys if key.rpartition(".")[2] == name]
+        right = f"did you mean {' or '.join(same)}?" if same else nearest(path, keys)
+        return f"unknown key {path!r}: {right}"
+
+    def _path(self, location: Sequence[str | int]) -> tuple[str, str | None]:
+        """A key as ``--set`` takes it, and the type of its section, which pydantic names too."""
+        parts = list(map(str, location))
+        types = self.variants.get(parts[0], {}) if parts else {}
+        variant = parts.pop(1) if len(parts) > 1 and parts[1] in types else None
+        return ".".join(parts), variant
+
+
+def _either(words: Collection[str]) -> str:
+    return " or ".join(map(repr, words))
