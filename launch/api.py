@@ -143,7 +143,7 @@ def presets() -> dict[str, str]:
     """The named agents, and what each is.
 
     >>> presets()["maml-trpo"]
-    "maml with a trust-region step a batch (the peers' default)"
+    'maml by one trust-region step an update, as in its paper'
     """
     return {name: preset.summary for name, preset in PRESETS.items()}
 

@@ -197,7 +197,7 @@ def test_the_agents_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["agents"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(PRESETS)
     assert main(["agents", "--json"]) == 0
-    assert "clipped objective" in json.loads(capsys.readouterr().out)["promp"]
+    assert "initialisation by PPO" in json.loads(capsys.readouterr().out)["promp"]
 
 
 def test_the_configuration_is_shown_before_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
