@@ -26,7 +26,7 @@ from warprl.agents.recurrent import FLAGS, MemoryKind, State
 from warprl.keys import Key, Need
 from warprl.params import prefix, subtree, tree_map
 from warprl.types import Params, Spaces
-from warprl.warp import WARP_KINDS, apply_warp, fold_linear, init_warp
+from warprl.warp import WARP_KINDS, WarpKind, apply_warp, fold_linear, init_warp
 
 Layers = Literal["all", "head", "body"]
 
@@ -49,7 +49,7 @@ class PolicyConfig:
         Key("widths of the hidden layers, from the bottom"),
     ] = (64, 64)
     warp: Annotated[
-        Literal["linear", "residual", "gate", "recurrent"] | None,
+        Literal[WarpKind, "recurrent"] | None,
         Key("warp behind hidden layers, or in the memory (recurrent)"),
     ] = None
     rates: Annotated[
@@ -102,8 +102,8 @@ class Policy:
     phi: ``warp_l.*`` for each warped hidden layer l (see :mod:`warprl.warp`), and ``rate.*`` shaped
     like theta (see :func:`warprl.objective.inner_step`).
 
-    The network *sees* observations. With a memory it sees more, ``[..., seen_dim]``: observation,
-    previous action and reward, 1.0 in the first step of an episode, and the flags of
+    The input of the network is the observation. With a memory there is more, ``[..., input_dim]``:
+    observation, previous action and reward, 1.0 in the first step of an episode, and the flags of
     :mod:`warprl.agents.recurrent`; its steps are then those of whole sequences, in order.
     """
 
@@ -122,8 +122,8 @@ class Policy:
         return self.distribution.size
 
     @property
-    def seen_dim(self) -> int:
-        """How many numbers the network sees in a step."""
+    def input_dim(self) -> int:
+        """How many numbers the network reads in a step."""
         return self.obs_dim if self.config.memory is None else self._cell_inputs + FLAGS
 
     @property
@@ -144,10 +144,17 @@ class Policy:
         return (self.obs_dim, *self.config.hidden, self.act_dim)
 
     def init(self, rng: np.random.Generator) -> tuple[Params, Params]:
-        """Fresh (theta, phi), unstacked: Xavier-uniform weights (Glorot & Bengio, 2010), no bias.
+        """Fresh parameters: Xavier-uniform weights (Glorot & Bengio, 2010), no bias.
 
         theta does not depend on the kind of warp: agents that differ in it alone start alike.
+
+        Args:
+            rng: draws the weights.
+
+        Returns:
+            (theta, phi), unstacked.
         """
+        # The task layers, and the distribution's own parameters.
         theta: Params = {}
         width, memory = self.config.hidden[0], self.config.memory
         if memory is not None:
@@ -160,6 +167,8 @@ class Policy:
             theta[f"weight_{layer}"] = torch.from_numpy(weight)
             theta[f"bias_{layer}"] = torch.zeros(fan_out)
         theta |= self.distribution.init(self.config.log_std)
+
+        # The warps, at the identity, and the rates, which are 1.
         phi: Params = {}
         if self.config.warp == "recurrent":
             warp = recurrent.init_recurrent_warp(self._cell_inputs, width, rng)
@@ -183,9 +192,15 @@ class Policy:
         return {"all": body + head, "head": head, "body": body}[part]
 
     def outputs(self, theta: Params, phi: Params, obs: Tensor) -> Tensor:
-        """Outputs ``[T, N, A]`` of stacked theta ``[T, ...]`` at what it sees, ``[T, N, O]``.
+        """What the network says of the actions: the means of a Gaussian, or logits.
 
-        They are mean actions of a Gaussian, or logits.
+        Args:
+            theta: stacked ``[T, ...]``.
+            phi: shared ``[...]``.
+            obs: inputs ``[T, N, input_dim]``; of a policy with memory, whole sequences in order.
+
+        Returns:
+            ``[T, N, A]``.
         """
         theta, phi = self.fold(theta, phi)
         if self.config.memory is None:
@@ -193,7 +208,7 @@ class Policy:
         return self._dense(theta, phi, recurrent.run(self.config.memory, *_cell(theta, phi), obs))
 
     def begin(self, theta: Params, phi: Params, sequences: int) -> State:
-        """The memory ahead of ``sequences`` sequences of each task; nothing if it has none."""
+        """The memory ahead of ``sequences`` sequences of each task; empty without a cell."""
         if self.config.memory is None:
             return ()
         return recurrent.begin(*_cell(theta, phi), sequences)
@@ -201,7 +216,17 @@ class Policy:
     def advance(
         self, theta: Params, phi: Params, seen: Tensor, state: State
     ) -> tuple[Tensor, State]:
-        """One step: outputs ``[T, E, A]`` at what it sees, ``[T, E, O]``, and the next memory."""
+        """One step of all episodes.
+
+        Args:
+            theta: stacked ``[T, ...]``.
+            phi: shared ``[...]``.
+            seen: inputs ``[T, E, input_dim]``.
+            state: the memory before the step.
+
+        Returns:
+            Outputs ``[T, E, A]``, as :meth:`outputs` gives them, and the memory after the step.
+        """
         if self.config.memory is None:
             return self._dense(theta, phi, seen), state
         state = recurrent.advance(self.config.memory, *_cell(theta, phi), seen, state)
@@ -219,7 +244,7 @@ class Policy:
         return _task_layer(theta, last, x)
 
     def activations(self, theta: Params, phi: Params, obs: Tensor) -> list[Tensor]:
-        """What each hidden layer puts out ahead of any warp, ``[T, N, width]``."""
+        """The output of each hidden layer before any warp, ``[T, N, width]``."""
         found: list[Tensor] = []
         x = obs
         for layer in range(len(self.config.hidden)):
@@ -236,8 +261,8 @@ class Policy:
     def fold(self, theta: Params, phi: Params) -> tuple[Params, Params]:
         """The same policy with ``linear`` warps merged into the task layers above them.
 
-        Saves up to half of the arithmetic of a forward pass for one product of weights a layer;
-        gradients flow through it. Other kinds of warp come back as they are.
+        This saves up to half of the arithmetic of a forward pass, for one product of weights in
+        each layer; gradients flow through it. Other kinds of warp are returned as they are.
         """
         if self.config.warp != "linear" or not phi:
             return theta, phi

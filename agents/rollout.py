@@ -72,7 +72,7 @@ class Memory(NamedTuple):
             first: whether the episodes only begin; of each, ``[T, E, 1]``, or of all alike.
 
         Returns:
-            ``[T, E, seen_dim]``; see :mod:`warprl.agents.recurrent`.
+            ``[T, E, input_dim]``; see :mod:`warprl.agents.recurrent`.
         """
         ones = torch.ones_like(self.reward)
         on = torch.from_numpy(alive.astype(np.float32)).view_as(ones)
@@ -140,7 +140,7 @@ def collect(
     folded = policy.fold(theta, phi)
 
     # Room for everything that is recorded.
-    obs = torch.zeros(t, e, h, policy.seen_dim)
+    obs = torch.zeros(t, e, h, policy.input_dim)
     outputs, act = torch.zeros(2, t, e, h, a)
     reward = np.zeros((t * e, h), dtype=np.float32)
     valid = np.zeros((t * e, h), dtype=np.float32)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,9 +29,9 @@ app = typer.Typer(
 )
 
 
-def verb(work: Callable[..., Outcome]) -> Callable[..., int]:
+def verb(work: Callable[..., Outcome], help: str | None = None) -> Callable[..., int]:
     """Make a function a verb of the command, which prints its outcome and takes ``--json``."""
-    return app.command()(terminal.printed(work))
+    return app.command(help=help)(terminal.printed(work))
 
 
 @app.callback(invoke_without_command=True)
@@ -95,44 +96,11 @@ def resume(
     return train.resume(folders.find(run), iterations, terminal.console())
 
 
-@verb
+@partial(verb, help=options.SWEEP)
 def sweep(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The grid, as YAML.")],
 ) -> Outcome:
-    """Train a grid of families x agents x seeds with Ray Tune; repeat the command to continue it.
-
-    Each run of the grid is named FAMILY-AGENT-sSEED and uses one core. Finished runs are skipped,
-    and interrupted ones are resumed exactly. A file needs families, seeds, agents or variants, and
-    env_steps or iterations:
-
-    \b
-    families:
-      - half-cheetah-dir-v1
-      - half-cheetah-vel-v1
-    seeds:
-      - 1
-      - 2
-    agents:
-      - warpgrad
-      - promp
-    env_steps: 4_000_000     # for every run; or iterations: 200
-    variants:                # agents with settings of their own, by name
-      online:
-        agent: warpgrad
-        settings:
-          - outer.epochs=1
-        iterations: 100      # for this one alone
-    vary:                    # one run for each combination of values
-      policy.warp:
-        - gate
-        - none
-    settings:                # for every run, as with --set
-      - tasks=20
-    concurrent: 2            # runs at a time; default: one per core
-    folder: runs/comparison  # default: where all runs are
-
-    Runs have the varied values in their names: half-cheetah-dir-v1-online-warp_gate-s1.
-    """
+    """Train the runs of a file; see :data:`warprl.launch.options.SWEEP`."""
     from warprl.launch.training import sweep
 
     return sweep.sweep(Path(file), terminal.console())

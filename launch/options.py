@@ -40,3 +40,38 @@ Agent = Annotated[str, text("PRESET", "Named agent, see 'warprl agents'.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/, or a path.")]
 Checkpoint = Annotated[int | None, number("Iteration of the checkpoint to use.", "the newest")]
 EpisodeSeed = Annotated[int | None, number("Seed of the episodes.", "the run's")]
+
+SWEEP = """Train a grid of families x agents x seeds with Ray Tune; the same command continues it.
+
+Each run of the grid is named FAMILY-AGENT-sSEED and uses one core. Finished runs are skipped,
+and interrupted ones are resumed exactly. A file needs families, seeds, agents or variants, and
+env_steps or iterations:
+
+\b
+families:
+  - half-cheetah-dir-v1
+  - half-cheetah-vel-v1
+seeds:
+  - 1
+  - 2
+agents:
+  - warpgrad
+  - promp
+env_steps: 4_000_000     # for every run; or iterations: 200
+variants:                # agents with settings of their own, by name
+  online:
+    agent: warpgrad
+    settings:
+      - outer.epochs=1
+    iterations: 100      # for this one alone
+vary:                    # one run for each combination of values
+  policy.warp:
+    - gate
+    - none
+settings:                # for every run, as with --set
+  - tasks=20
+concurrent: 2            # runs at a time; default: one per core
+folder: runs/comparison  # default: where all runs are
+
+Runs have the varied values in their names: half-cheetah-dir-v1-online-warp_gate-s1.
+"""

@@ -217,7 +217,7 @@ def _draw_sequences(
     policy: Policy, setting: naive.Setting, theta: Params, phi: Params, rng: np.random.Generator
 ) -> tuple[list[naive.Transition], Batch]:
     """Transitions of whole sequences, in order; the padding behind a short one would be noticed."""
-    inputs = policy.seen_dim - FLAGS
+    inputs = policy.input_dim - FLAGS
     seen, act, advantage = (
         torch.as_tensor(rng.standard_normal((SEQUENCES, LENGTH, size)))
         for size in (inputs + FLAGS, policy.act_dim, 1)
