@@ -27,6 +27,16 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def available_threads() -> int:
+    """Threads to compute with: one per core, or as many as OMP_NUM_THREADS allows.
+
+    Ray sets that variable in its processes to the cores that it has assigned to them.
+    """
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    allowed = int(limit) if limit.isdecimal() and int(limit) else available_cores()
+    return min(allowed, available_cores())
+
+
 def keep_freed_memory() -> None:
     """Keep the memory of freed tensors in this process, to be reused by the next tensors.
 

@@ -1,9 +1,13 @@
-"""What the machine offers: memory that stays with the process."""
+"""What the machine offers: memory that stays with the process, and cores."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+
+import pytest
+
+from warprl.launch import machine
 
 # Each tensor is larger than all before it, so that glibc, left alone, maps new pages for it.
 FAULTS = """
@@ -31,3 +35,14 @@ def faults(keep: str) -> int:
 
 def test_freed_memory_stays_with_the_process() -> None:
     assert faults("keep") < faults("leave") / 4
+
+
+@pytest.mark.parametrize(
+    ("limit", "threads"), [("", 8), ("3", 3), ("99", 8), ("0", 8), ("many", 8)]
+)
+def test_no_more_threads_are_used_than_the_process_was_given(
+    monkeypatch: pytest.MonkeyPatch, limit: str, threads: int
+) -> None:
+    monkeypatch.setattr(machine, "available_cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    assert machine.available_threads() == threads

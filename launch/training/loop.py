@@ -17,7 +17,7 @@ from warprl import checkpoint
 from warprl.agents.meta import Agent, Experiment, InProcess, Sampler, iterate
 from warprl.agents.policy import Policy
 from warprl.envs import make_family
-from warprl.launch.machine import available_cores, keep_freed_memory
+from warprl.launch.machine import available_threads, keep_freed_memory
 from warprl.launch.runs.config import RunConfig
 from warprl.learner import LearnerState
 from warprl.types import Params
@@ -76,7 +76,7 @@ def sampling(config: RunConfig, experiment: Experiment) -> Iterator[Sampler]:
     keep_freed_memory()
     compute = config.compute
     if not compute.workers:
-        yield InProcess(experiment, available_cores(), compute.device)
+        yield InProcess(experiment, available_threads(), compute.device)
         return
 
     from warprl.launch.training.workers import RaySampler
