@@ -245,7 +245,7 @@ def adapt_policy(
         seed: keys every random number.
 
     Returns:
-        The policy behind the last step, with the mean returns on the way.
+        The policy after the last step, with the mean returns on the way.
 
     Raises:
         FloatingPointError: if the adaptation diverges.

@@ -147,7 +147,7 @@ def rollout_of(
 
 
 def _padded(steps: Tensor, length: int) -> Tensor:
-    """Zeros behind the steps ``[L, ...]``, up to this length."""
+    """The steps ``[L, ...]``, followed by zeros up to this length."""
     return torch.cat([steps, steps.new_zeros(length - len(steps), *steps.shape[1:])])
 
 
@@ -215,7 +215,7 @@ class Adapter:
 
     _state: AdapterState
     _recorder: Recorder
-    _memory: Memory  # ahead of the next step
+    _memory: Memory  # before the next step
     _acted: _Acted | None  # the action that waits for its reward
 
     def __init__(

@@ -225,7 +225,7 @@ def _by_memory(
 def to_batch(rollout: Rollout, config: AdaptationConfig, obs_dim: int, episodes: int = 1) -> Batch:
     """Estimate advantages and flatten episodes.
 
-    Rows may be trials of several episodes one behind the other, the first step of one following the
+    Rows may be trials of several episodes one after the other, the first step of one following the
     last real step of the one before: padding takes no time. There is one baseline for each place in
     a trial.
 

@@ -65,9 +65,16 @@ class Sampler(Protocol):
     """Adapts to tasks, wherever that runs."""
 
     def sample(self, theta: Params, phi: Params, tasks: Sequence[Task], iteration: int) -> Sampled:
-        """The meta-batch of the adaptations from theta_0 to every task.
+        """Adapt from theta_0 to every task, phi frozen.
 
-        Its bits depend on the arguments and the run's seed alone.
+        Args:
+            theta: theta_0 ``[...]``.
+            phi: ``[...]``.
+            tasks: of the meta-batch, in order.
+            iteration: the number of the meta-iteration, which keys the random numbers.
+
+        Returns:
+            The meta-batch. Its bits depend on the arguments and the run's seed alone.
         """
         ...
 
@@ -97,7 +104,13 @@ class Agent:
         return Learner(self.learner).init(*self.policy.init(generator(seed, "init")))
 
     def gather(self, parts: Sequence[Trajectory], threads: int, device: str) -> InMemory:
-        """The meta-batch of trajectories that lie in this process, computed on a device."""
+        """The meta-batch of trajectories that lie in this process.
+
+        Args:
+            parts: the trajectories, in the order of the tasks.
+            threads: how many compute gradients.
+            device: where they are computed.
+        """
         trajectory = to_device(concatenate(parts), device)
         chunk = CHUNK if self.policy.config.memory is None else LONG_CHUNK
         return InMemory(trajectory, self.objective(), threads, chunk)
@@ -124,7 +137,7 @@ class Experiment:
 
 
 class Iteration(NamedTuple):
-    """What one meta-iteration leaves behind."""
+    """The result of one meta-iteration."""
 
     state: LearnerState
     metrics: Metrics
@@ -171,13 +184,20 @@ def metrics_of(
 ) -> dict[str, float]:
     """The metrics of one iteration.
 
-    ``env_steps`` (horizons of all episodes, also of those that end early), ``wall_s``,
+    They are ``env_steps`` (horizons of all episodes, also of those that end early), ``wall_s``,
     ``workers_replaced``; ``return_step_k`` (mean over finite tasks, NaN if there is none);
     ``meta_loss`` (of Leap and Reptile without warps, their own objective), ``kl``, ``grad_norm``,
     ``meta_steps``, ``kl_coefficient``, ``step_scale``; ``diverged_tasks``, ``steps_per_s``; the
     seconds ``time.physics``, ``time.policy``, ``time.inner`` (means over workers),
     ``time.transfer`` (messages, and waiting for the slowest worker), ``time.meta_update``; and
     ``physics_fraction``, the first of these over their sum.
+
+    Args:
+        sampled: the meta-batch and how it was sampled.
+        report: what the update did.
+        steps: environment steps of the meta-batch.
+        sampling: seconds that the sampling took.
+        update: seconds that the update took.
     """
     whole = sampling + update
     finite = sampled.batch.returns[sampled.batch.finite].double().mean(0)
@@ -229,7 +249,14 @@ class InProcess:
 
 
 def shards_of(tasks: Sequence[Task], number: int, seed: int, iteration: int) -> list[Shard]:
-    """A meta-batch in ``number`` parts of nearly equal size."""
+    """A meta-batch in parts of nearly equal size.
+
+    Args:
+        tasks: of the meta-batch, in order.
+        number: of the parts.
+        seed: of the run.
+        iteration: of the meta-training.
+    """
     return [
         Shard([tasks[i] for i in part], part.tolist(), seed, iteration)
         for part in np.array_split(np.arange(len(tasks)), number)

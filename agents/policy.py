@@ -2,7 +2,7 @@
 
 The network interleaves task layers h (parameters theta, adapted) with warp layers w (parameters
 phi, shared and frozen in adaptation): ``h_L . w_{L-1} . tanh . h_{L-1} ... w_1 . tanh . h_1``.
-One warp stands behind each hidden activation, or behind some of them; the output layer and the
+A warp follows each hidden activation, or some of them; the output layer and the
 parameters of the distribution over actions are the task's alone. Without warp layers phi is empty.
 In a policy with memory, a recurrent cell stands in the place of h_1
 (:mod:`warprl.agents.recurrent`).
@@ -39,7 +39,7 @@ class PolicyConfig:
 
     Discrete actions have none. ``rates`` gives every adapted number a step-size factor of its own,
     learned as the warps are. ``memory`` makes the first hidden layer a recurrent cell, which the
-    ``recurrent`` warp gates. The other kinds stand behind every hidden layer, or only behind those
+    ``recurrent`` warp gates. The other kinds follow every hidden layer, or only those
     in ``warped``, ascending from 0 at the bottom.
     """
 
@@ -132,7 +132,7 @@ class Policy:
 
     @property
     def warped(self) -> tuple[int, ...]:
-        """The hidden layers behind which a warp stands, from the bottom; a cell's gates do not."""
+        """The hidden layers that a warp follows, from the bottom; a cell's gates do not count."""
         if self.config.warp in (None, "recurrent"):
             return ()
         every = range(len(self.config.hidden))
@@ -208,7 +208,13 @@ class Policy:
         return self._dense(theta, phi, recurrent.run(self.config.memory, *_cell(theta, phi), obs))
 
     def begin(self, theta: Params, phi: Params, sequences: int) -> State:
-        """The memory ahead of ``sequences`` sequences of each task; empty without a cell."""
+        """The memory before the first step; empty without a cell.
+
+        Args:
+            theta: stacked ``[T, ...]``.
+            phi: shared ``[...]``.
+            sequences: how many sequences each task has.
+        """
         if self.config.memory is None:
             return ()
         return recurrent.begin(*_cell(theta, phi), sequences)
@@ -244,7 +250,16 @@ class Policy:
         return _task_layer(theta, last, x)
 
     def activations(self, theta: Params, phi: Params, obs: Tensor) -> list[Tensor]:
-        """The output of each hidden layer before any warp, ``[T, N, width]``."""
+        """The output of each hidden layer before its warp.
+
+        Args:
+            theta: stacked ``[T, ...]``.
+            phi: shared ``[...]``.
+            obs: inputs ``[T, N, O]`` of a policy without memory.
+
+        Returns:
+            ``[T, N, width]`` of each layer, from the bottom.
+        """
         found: list[Tensor] = []
         x = obs
         for layer in range(len(self.config.hidden)):
@@ -275,7 +290,17 @@ class Policy:
         return theta, {}
 
     def log_prob(self, theta: Params, phi: Params, obs: Tensor, act: Tensor) -> Tensor:
-        """Log-probability ``[T, N]`` of actions ``[T, N, A]``."""
+        """Log-probability of actions.
+
+        Args:
+            theta: stacked ``[T, ...]``.
+            phi: shared ``[...]``.
+            obs: inputs ``[T, N, input_dim]``.
+            act: ``[T, N, A]``.
+
+        Returns:
+            ``[T, N]``.
+        """
         return self.distribution.log_prob(self.outputs(theta, phi, obs), theta, act)
 
 

@@ -1,7 +1,7 @@
 """Memory cells of recurrent policies, and the warp of Warp-RNN. Pure functions.
 
 A cell stands in the place of a policy's first hidden layer. The input of a policy with memory,
-``[..., I + 2]``, is that of the cell in the first I numbers, and two flags behind them:
+``[..., I + 2]``, is that of the cell in the first I numbers, followed by two flags:
 
 * ``alive``: 0 where the episode is over and its batch goes on; the memory is then held;
 * ``start``: 1 at the first step of a sequence, where the memory begins at zero.
@@ -28,7 +28,7 @@ State: TypeAlias = "tuple[Tensor, ...]"
 """A memory: tensors ``[S, E, width]``, the first of which is the input of the layers above."""
 
 PARAMETERS = ("weight_in", "weight_hidden", "bias")  # of a cell
-FLAGS = 2  # alive and start, behind the input of the cell
+FLAGS = 2  # alive and start, after the input of the cell
 
 
 def init_cell(kind: MemoryKind, inputs: int, width: int, rng: np.random.Generator) -> Params:
@@ -79,7 +79,7 @@ def init_recurrent_warp(inputs: int, width: int, rng: np.random.Generator) -> Pa
 
 
 def begin(cell: Params, warp: Params, sequences: int) -> State:
-    """The memory ahead of the first step, which is zero, for the LSTM of a warp too.
+    """The memory before the first step, which is zero, for the LSTM of a warp too.
 
     Args:
         cell: stacked ``[S, ...]``.
@@ -118,7 +118,7 @@ def run(kind: MemoryKind, cell: Params, warp: Params, seen: Tensor) -> Tensor:
         kind: of the cell.
         cell: stacked ``[S, ...]``.
         warp: unstacked; empty if there is none.
-        seen: inputs ``[S, N, I + 2]``; the N steps are sequences of equal length, one behind the
+        seen: inputs ``[S, N, I + 2]``; the N steps are sequences of equal length, one after the
             other.
 
     Returns:
@@ -146,7 +146,7 @@ def _project(kind: MemoryKind, cell: Params, x: Tensor) -> Tensor:
     """What of a step does not depend on the memory, for all steps at once."""
     if kind == "gru":
         return torch.baddbmm(cell["bias"].unsqueeze(1), x, cell["weight_in"])
-    # A warp acts ahead of the projection, and products with few rows may round otherwise than those
+    # A warp acts before the projection, and products with few rows may round otherwise than those
     # with many: so that the plain cell is the warped one's exact control, both take them singly.
     return x
 
@@ -169,7 +169,7 @@ def _step(kind: MemoryKind, cell: Params, warp: Params, x: Tensor, state: State)
 def _gru(cell: Params, projected: Tensor, hidden: Tensor) -> Tensor:
     """``h' = (1 - z) n + z h``, ``n = tanh(x_n + r h W_n)`` (Cho et al., EMNLP 2014).
 
-    z and r are the logistic functions of ``x + h W``; the reset acts behind the product, as cuDNN's
+    z and r are the logistic functions of ``x + h W``; the reset acts after the product, as cuDNN's
     does.
     """
     width = hidden.shape[-1]

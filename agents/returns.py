@@ -1,6 +1,6 @@
 """Returns and advantages. Pure functions of tensors ``[..., H]``, time on the last axis.
 
-The objective is the finite-horizon return, and the baseline sees the time, so the value behind the
+The objective is the finite-horizon return, and the baseline sees the time, so the value after the
 last step is zero by definition, whether the episode was truncated by the horizon or terminated.
 """
 
@@ -34,7 +34,7 @@ def gae(reward: Tensor, value: Tensor, valid: Tensor, gamma: float, lam: float) 
 
     Args:
         reward: ``[..., H]``.
-        value: ``[..., H]``, V at every step; behind the last real one it is zero.
+        value: ``[..., H]``, V at every step; after the last real one it is zero.
         valid: ``[..., H]``, 1.0 for real steps and 0.0 for padding.
         gamma: the discount of one step.
         lam: 0 trusts the values, 1 the rewards.

@@ -37,7 +37,7 @@ class Timing:
 
 
 class Draws(NamedTuple):
-    """The tasks of a rollout, and what decides about chance in it, one generator a task each."""
+    """The tasks of a rollout, and the random generators, one for each task."""
 
     tasks: Sequence[Task]
     reset: Sequence[np.random.Generator]
@@ -58,7 +58,14 @@ class Memory(NamedTuple):
 
     @classmethod
     def before(cls, policy: Policy, theta: Params, phi: Params, episodes: int) -> Memory:
-        """The memory ahead of the first step, with so many episodes of each task at once."""
+        """The memory before the first step.
+
+        Args:
+            policy: the network.
+            theta: stacked ``[T, ...]``.
+            phi: shared ``[...]``.
+            episodes: E, how many episodes of each task run at once.
+        """
         like = next(iter(theta.values()))
         action, reward = (like.new_zeros(len(like), episodes, n) for n in (policy.act_dim, 1))
         return cls(policy.begin(theta, phi, episodes), action, reward)
@@ -101,7 +108,7 @@ class Memory(NamedTuple):
 
 
 class Collected(NamedTuple):
-    """Episodes, the memory behind them, and the seconds that they took."""
+    """Episodes, the memory after them, and the seconds that they took."""
 
     rollout: Rollout
     memory: Memory
@@ -130,7 +137,7 @@ def collect(
         memory: what a policy with memory begins with; none if None.
 
     Returns:
-        The rollout, with the memory behind its last step and the time it took.
+        The rollout, with the memory after its last step and the time it took.
     """
     began = time.perf_counter()
     t, e, h = len(draws.tasks), env.num_envs // len(draws.tasks), env.horizon
@@ -200,7 +207,7 @@ def collect(
 
 
 def joined(episodes: Sequence[Rollout]) -> Rollout:
-    """The episodes of trials as one rollout, one behind the other: ``[T, E, H, ...]`` each."""
+    """The episodes of trials as one rollout, one after the other: ``[T, E, H, ...]`` each."""
     steps = ("obs", "act", "logp", "reward", "valid")
     return episodes[-1]._replace(
         fault=torch.stack([rollout.fault for rollout in episodes]).any(0),

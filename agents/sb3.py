@@ -94,7 +94,7 @@ class WarpedPolicy(ActorCriticPolicy):
         """``hidden``, ``warp``, ``warped`` are those of the PolicyConfig; the others are SB3's."""
         places = None if warped is None else tuple(warped)
         self._config = PolicyConfig(tuple(hidden), warp, warped=places)
-        # SB3's own actor shrinks to the identity on observations; ours stands behind it.
+        # SB3's own actor shrinks to the identity on observations; ours follows it.
         super().__init__(*args, **kwargs | {"net_arch": {"pi": [], "vf": list(hidden)}})
 
     def _build(self, lr_schedule: Callable[[float], float]) -> None:

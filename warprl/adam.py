@@ -110,7 +110,12 @@ def adam_step(at: Point, gradients: Params, lr: float, config: Adam) -> Point:
 
 
 def clipped(gradients: Params, max_norm: float) -> Params:
-    """Gradients scaled down together to a Euclidean norm, if theirs is larger."""
+    """Gradients scaled down together to a Euclidean norm, if theirs is larger.
+
+    Args:
+        gradients: named tensors.
+        max_norm: the largest norm of all of them together.
+    """
     if not gradients:
         return {}
     norms = [torch.linalg.vector_norm(gradient) for gradient in gradients.values()]

@@ -37,7 +37,7 @@ class CheckpointError(ValueError):
 
 
 class SchemaError(CheckpointError):
-    """The checkpoint is sound but was written under another schema version."""
+    """The checkpoint is whole but was written under another schema version."""
 
 
 class Skipped(NamedTuple):
@@ -68,11 +68,24 @@ def save(
     document: Mapping[str, Any],
     keep: int = 2,
 ) -> Path:
-    """Write ``folder/<iteration>`` and delete older checkpoints but for the ``keep`` newest.
+    """Write a checkpoint, and delete older ones but for the newest.
 
-    Nothing sound is overwritten: raises CheckpointError if this iteration is saved already (a
-    broken one of that number is renamed to ``<iteration>.broken``), and OSError if the disk
-    refuses. ``document`` is JSON-able.
+    No usable checkpoint is overwritten; a broken one of the same number is renamed to
+    ``<iteration>.broken``.
+
+    Args:
+        folder: where checkpoints lie; the new one is ``folder/<iteration>``.
+        iteration: its number.
+        tensors: named tensors.
+        document: everything else, as JSON can hold it.
+        keep: how many of the newest checkpoints stay, at least 2.
+
+    Returns:
+        The path of the new checkpoint.
+
+    Raises:
+        CheckpointError: if this iteration is saved already, or ``keep`` is below 2.
+        OSError: if the disk refuses.
     """
     if keep < 2:
         raise CheckpointError(f"keep = {keep}: must be 2 or more, for the newest may break")
@@ -94,10 +107,18 @@ def save(
 
 
 def load(folder: Path, iteration: int | None = None) -> Checkpoint:
-    """Read the newest sound checkpoint of ``folder``, or the one of an iteration.
+    """Read the newest checkpoint that is not broken, or the one of an iteration.
 
-    Raises CheckpointError if there is none, and SchemaError if the newest sound one has another
-    schema version.
+    Args:
+        folder: where checkpoints lie.
+        iteration: which one to read; None is the newest.
+
+    Returns:
+        The checkpoint, with the broken newer ones that were passed over.
+
+    Raises:
+        CheckpointError: if there is none that can be used.
+        SchemaError: if the newest that is not broken has another schema version.
     """
     wanted = iterations(folder) if iteration is None else [iteration]
     skipped: list[Skipped] = []
@@ -116,7 +137,7 @@ def load(folder: Path, iteration: int | None = None) -> Checkpoint:
 
 
 def iterations(folder: Path) -> list[int]:
-    """Iterations that ``folder`` has a checkpoint of, sound or broken, newest first."""
+    """Iterations that ``folder`` has a checkpoint of, usable or broken, newest first."""
     names = os.listdir(folder) if folder.is_dir() else []
     return sorted((int(name) for name in names if _is_number(name)), reverse=True)
 
@@ -213,7 +234,7 @@ def _prune(folder: Path, newest: int, keep: int) -> None:
 
 
 def _read(path: Path, iteration: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and document. Raises _BrokenError, or SchemaError for a sound one of another time."""
+    """Tensors and document. Raises _BrokenError, or SchemaError for another schema version."""
     try:
         _require_names(path)
         manifest = _unseal((path / MANIFEST).read_bytes())
@@ -234,7 +255,7 @@ def _read(path: Path, iteration: int) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def _require_names(path: Path) -> None:
-    """Exactly our three regular files; nothing of a checkpoint lies behind a link."""
+    """Exactly our three regular files; no file of a checkpoint is a link."""
     if not os.path.lexists(path):
         raise _BrokenError("it does not exist")
     if not stat.S_ISDIR(path.lstat().st_mode):

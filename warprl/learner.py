@@ -149,7 +149,12 @@ class Learner:
     config: LearnerConfig
 
     def init(self, theta: Params, phi: Params) -> LearnerState:
-        """The state before the first update."""
+        """The state before the first update.
+
+        Args:
+            theta: the initialisation theta_0 ``[...]``.
+            phi: the warp parameters ``[...]``.
+        """
         outer = self.config.outer
         coefficient = outer.kl_coefficient if isinstance(outer, Adam) else 0.0
         return LearnerState(theta, phi, {}, coefficient, 1.0, 0)
@@ -316,5 +321,5 @@ def _adapt_penalty(coefficient: float, kl: float, target: float) -> float:
         coefficient *= 2.0
     elif kl < target / KL_BAND:
         coefficient /= 2.0
-    # Bounded, so that a long calm (or a single step, which sees no KL) leaves a brake to grow from.
+    # Bounded, so that the penalty can grow again after many updates with a small KL.
     return min(max(coefficient, MIN_PENALTY), MAX_PENALTY)

@@ -103,7 +103,17 @@ class MetaBatch(Protocol):
     def curvature(
         self, theta: Params, phi: Params, group: Group, which: Selection
     ) -> Callable[[Tensor], Tensor]:
-        """The product of a vector with the Hessian of the mean KL in one group of parameters."""
+        """The product of a vector with the Hessian of the mean KL in one group of parameters.
+
+        Args:
+            theta: theta_0 ``[...]``.
+            phi: ``[...]``.
+            group: which of the two the Hessian is taken in.
+            which: the part of the states and tasks.
+
+        Returns:
+            A function of a vector ``[n]``, n the numbers in the group.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""The meta-objective of WarpGrad: the loss behind a look-ahead from every trajectory state. Pure.
+"""The meta-objective of WarpGrad: the loss after a look-ahead from every trajectory state. Pure.
 
 Notation: ``L_task`` is the inner loss, ``L_meta`` the outer one, alpha the inner step size, S the
 number of trajectory states at hand. Losses are per state, ``[S]``; nothing here averages over
@@ -33,7 +33,7 @@ InitKind = Literal["fixed", "leap", "reptile", "fomaml", "maml"]
 
 @dataclass(frozen=True)
 class LookAhead:
-    """phi descends the meta-loss behind one inner step from every trajectory state."""
+    """phi descends the meta-loss after one inner step from every trajectory state."""
 
     type: Annotated[
         Literal["look-ahead"],
@@ -132,7 +132,7 @@ def inner_step(
 
 
 class Ahead(NamedTuple):
-    """The points behind one step from each state, ``[S, ...]``, and the meta-loss there ``[S]``."""
+    """The points after one step from each state, ``[S, ...]``, and the meta-loss there ``[S]``."""
 
     theta: Params
     value: MetaLossValue

@@ -112,7 +112,7 @@ class MetaLossValue(NamedTuple):
 
 
 class MetaLoss(Protocol):
-    """The loss behind the look-ahead, penalised by ``kl_coefficient`` times the KL."""
+    """The loss after the look-ahead, penalised by ``kl_coefficient`` times the KL."""
 
     def __call__(
         self, theta: Params, phi: Params, batch: Batch, kl_coefficient: float
