@@ -1,4 +1,4 @@
-"""What the benchmarks share: experiments, the record of how a result came about, and files."""
+"""What the benchmarks share: experiments, the record of how a result was made, and files."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def grid(name: str) -> Grid:
 
 
 def planned(name: str) -> list[Cell]:
-    """The runs that an experiment trains. Raises UserError if a folder of theirs holds another."""
+    """The runs that an experiment trains. Raises UserError if a folder holds another run."""
     return cells.plan(grid(name), EXPERIMENTS / f"{name}.yaml")
 
 
 def command(name: str) -> str:
-    """What trains an experiment."""
+    """The command that trains an experiment."""
     return f"warprl sweep benchmarks/experiments/{name}.yaml"
 
 
 def answer(work: Callable[[], str]) -> int:
-    """Print what a program found, or the one line of its error; returns the exit status."""
+    """Print the result of a program, or the one line of its error; returns the exit status."""
     try:
         print(work())
     except UserError as error:
@@ -57,7 +57,7 @@ def answer(work: Callable[[], str]) -> int:
 
 
 def spread(count: int) -> NDArray[np.int64]:
-    """At most POINTS positions of ``count``, evenly spaced, the last among them."""
+    """At most POINTS positions of ``count``, evenly spaced, including the last."""
     return np.unique(np.linspace(0, count - 1, min(POINTS, count)).round().astype(np.int64))
 
 
@@ -93,7 +93,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
-@cache  # of the code as it was when the program began: results change files, too
+@cache  # of the code when the program began: writing results changes files, too
 def commit() -> str:
     """The commit of this code, with ``-dirty`` if files were changed; or ``unknown``."""
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -105,7 +105,7 @@ def commit() -> str:
 
 
 def cpu_model() -> str:
-    """The processor's name, where the system tells."""
+    """The processor's name, if the system says."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -136,7 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of the same keys (or of those of the longest), whole or not at all."""
+    """Write rows, whole or not at all. The longest row has all keys."""
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, max(rows, key=len), restval="", lineterminator="\n")

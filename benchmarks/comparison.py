@@ -1,11 +1,11 @@
-"""How the trained runs of the experiments adapt to held-out tasks, and the page that shows it.
+"""Measures how the trained runs of the experiments adapt to held-out tasks, and writes the page.
 
-``python benchmarks/comparison.py`` measures the finished runs as ``warprl compare`` does. It keeps
-an experiment in ``results/EXPERIMENT.json.xz``: the summary and, as ``runs``, every run with each
-of its adaptations. Runs measured before stay, unless they are measured anew or their settings or
-the protocol have changed since. From what is kept it draws ``results/EXPERIMENT.png`` and writes
-``docs/results.md``. ``--page`` does that alone, and ``--unpack FOLDER`` writes what is kept as
-plain JSON and CSV.
+``python benchmarks/comparison.py`` measures the finished runs as ``warprl compare`` does. It stores
+each experiment in ``results/EXPERIMENT.json.xz``: the summary and, as ``runs``, every run with each
+of its adaptations. Runs that were measured before are kept, unless they are measured again or their
+settings or the protocol have changed since. From the stored results it draws
+``results/EXPERIMENT.png`` and writes ``docs/results.md``. With ``--page`` it measures nothing, and
+``--unpack FOLDER`` writes the stored results as plain JSON and CSV.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from warprl.launch.training.cells import Cell
 Record: TypeAlias = dict[str, Any]
 """A run that was measured: its method, configuration, training curve and adaptations."""
 Document: TypeAlias = Mapping[str, Any]
-"""What is kept of an experiment: provenance, the summary of a comparison, and ``runs``."""
+"""The stored results of an experiment: provenance, the summary of a comparison, and ``runs``."""
 
 STEPS = 10  # inner steps of an adaptation
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -54,18 +54,18 @@ WARPED, PLAIN = ("warpgrad", "warp-promp"), ("promp", "maml")
 
 
 def protocol_of(name: str) -> Protocol:
-    """What all runs of an experiment are put through."""
+    """The protocol under which all runs of an experiment are measured."""
     (family,) = common.grid(name).families
     return evaluate.make_protocol(family, STEPS, ABOUT["experiments"][name], seed=0)
 
 
 def measure(cell: Cell, name: str) -> Record:
-    """One run under the protocol of its experiment; an evaluation that it has is used again."""
+    """One run under the protocol of its experiment; an evaluation that it has is reused."""
     protocol, member = protocol_of(name), open_member(cell.folder)
     known = evaluate.recall(member.run, protocol)
     found = compare.measure(member, protocol, known, Console(quiet=True))
     curve = training_curve(member).T
-    # Folders mean something on one machine only.
+    # Folders have a meaning on one machine only.
     about = replace(found.about, run=None, evaluation=None, reused=None)
     return {
         "method": cell.label,
@@ -77,7 +77,7 @@ def measure(cell: Cell, name: str) -> Record:
 
 
 def rows_of(curves: Curves) -> list[dict[str, Any]]:
-    """Adaptations one by one, rounded."""
+    """A row for each adaptation, rounded."""
     arrays = {"finite": curves.finite, "returns": curves.returns} | summaries.to_json(curves.steps)
     return [
         {name: rounded(values[n].tolist()) for name, values in arrays.items()}
@@ -93,27 +93,27 @@ def curves_of(rows: Sequence[Mapping[str, Any]]) -> Curves:
 
 
 def rounded(value: Any) -> Any:
-    """Numbers to five digits, and None for what is not finite: it has no place in JSON."""
+    """Numbers to five digits, and None if they are not finite, which JSON cannot hold."""
     if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     return [rounded(part) for part in value] if isinstance(value, list) else value
 
 
 def kept(name: str) -> Document | None:
-    """What is kept of an experiment, if anything is."""
+    """The stored results of an experiment, if there are any."""
     path = common.RESULTS / f"{name}.json.xz"
     return common.read_json(path) if path.exists() else None
 
 
 def still_valid(name: str, planned: Sequence[Cell]) -> list[Record]:
-    """The runs kept whose protocol and settings are those of today; says what is left out."""
+    """The stored runs whose protocol and settings are still current; prints what is left out."""
     before = kept(name)
     if before and not before["runs"]:
-        tell(f"{name}: rows are kept without their runs: those not measured now will be lost")
+        tell(f"{name}: the stored results hold no single runs: those not measured now are lost")
     if not before or not before["runs"]:
         return []
     if before["protocol"] != json.loads(to_json(protocol_of(name).describe())):
-        tell(f"{name}: all runs kept are left out: of another protocol")
+        tell(f"{name}: all stored runs are left out: another protocol")
         return []
     wanted = {(cell.label, cell.config.seed): cell.config for cell in planned}
     valid = []
@@ -122,17 +122,17 @@ def still_valid(name: str, planned: Sequence[Cell]) -> list[Record]:
         if config is not None and is_current(record, config):
             valid.append(record)
         else:
-            tell(f"{name}: {identity(record)} is left out: unfinished, or of other settings")
+            tell(f"{name}: {identity(record)} is left out: unfinished, or other settings")
     return valid
 
 
 def identity(record: Record) -> tuple[str, int]:
-    """Method and seed, of which an experiment has one run."""
+    """Method and seed, which identify a run of an experiment."""
     return record["method"], record["about"]["seed"]
 
 
 def is_current(record: Record, wanted: RunConfig) -> bool:
-    """Whether a record is of a run as its experiment plans it today."""
+    """Whether a record belongs to a run as its experiment plans it now."""
     config = configuration.parse(record["config"], common.RESULTS)
     same_length = record["about"]["iteration"] == wanted.iterations
     return same_length and not configuration.differences(config, wanted)
@@ -151,12 +151,12 @@ def summarise(name: str, records: Sequence[Record], planned: Sequence[Cell]) -> 
 
 
 def comparison_of(document: Document) -> ComparisonSummary:
-    """The summary in what is kept, for the reports of a comparison."""
+    """The summary in the stored results, for the reports of a comparison."""
     return summaries.from_json(ComparisonSummary, json.dumps(document))
 
 
 def keep(name: str, now: Sequence[Record], planned: Sequence[Cell]) -> None:
-    """Store what was measured now beside the valid runs of before, in place of the same ones."""
+    """Store the new records beside the valid earlier ones, replacing those of the same runs."""
     about = common.provenance()
     made = {"measured": {key: about[key] for key in ("date", "commit")}}
     records = {identity(record): record for record in still_valid(name, planned)}
@@ -234,13 +234,13 @@ def overview(documents: Sequence[Document]) -> str:
 
 
 def late_gain(group: Document) -> str:
-    """How much the mean return rises over the last half of the inner steps."""
+    """How much the mean return rises in the second half of the inner steps."""
     curve = group["curve"]
     return f"{curve[-1]['mean'] - curve[len(curve) // 2]['mean']:.1f}"
 
 
 def ablations(documents: Sequence[Document]) -> str:
-    """What changing one thing in ``warpgrad`` does, on every family where that was tried."""
+    """The effect of changing one thing in ``warpgrad``, on every family where it was tried."""
     grids = {document["experiment"]: common.grid(document["experiment"]) for document in documents}
     columns = {
         document["experiment"]: by_method(document)
@@ -273,7 +273,7 @@ def section(document: Document) -> str:
 
 
 def made(document: Document) -> str:
-    """How the figures of an experiment came about, and where their data are."""
+    """How the figures of an experiment were made, and where their data are."""
     name, machine = document["experiment"], document["machine"]
     methods: dict[tuple[int, ...], list[str]] = {}
     for group in document["groups"]:
@@ -294,7 +294,7 @@ def made(document: Document) -> str:
 
 
 def unpack(folder: Path, documents: Sequence[Document]) -> str:
-    """Write what is kept as plain files, in a folder an experiment."""
+    """Write the stored results as plain files, in a folder for each experiment."""
     for document in documents:
         place = folder / document["experiment"]
         place.mkdir(parents=True)
@@ -310,24 +310,24 @@ def work(options: argparse.Namespace) -> str:
         update(name, options.jobs)
     documents = [document for document in map(kept, ABOUT["experiments"]) if document]
     if not documents:
-        raise RunFailedError("there is nothing to show: no run has finished")
+        raise RunFailedError("there are no results yet: no run has finished")
     if options.unpack:
         return unpack(options.unpack, documents)
     for document in documents:
-        if document["runs"]:  # without them, the training curves are in the old figure alone
+        if document["runs"]:  # without them, only the old figure has the training curves
             draw(document)
     PAGE.write_text(page(documents), encoding="utf-8")
     return f"written to {PAGE}"
 
 
 def main() -> int:
-    """Read the options, and do what they ask for."""
+    """Read the options and carry them out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = list(ABOUT["experiments"])
     parser.add_argument("--experiments", nargs="+", choices=known, default=known)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--page", action="store_true", help="measure nothing")
-    parser.add_argument("--unpack", type=Path, metavar="FOLDER", help="only write what is kept")
+    parser.add_argument("--unpack", type=Path, metavar="FOLDER", help="only write stored results")
     options = parser.parse_args()
     return common.answer(lambda: work(options))
 

@@ -1,7 +1,7 @@
 """Learning curves of experiments: returns in training at equal environment steps, over seeds.
 
 ``warprl sweep benchmarks/experiments/EXPERIMENT.yaml`` trains an experiment. This program trains
-nothing and writes, of the runs that there are,
+nothing; from the runs that exist it writes
 
 * ``results/learning.csv``: returns after every inner step, thinned to 100 points a run
 * ``results/learning_summary.json``: means over seeds with 95 % t-intervals, gains of adaptation,
@@ -30,7 +30,7 @@ from warprl.launch.training.cells import Cell
 REPORTED = ("point-navigation", "half-cheetah-dir-long")  # unless others are named
 METHODS = ("warpgrad", "promp", "maml")
 THRESHOLDS = {"point-navigation": (-12.0,), "half-cheetah-dir-long": (230.0, 300.0)}
-WINDOW = 5  # iterations averaged where a single value of a noisy curve is wanted
+WINDOW = 5  # iterations to average over for a single value of a noisy curve
 
 Floats = NDArray[np.float64]
 Runs = Mapping[int, Floats]
@@ -38,10 +38,10 @@ Runs = Mapping[int, Floats]
 
 
 def read(cell: Cell) -> Floats:
-    """What a run logged up to its planned end, an iteration a row ``[I, 3 + K + 1]``.
+    """What a run logged up to its planned end, a row for each iteration ``[I, 3 + K + 1]``.
 
     The columns are iteration, environment steps, wall seconds and the returns after 0 to K inner
-    steps. Iterations that lost every task are left out: they have no return.
+    steps. Iterations in which every task diverged are left out: they have no return.
     """
     logged = metrics.read(cell.folder / "metrics.jsonl", cell.config.iterations)
     rows = [[m["iteration"], m["env_steps"], m["wall_s"], *metrics.adaptation(m)] for m in logged]
@@ -124,7 +124,7 @@ def best_first(methods: Mapping[str, Runs]) -> dict[str, Any]:
 
 
 def thinned(run: Floats) -> list[dict[str, float]]:
-    """Evenly spaced rows of a run, its last among them, for the CSV."""
+    """Evenly spaced rows of a run, including the last, for the CSV."""
     return [
         {"iteration": int(iteration), "env_steps": int(steps), "wall_s": round(wall_s, 1)}
         | {f"return_step_{k}": round(value, 3) for k, value in enumerate(returns)}
@@ -133,7 +133,7 @@ def thinned(run: Floats) -> list[dict[str, float]]:
 
 
 def plot(path: Path, experiments: Mapping[str, Mapping[str, Runs]]) -> None:
-    """One panel an experiment: the mean over seeds and its 95 % t-interval, thresholds dotted."""
+    """A panel for each experiment: mean over seeds, 95 % t-interval, thresholds dotted."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4 * len(experiments), 4.4), layout="constrained")
@@ -167,7 +167,7 @@ def plot(path: Path, experiments: Mapping[str, Mapping[str, Runs]]) -> None:
 
 
 def gather(name: str, wanted: Sequence[str]) -> dict[str, dict[int, Floats]]:
-    """The runs of an experiment that there are, of these methods, by method and seed."""
+    """The existing runs of an experiment for these methods, by method and seed."""
     found: dict[str, dict[int, Floats]] = {}
     for cell in common.planned(name):
         run = read(cell) if cell.label in wanted else ()
@@ -177,7 +177,7 @@ def gather(name: str, wanted: Sequence[str]) -> dict[str, dict[int, Floats]]:
 
 
 def report(names: Sequence[str], wanted: Sequence[str]) -> str:
-    """Write the results of the runs of these methods that there are; returns them as a table.
+    """Write the results of the existing runs of these methods; returns them as a table.
 
     Raises UserError if there are none.
     """

@@ -1,4 +1,4 @@
-"""How much of the raw physics is left: our loop and meta-iteration against ``mj_step`` alone.
+"""Measures how fast our loop and meta-iteration are compared with ``mj_step`` alone.
 
 ``python benchmarks/throughput.py [--quick]`` measures, for HalfCheetah and Ant with 20 tasks x 20
 episodes x 100 steps, in one run and with interleaved repeats:
@@ -6,16 +6,16 @@ episodes x 100 steps, in one run and with interleaved repeats:
 * ``raw_1`` / ``raw_all``: one ``MjData`` under ``mj_step``, on one core / on all cores at once
 * ``loop``: sampling as the workers do it, on one core: physics, policy, noise, storage
 * ``reference.loop``: the sampling of public MAML code on one core: a Gymnasium ``SyncVectorEnv``,
-  one ``nn.Module`` a task, ``torch.distributions.Normal``, task after task
+  one ``nn.Module`` for each task, ``torch.distributions.Normal``, task after task
 * ``reference.PRESET``: a whole meta-iteration on that sampling, the preset's work in the plainest
   form: K = 1, 5 epochs, exact meta-gradients (of the gates too), task after task, no baseline
 * ``iteration.PRESET``: whole meta-iterations (the preset with K = 1 and 5 epochs, exact) with one
-  Ray worker a core; and, for HalfCheetah, their time with 10 to 160 tasks
+  Ray worker for each core; and, for HalfCheetah, their time with 10 to 160 tasks
 
 Ant's own horizon is 200; its episodes are cut to 100 steps here, in all processes and quantities.
 
 Rates are given per second of the clock and per second of processor time. A fraction compares
-measurements of the same repeat, so that other work on the machine touches both sides alike; the
+measurements of the same repeat, so that other work on the machine affects both sides equally; the
 result is the median over repeats. Writes ``results/throughput.json`` and every measurement to
 ``results/throughput.csv``.
 """
@@ -64,8 +64,8 @@ METHODS = ("warpgrad", "promp")
 TASKS, EPISODES, HORIZON = 20, 20, 100
 GROWTH = (10, 20, 40, 80, 160)
 CORES = len(os.sched_getaffinity(0))
-# (quantity, compared with): the least ratio, and the families that it is required of. No sampler
-# can gain more over the reference's on one core than the raw physics does.
+# (quantity, compared with): the smallest ratio that is required, and the families that must reach
+# it. On one core, no sampler can be faster than the raw physics.
 REQUIRED: dict[tuple[str, str], tuple[float, Sequence[str]]] = {
     ("loop", "raw_1"): (0.85, FAMILIES),
     ("iteration.warpgrad", "raw_all"): (0.55, FAMILIES[:1]),
@@ -103,7 +103,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A quantity against another: medians over the repeats in which both were measured."""
+    """The ratio of two quantities: medians over the repeats in which both were measured."""
 
     quantity: str
     against: str
@@ -162,7 +162,7 @@ class Stopwatch:
     """Clock and processor time of this process since it was made."""
 
     def __init__(self) -> None:
-        """Start, with the garbage of earlier measurements out of the way."""
+        """Start, after collecting the garbage of earlier measurements."""
         gc.collect()
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
@@ -288,7 +288,7 @@ class DirectionEnv(gym.Wrapper[Any, Any, Any, Any]):
     """One task of an environment: the action scaled, the reward replaced."""
 
     def __init__(self, env: gym.Env[Any, Any], action_scale: float) -> None:
-        """Forward, until told otherwise."""
+        """Start with the forward direction."""
         super().__init__(env)
         self.direction = 1.0
         self.action_scale = action_scale
@@ -302,7 +302,7 @@ class DirectionEnv(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class ReferencePolicy(torch.nn.Module):
-    """The usual policy of two hidden layers and a free log standard deviation, gated or not.
+    """The usual policy: two hidden layers and a learned log standard deviation, gated or not.
 
     The initialisation is torch's own; it makes no difference to speed.
     """
@@ -427,7 +427,7 @@ def single_core() -> None:
 
 
 def raw_all(cores: Sequence[Executor], name: str, steps: int, seed: int) -> Measured:
-    """The raw limit of all cores: the same on each at once, until the slowest is done."""
+    """The raw limit of all cores: the same work on each at once, until the slowest is done."""
     jobs = [core.submit(raw, name, steps, seed + i) for i, core in enumerate(cores)]
     parts = [job.result() for job in jobs]
     return Measured(
@@ -504,7 +504,7 @@ def measure_growth(name: str, repeats: int, console: Console) -> dict[str, Any]:
 
 
 def summarise(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Median rates of one family, and its ratios against what was required of them."""
+    """Median rates of one family, and its ratios beside the required ones."""
     family = samples[0].family
     quantities = list(dict.fromkeys(s.quantity for s in samples))
     rates = {

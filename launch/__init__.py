@@ -1,1 +1,1 @@
-"""Everything that starts something: the command line, runs, workers. Only here is Ray imported."""
+"""Everything that starts something: the command line, runs and workers."""

@@ -1,7 +1,7 @@
 """WarpRL from Python: what ``import warprl`` offers; see docs/python.md.
 
-The same as the commands do, with the same files and the same errors (:class:`UserError`), which are
-raised. Nothing is printed unless asked for.
+These functions do what the commands do, and write the same files. They raise a :class:`UserError`
+where a command prints its one line. They print nothing unless ``verbose`` is set.
 """
 
 from __future__ import annotations
@@ -36,20 +36,21 @@ def train(
     """Meta-train an agent on a task family, as ``warprl train`` does.
 
     Ctrl-C ends training after the iteration under way, saves it, and then raises KeyboardInterrupt;
-    a second one interrupts at once, and what was saved before stays. Only the main thread hears of
-    it, and only if the program has no handler of its own for that signal.
+    a second one interrupts at once, and what was saved before stays. This works in the main thread
+    only, and only if the program has no handler of its own for that signal.
 
     Args:
-        family: a name of :func:`families`, or ``package.module:FAMILY`` for one's own.
+        family: a name of :func:`families`, or ``package.module:FAMILY`` for your own.
         agent: a name of :func:`presets`.
         iterations: meta-iterations; None is the default of the configuration.
         workers: Ray workers; 0 samples in threads of this process, without Ray.
         seed: keys every random number; None is 0.
         run: a new name in the folder of runs, or a path; None makes a name.
         set: keys of the configuration, such as ``{"adaptation.steps": 1}``.
-        callback: is told each iteration's metrics and the learner's state, which it must not
-            change. Training ends, saved, if it returns True or raises :class:`StopTraining`. Any
-            other exception is raised here, after that iteration was saved.
+        callback: called after each iteration with its metrics and the learner's state, which it
+            must not change. Training is saved and ends if it returns True or raises
+            :class:`StopTraining`. Any other exception is raised here, after that iteration was
+            saved.
         verbose: show progress as the command does.
 
     Returns:
@@ -101,16 +102,16 @@ def compare(
     """Compare runs of one family on the same held-out tasks, as ``warprl compare`` does.
 
     Args:
-        runs: the runs; those that differ in their seed alone count as one agent.
+        runs: the runs; those that differ only in their seed count as one agent.
         steps: inner steps, which may exceed those of training.
-        episodes: a task and step.
+        episodes: episodes of each task at each step.
         seed: keys the random numbers of the episodes.
         beside: references under the same protocol, as ``--with`` takes them: ``"untrained"``,
             ``"scratch"``, ``"finetuned"``, ``"oracle"``.
         out: a new folder for tables and figure; None makes one.
 
     Returns:
-        What the folder's ``summary.json`` holds.
+        The content of ``summary.json`` in the folder.
 
     Raises:
         UserError: for runs that cannot be compared, or a number out of range.
@@ -131,7 +132,7 @@ def compare(
 
 
 def families() -> dict[str, str]:
-    """The task families of this package, and what their tasks are.
+    """The task families of this package, each with one line about its tasks.
 
     >>> families()["half-cheetah-dir-v1"]
     'direction d in {-1, +1}, half of the meta-batch each, in random order'
@@ -140,7 +141,7 @@ def families() -> dict[str, str]:
 
 
 def presets() -> dict[str, str]:
-    """The named agents, and what each is.
+    """The named agents, each with one line about how it learns.
 
     >>> presets()["maml-trpo"]
     'maml by one trust-region step an update, as in its paper'
@@ -149,7 +150,7 @@ def presets() -> dict[str, str]:
 
 
 def _setting(key: str, value: Any) -> str:
-    """One of ``--set``'s. Raises UserError for a value that has no JSON."""
+    """A key and its value as ``--set`` takes them. Raises UserError for what JSON cannot hold."""
     try:
         return f"{key}={'none' if value is None else json.dumps(value)}"
     except TypeError as error:

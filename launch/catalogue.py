@@ -1,4 +1,4 @@
-"""What there is to choose from: the task families and the named agents."""
+"""Lists of what a user can choose from: the task families and the named agents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from warprl.envs import family_names, make_family
 from warprl.launch.outcome import Outcome
 from warprl.launch.runs.config import require_family
 
-META_WORLD = "and Meta-World's, an extra: ml1-<task>, ml10, ml45 (docs/metaworld.md)"
+META_WORLD = "and, with an extra, Meta-World's ml1-<task>, ml10 and ml45 (docs/metaworld.md)"
 
 
 def families() -> Outcome:
@@ -20,7 +20,7 @@ def families() -> Outcome:
 
 
 def family(name: str) -> Outcome:
-    """The definition card of one task family. Raises UserError if there is none of this name."""
+    """The definition card of one task family. Raises UserError if no family has this name."""
     require_family(name)
     definition = make_family(name).definition()
     return Outcome(asdict(definition), definition.render())

@@ -43,7 +43,7 @@ class Finding:
 def examine() -> Outcome:
     """Run every check; the exit status is 0 if training and evaluation have all that they need."""
     findings = [check() for check in CHECKS]
-    sound = not any(finding.needed and finding.advice for finding in findings)
+    healthy = not any(finding.needed and finding.advice for finding in findings)
 
     # For people: one line a check, and under it what to do if something is wrong.
     width = max(len(finding.name) for finding in findings)
@@ -53,8 +53,8 @@ def examine() -> Outcome:
         for f in findings
     ]
 
-    data = {"ok": sound, "checks": [asdict(finding) for finding in findings]}
-    return Outcome(data, "\n".join(lines), 0 if sound else 1)
+    data = {"ok": healthy, "checks": [asdict(finding) for finding in findings]}
+    return Outcome(data, "\n".join(lines), 0 if healthy else 1)
 
 
 def check_versions() -> Finding:

@@ -48,7 +48,7 @@ def keep_freed_memory() -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
         library.mallopt(M_TRIM_THRESHOLD, 1024 * MIB)
-        library.mallopt(M_MMAP_THRESHOLD, 32 * MIB)  # the most that it takes
+        library.mallopt(M_MMAP_THRESHOLD, 32 * MIB)  # the largest value that glibc accepts
 
 
 def works(backend: str) -> bool:

@@ -1,4 +1,4 @@
-"""A trained run in the hands of a program: its metrics, its policies, and what measures them."""
+"""A trained run as a Python object: its metrics and policies, and how to measure and film them."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def load(run: str | Path, checkpoint: int | None = None) -> Run:
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run at one of its checkpoints; what is trained later does not change it.
+    """A trained run at one of its checkpoints; later training does not change this object.
 
     Args:
-        folder: where it lies.
+        folder: the folder of the run.
         config: its resolved configuration.
         checkpoint: the iteration; None if there was no checkpoint when it was loaded.
 
@@ -83,7 +83,7 @@ class Run:
         """Configuration and learned parameters as evaluation reads them.
 
         Raises:
-            UserError: if there is no sound checkpoint.
+            UserError: if there is no intact checkpoint.
         """
         return stored.open_run(self.folder, self.checkpoint)
 
@@ -139,14 +139,14 @@ class Run:
 
         Args:
             task: a task, its position among :attr:`tasks`, or its numbers by name.
-            steps: inner steps, which may exceed those of training; of an agent that adapts by
-                memory, episodes of a trial. None is as in training.
-            episodes: a step; None is as in training. An agent that adapts by memory plays one
-                trial, and takes none.
+            steps: inner steps, which may exceed those of training; for an agent that adapts by
+                memory, the episodes of a trial. None means as in training.
+            episodes: episodes of each step; None means as in training. An agent that adapts by
+                memory plays one trial and does not take this argument.
             seed: keys the random numbers of the episodes; None is the run's.
 
         Returns:
-            The policy, with the mean returns on the way in ``returns``.
+            The policy; its ``returns`` are the mean returns after 0, 1, ..., ``steps`` inner steps.
 
         Raises:
             UserError: for an impossible task or number.
@@ -175,11 +175,11 @@ class Run:
                 raise RunFailedError(str(error)) from error
 
     def adapter(self, seed: int | None = None, episodes: int | None = None) -> Adapter:
-        """What adapts the policy in a loop of one's own, on a robot or in any simulator.
+        """An adapter, which adapts the policy in your own loop, on a robot or in any simulator.
 
         Args:
             seed: keys the random numbers of exploration; None is the run's.
-            episodes: how many an update is to have; None is as in training.
+            episodes: the number of episodes of an update; None means as in training.
 
         Raises:
             UserError: for a number out of range.
@@ -208,15 +208,15 @@ class Run:
         """Measure returns on held-out tasks after 0, 1, ... inner steps, as ``warprl evaluate``.
 
         Args:
-            steps: inner steps, which may exceed those of training; None is as in training, but 3
-                at least.
-            episodes: a task and step; None is as in training.
+            steps: inner steps, which may exceed those of training; None means as in training, but
+                at least 3.
+            episodes: episodes of each task at each step; None means as in training.
             against: a second run of the same family.
-            untrained: whether to measure the policy before training, too.
+            untrained: whether to measure the policy before training as well.
             seed: keys the random numbers of the episodes; None is the run's.
 
         Returns:
-            What the ``summary.json`` in its ``folder`` holds.
+            The content of the evaluation's ``summary.json``; ``folder`` is where it was written.
 
         Raises:
             UserError: for runs that cannot be compared, or a number out of range.
@@ -243,18 +243,18 @@ class Run:
     def render(self, task: int = 0, steps: int | None = None) -> Path:
         """Film a held-out task before and after inner steps, as ``warprl render`` does.
 
-        It is drawn in another process, for the graphics must be chosen before MuJoCo is imported.
+        Another process draws it, because the graphics must be chosen before MuJoCo is imported.
 
         Args:
             task: its position among :attr:`tasks`.
-            steps: inner steps; None is as in training.
+            steps: inner steps; None means as in training.
 
         Returns:
-            The film.
+            The video file.
 
         Raises:
-            MissingGraphicsError: where nothing can be drawn; it says what to install.
-            UserError: for a task or number of steps that there is not.
+            MissingGraphicsError: if this machine cannot draw; it says what to install.
+            UserError: for a task or a number of steps that is out of range.
         """
         options = {"--task": task, "--steps": steps, "--checkpoint": self.checkpoint}
         given = [f"{name}={value}" for name, value in options.items() if value is not None]
@@ -268,7 +268,7 @@ class Run:
         )
         if done.returncode:
             kinds = {2: UserError, 3: MissingGraphicsError}
-            lines = done.stderr.strip().splitlines() or ["the process that draws ended"]
+            lines = done.stderr.strip().splitlines() or ["the drawing process gave no reason"]
             raise kinds.get(done.returncode, RunFailedError)(lines[-1].removeprefix("warprl: "))
         return Path(json.loads(done.stdout)["video"])
 
@@ -286,7 +286,7 @@ class Run:
         Args:
             out: a new file that ends in ``.zip``.
             task: a task, its position among :attr:`tasks`, or its numbers by name.
-            steps: inner steps; 0 exports the initialisation; None is as in training.
+            steps: inner steps; 0 exports the initialisation; None means as in training.
             seed: keys the random numbers of the episodes; None is the run's.
 
         Returns:
@@ -314,10 +314,10 @@ class Run:
         callback: Callback | None = None,
         verbose: bool = False,
     ) -> Run:
-        """Go on with training from the newest checkpoint; equal to never having stopped.
+        """Continue training from the newest checkpoint, with the same result as without a stop.
 
         Args:
-            iterations: how many more; None goes on to the planned end.
+            iterations: how many more; None continues to the planned end.
             callback: as that of :func:`train`.
             verbose: show progress as the command does.
 
@@ -344,7 +344,7 @@ class Run:
         return load(self.folder)
 
     def _task(self, task: TaskLike) -> Task:
-        """Raises UserError unless it is one of the family's."""
+        """A task of the family. Raises UserError for anything else."""
         if isinstance(task, int):
             return self.stored.held_out_task(task)
         try:
@@ -354,7 +354,7 @@ class Run:
 
 
 def find(run: Run | str | Path) -> Run:
-    """A run, or the one of this name or path."""
+    """The run itself, or the run with this name or path."""
     return run if isinstance(run, Run) else load(run)
 
 
@@ -373,7 +373,7 @@ def console(verbose: bool) -> Console:
 
 @contextmanager
 def own_threads() -> Iterator[None]:
-    """Give torch the threads back that it had: our code computes on one, and others need not."""
+    """Restore torch's number of threads, because our code sets it to one."""
     number = torch.get_num_threads()
     try:
         yield

@@ -429,7 +429,7 @@ def test_a_run_that_would_be_trained_otherwise_today_does_not_stay(
     common.write_json(common.RESULTS / f"{POINT}.json.xz", document)
     assert [run["about"]["seed"] for run in keep()["runs"]] == [1]
     method = document["runs"][1]["method"]
-    assert f"('{method}', 2) is left out: unfinished, or of other" in capsys.readouterr().err
+    assert f"('{method}', 2) is left out: unfinished, or other" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("experiments")
@@ -439,7 +439,7 @@ def test_rows_kept_without_their_runs_are_not_lost_without_a_word(
     document = {**keep(record()), "runs": []}
     common.write_json(common.RESULTS / f"{POINT}.json.xz", document)
     assert [group["group"] for group in keep(record("maml"))["groups"]] == ["maml"]
-    assert "rows are kept without their runs" in capsys.readouterr().err
+    assert "the stored results hold no single runs" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("experiments")
@@ -449,7 +449,7 @@ def test_no_run_of_another_protocol_stays(
     keep(record())
     monkeypatch.setitem(comparison.ABOUT["experiments"], POINT, 3)
     assert [run["method"] for run in keep(record("maml"))["runs"]] == ["maml"]
-    assert "all runs kept are left out: of another protocol" in capsys.readouterr().err
+    assert "all stored runs are left out: another protocol" in capsys.readouterr().err
 
 
 def test_a_run_is_measured_as_compare_does_and_kept_without_its_folder(

@@ -467,7 +467,7 @@ def test_a_run_whose_tasks_all_diverge_warns_and_stops_with_everything_saved(
         said = [line for line in output.err.splitlines() if line.startswith("warprl: ")]
         complaints = [line for line in said if "diverged tasks left out" not in line]
         assert complaints[:2] == [
-            f"warprl: warning: iteration {n} learned nothing, for every task diverged: "
+            f"warprl: warning: iteration {n} learned nothing: every task diverged; "
             "a new run needs a lower adaptation.inner_lr than 1e+30"
             for n in (1, 2)
         ]

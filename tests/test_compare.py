@@ -503,7 +503,7 @@ def test_people_get_a_table_a_line_a_group(
     assert lines[3].split()[:4] == ["warpgrad", "2", "40", "1"]
     assert lines[3].split()[-2:] == ["100", "0:40"]
     assert lines[5].split() == "mean return after step 0 step 1 step 2".split()
-    assert "warpgrad: 2 seeds; from fewer than 6 the interval is too narrow for 95 %" in lines
+    assert "warpgrad: 2 seeds; with fewer than 6, the interval is too narrow for 95 %" in lines
     assert not [line for line in lines if "one seed" in line]
     assert lines[-1].startswith("written to ")
 
@@ -593,5 +593,5 @@ def test_a_comparison_that_fails_leaves_no_empty_folder(
 ) -> None:
     fabricate(tmp_path / "a", POINT, shift=float("nan"))
     assert main(["compare", "a", *QUICK, "--out", str(tmp_path / "c")]) == 1
-    assert "not one adaptation has a finite return" in capsys.readouterr().err
+    assert "no adaptation has a finite return" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()

@@ -197,7 +197,7 @@ def test_a_writer_that_fails_is_given_up_with_one_warning(
         log.write(metrics(1))
         log.write(metrics(2))
     assert lines(tmp_path) == [metrics(1), metrics(2)]
-    assert caplog.messages == ["the copy of the metrics for service is given up: no answer"]
+    assert caplog.messages == ["metrics are no longer written to service: no answer"]
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("return_step_0")] == [1, 2]
 

@@ -124,7 +124,7 @@ def test_an_episode_that_is_not_over_is_an_error(run: StoredRun) -> None:
     [
         (
             (),
-            "--protocol metaworld: half-cheetah-dir-v1 is no family of Meta-World, as ml1-reach-v3",
+            "--protocol metaworld: half-cheetah-dir-v1 is not a family of Meta-World, such as",
         ),
         (("--untrained",), "--protocol metaworld evaluates one run: no --against, --untrained"),
     ],

@@ -371,7 +371,7 @@ def test_actions_are_mapped_from_the_bounds_that_the_model_was_trained_with() ->
         ),
         (
             lambda: small_ppo(make_env(POINT), activation_fn=nn.ReLU),
-            "its hidden layers have ReLU and Linear with Tanh alone are needed",
+            "its hidden layers have ReLU, and only Linear with Tanh can be used",
         ),
         (
             lambda: PPO("MlpPolicy", make_env(POINT), use_sde=True, device="cpu"),

@@ -124,7 +124,7 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(
     file = write(tmp_path, families=FAMILIES[:1], iterations=2)
     assert main(["sweep", file]) == 1
     lines = capsys.readouterr().out.splitlines()
-    reason = f"{begun / NAMES[0] / 'metrics.jsonl'}, line 1, is damaged: take that line out"
+    reason = f"{begun / NAMES[0] / 'metrics.jsonl'}, line 1, is damaged: remove that line"
     assert f"{NAMES[0]}: failed: {reason}" in lines
     assert f"{NAMES[1]}: starting, to iteration 2" in lines
     end = ["2 runs: 1 failed, 1 finished", f"failed: {NAMES[0]}: {reason}", str(begun)]
@@ -154,7 +154,7 @@ def test_a_cell_whose_process_is_killed_is_named_and_finished_by_the_next_call(
     assert main(["sweep", file]) == 1
     killer.join()
     lines = capsys.readouterr().out.splitlines()
-    assert f"{NAMES[2]}: failed: its process was lost, as when memory runs out" in lines
+    assert f"{NAMES[2]}: failed: its process ended; perhaps the machine ran out of memory" in lines
     assert lines[-3] == "1 runs: 1 failed"
     assert states(capsys, file) == {NAMES[2]: "finished"}
     steps = [row[0] for row in returns(run)]
@@ -247,10 +247,10 @@ def test_a_run_with_other_settings_is_refused_by_name_before_any_work(
     assert main(["sweep", file]) == 2
     output = capsys.readouterr()
     assert output.err.startswith(f"warprl: {begun / NAMES[1]} was trained with outer.init_lr = ")
-    assert "and is now to have 0.5: move it away" in output.err
+    assert ", and the sweep file says 0.5: move it away" in output.err
     assert output.out == ""
     assert main(["sweep", write(tmp_path, settings=[*SETTINGS, "outer.type=trpo"])]) == 2
-    said = "was trained with outer.type = adam and is now to have trpo: move it away"
+    said = "was trained with outer.type = adam, and the sweep file says trpo: move it away"
     assert said in capsys.readouterr().err
     assert not (begun / NAMES[0]).exists()
 

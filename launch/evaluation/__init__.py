@@ -1,1 +1,1 @@
-"""What reads a run: adaptation curves, comparison, figures, video, export."""
+"""Reads runs: adaptation curves, comparison, figures, video, export."""

@@ -1,4 +1,4 @@
-"""Runs, and references beside them, under one protocol."""
+"""Compares runs, and references, under one protocol."""
 
 from __future__ import annotations
 
@@ -59,8 +59,9 @@ def compare(
 ) -> Outcome:
     """Evaluate every run on the same tasks and random numbers, and write tables and figure.
 
-    An evaluation that a run has of its newest checkpoint under the same protocol is used again.
-    ``beside`` are words of :data:`warprl.launch.evaluation.references.WORDS`, with commas between.
+    If a run's newest checkpoint was evaluated under the same protocol before, that is reused.
+    ``beside`` names references of :data:`warprl.launch.evaluation.references.WORDS`, separated by
+    commas.
     Raises UserError, before any work, for runs that cannot be compared, values out of range,
     unknown words and folders that cannot be written.
     """
@@ -100,7 +101,7 @@ def compare(
 def measure(
     member: Member, protocol: Protocol, known: EvaluationSummary | None, console: Console
 ) -> Measured:
-    """What is ``known`` of a run under this protocol; without that, what an evaluation finds."""
+    """The ``known`` evaluation of a run under this protocol, or a new one if that is None."""
     evaluation = known or evaluate.record(member.run, protocol, console)
     curve, config = evaluation.curves[0], member.run.config
     last = member.history[-1] if member.history else {}
@@ -123,7 +124,7 @@ def measure(
 def summarise(
     label: str, seeds: Sequence[Measured], protocol: Protocol, reference: str | None = None
 ) -> GroupSummary:
-    """Estimates over the seeds and tasks of a group, which may be of a reference of this kind.
+    """Estimates over the seeds and tasks of a group, which may be a ``reference`` of this name.
 
     Raises RunFailedError if a seed has no adaptation with finite returns.
     """
@@ -132,7 +133,7 @@ def summarise(
     for seed in seeds:
         usable = seed.curves.usable
         if not usable.any():
-            raise RunFailedError(f"{label}: not one adaptation has a finite return")
+            raise RunFailedError(f"{label}: no adaptation has a finite return")
         returns = seed.curves.returns[usable]
         values.append(_quantities(returns))
         strata.append(protocol.strata[usable])
@@ -163,7 +164,7 @@ def summarise(
 
 
 def document(family: str, protocol: Protocol, groups: Sequence[GroupSummary]) -> ComparisonSummary:
-    """The comparison of groups that :func:`summarise` made, as the report wants it."""
+    """The comparison of groups that :func:`summarise` made, in the form that the report takes."""
     return ComparisonSummary(
         family=family,
         protocol=protocol.describe(),
@@ -178,7 +179,7 @@ def document(family: str, protocol: Protocol, groups: Sequence[GroupSummary]) ->
 
 
 def _with_infinite_conditions(curves: Curves) -> Curves:
-    """The condition of a singular warp as infinity: a stored evaluation has null for it."""
+    """Put infinity where a stored evaluation has null for the condition of a singular warp."""
     if "condition" not in curves.steps:
         return curves
     condition = np.nan_to_num(curves.steps["condition"], nan=np.inf, posinf=np.inf)
@@ -186,7 +187,7 @@ def _with_infinite_conditions(curves: Curves) -> Curves:
 
 
 def _quantities(returns: Floats) -> Floats:
-    """What is estimated of curves ``[n, N+1]``: each point, area, gain and whether it got worse."""
+    """The estimated quantities of curves ``[n, N+1]``: each point, area, gain, got worse."""
     gain = returns[:, -1] - returns[:, 0]
     return np.column_stack([returns, area(returns), gain, got_worse(returns)])
 
@@ -215,7 +216,7 @@ def _write(
     protocol: Protocol,
 ) -> None:
     """Write all files of a comparison. Raises RunFailedError if that fails."""
-    # References have no training curve, and no folder of their own for their adaptations.
+    # References have no training curve and no run folder that could hold their adaptations.
     training = [[training_curve(member) for member in group.members] for group in groups]
     training += [[] for _ in others]
     with writing(folder):

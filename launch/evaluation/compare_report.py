@@ -52,7 +52,7 @@ def plot(path: Path, summary: ComparisonSummary, training: Sequence[Sequence[Flo
     """Draw the adaptation curves and, if any run has one, the training curves beside them.
 
     ``training`` holds (environment steps, return) ``[2, iterations]`` of the seeds of each group;
-    of some there may be no iterations.
+    some may have none.
     """
     # The object interface needs no display and leaves matplotlib's global state alone.
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def plot(path: Path, summary: ComparisonSummary, training: Sequence[Sequence[Flo
             for env_steps, returns in training[number]:
                 axes.plot(env_steps, returns, dashes, color=colour, linewidth=1, alpha=0.7)
 
-    # What they are.
+    # Labels and legend.
     left.set(xlabel="steps of adaptation", ylabel="mean return, 95 % interval")
     for axes in right:
         axes.set(xlabel="environment steps", ylabel="return after adaptation in training, a seed")
@@ -84,7 +84,7 @@ def plot(path: Path, summary: ComparisonSummary, training: Sequence[Sequence[Flo
 
 
 def text(summary: ComparisonSummary) -> str:
-    """What a terminal shows: the table, the curves, what the numbers are, where the files are."""
+    """What a terminal shows: the table, the curves, notes on the numbers, and the folder."""
     header, rows = _cells(summary)
     steps = [f"step {k}" for k in range(summary.inner_steps + 1)]
     curves = [
@@ -102,7 +102,7 @@ def text(summary: ComparisonSummary) -> str:
 
 
 def markdown(summary: ComparisonSummary) -> str:
-    """The tables with what their numbers are."""
+    """The tables, with notes on their numbers."""
     tables = [_cells(summary), *_step_cells(summary)]
     notes = [f"- {note}" for note in _notes(summary)]
     return "\n".join([f"# {_heading(summary)}", "", *map(_markdown_table, tables), *notes, ""])
@@ -145,7 +145,7 @@ def _cells(summary: ComparisonSummary) -> tuple[list[str], list[list[str]]]:
 
 
 def _step_cells(summary: ComparisonSummary) -> list[tuple[list[str], list[list[str]]]]:
-    """What the first and the last inner step did: one table, or none where no group took any."""
+    """What the first and the last inner step did: one table, or none if no group took steps."""
     shown = sorted({1, summary.inner_steps})
     rows = [
         [group.group] + [_number(group.steps[k - 1].get(name)) for name in WORDS for k in shown]
@@ -166,19 +166,19 @@ def interval(estimate: Estimate) -> str:
 
 
 def _notes(summary: ComparisonSummary) -> list[str]:
-    """What the columns are, and what a reader must know of single groups."""
+    """Notes on the columns, and on single groups where a reader must know more."""
     columns = [
         "mean over seeds and tasks, with the 95 % two-stage bootstrap interval over both, for "
         "comparing on these tasks; IQM: mean of the middle half of all adaptations; K: inner steps "
         "in training",
         f"area: mean of the {summary.inner_steps + 1} points of the adaptation curve; worse: "
-        "share of adaptations that end below the return they began at",
-        "env steps and training (wall time) are means a seed; episodes that end early count with "
-        "their whole horizon",
+        "share of adaptations that end below the return that they began with",
+        "env steps and training (wall time) are means over seeds; an episode that ends early "
+        "counts as its whole horizon",
     ]
     if _step_cells(summary):
         columns.append(
-            "of an inner step: mean KL of the policy after it from the one before, mean cosine "
+            "inner steps: mean KL between the policies before and after the step, mean cosine "
             "between the task's gradients with and without the warps, median condition number of "
             "the warps' Jacobian"
         )
@@ -188,7 +188,7 @@ def _notes(summary: ComparisonSummary) -> list[str]:
 
 
 def _seed_notes(groups: Sequence[GroupSummary]) -> list[str]:
-    """Whose interval says less than it seems to, because there are few seeds."""
+    """Which groups have too few seeds for their interval to mean what it says."""
     notes = []
     for seeds in sorted({group.seeds for group in groups if group.seeds < ENOUGH_SEEDS}):
         alike = ", ".join(group.group for group in groups if group.seeds == seeds)
@@ -199,7 +199,7 @@ def _seed_notes(groups: Sequence[GroupSummary]) -> list[str]:
             )
         else:
             notes.append(
-                f"{alike}: {seeds} seeds; from fewer than {ENOUGH_SEEDS} the "
+                f"{alike}: {seeds} seeds; with fewer than {ENOUGH_SEEDS}, the "
                 "interval is too narrow for 95 %"
             )
     return notes

@@ -1,4 +1,4 @@
-"""Adaptation curves as arrays, and what is computed of them."""
+"""Adaptation curves as arrays, and what is computed from them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curves:
-    """What n adaptations returned ``[n, N+1]``, and which of them stayed finite ``[n]``.
+    """The returns of n adaptations ``[n, N+1]``, and which of them stayed finite ``[n]``.
 
-    ``steps`` holds what :func:`warprl.agents.diagnostics.diagnose` finds of each step, ``[n, N]``.
+    ``steps`` holds what :func:`warprl.agents.diagnostics.diagnose` measures of each step,
+    ``[n, N]``.
     """
 
     returns: Floats
@@ -58,14 +59,14 @@ def from_adaptations(adaptations: Sequence[Adaptation]) -> Curves:
 def area(returns: Floats) -> Floats:
     """Area under each adaptation curve ``[n, N+1]``, as the mean of its N + 1 returns: ``[n]``.
 
-    ``1 / (N + 1) * sum_k return_k`` for k = 0..N: a return, whatever N is.
+    ``1 / (N + 1) * sum_k return_k`` for k = 0..N: on the scale of a return for any N.
     """
     mean: Floats = returns.mean(axis=1)
     return mean
 
 
 def got_worse(returns: Floats) -> NDArray[np.bool_]:
-    """Which adaptations ``[n]`` of curves ``[n, N+1]`` end below the return that they began at."""
+    """Which adaptations ``[n]`` of curves ``[n, N+1]`` end below the return they began with."""
     worse: NDArray[np.bool_] = returns[:, -1] < returns[:, 0]
     return worse
 
@@ -73,9 +74,9 @@ def got_worse(returns: Floats) -> NDArray[np.bool_]:
 def over_adaptations(curves: Curves) -> list[Step]:
     """Each inner step over the finite adaptations: mean KL and cosine, median condition.
 
-    The condition's median, because a single warp that is nearly singular would decide the mean. An
-    adaptation whose episodes had no reward has no gradient and so no cosine: the mean is over the
-    others.
+    The condition number has the median, because a single nearly singular warp would dominate the
+    mean. An adaptation whose episodes had no reward has no gradient and so no cosine; the mean is
+    over the others.
     """
     kept = {name: values[curves.finite] for name, values in curves.steps.items()}
     number = curves.returns.shape[1] - 1

@@ -46,10 +46,10 @@ from warprl.launch.runs.canonical import canonical_json
 from warprl.seeding import generator
 from warprl.types import Params, Task
 
-STEPS = 3  # the least number of inner steps, unless told otherwise
-ADAPTATIONS = 20  # the least number of adaptations: the tasks of a family with few are repeated
+STEPS = 3  # the fewest inner steps, by default
+ADAPTATIONS = 20  # the fewest adaptations: if a family has fewer tasks, they are repeated
 CHUNK = 10  # adaptations simulated together
-FORMAT = 2  # of summary.json; another one is not read back
+FORMAT = 2  # of summary.json; other formats are not read back
 MEASURED_BY = ("gymnasium", "mujoco", "torch")  # packages whose version may change a return
 
 
@@ -64,7 +64,7 @@ class Subject:
     adaptation: AdaptationConfig
 
     def digest(self) -> str:
-        """A checksum of all that its numbers depend on besides the protocol."""
+        """A checksum of everything but the protocol that the results depend on."""
         adaptation = replace(self.adaptation, steps=1, episodes=1)  # the protocol sets these
         found = hashlib.sha256(canonical_json(policy=self.policy, adaptation=adaptation).encode())
         for parameters in (self.theta, self.phi):
@@ -91,21 +91,21 @@ class Protocol:
 
     @property
     def trained_on(self) -> bool:
-        """Whether training has these tasks too: of few tasks, none is held out."""
+        """Whether training uses these tasks too, because there are too few to hold some out."""
         return not set(self.tasks).isdisjoint(self.family.distribution.all_tasks() or ())
 
     @property
     def strata(self) -> NDArray[np.int64]:
-        """The stratum of each adaptation ``[n]``, within which they differ by chance alone.
+        """The stratum of each adaptation ``[n]``; within a stratum they differ only by chance.
 
-        Of a family with few tasks all are measured, and chance is in the repeats of each. Other
-        tasks are a sample of their distribution, which is one stratum.
+        If a family has few tasks, all are measured, and each task with its repeats is a stratum.
+        Otherwise the tasks are a sample of their distribution, which is a single stratum.
         """
         position = np.array([task for task, _ in self.rows])
         return position if self.repeats > 1 else np.zeros_like(position)
 
     def describe(self) -> dict[str, Any]:
-        """All that the numbers of a subject depend on besides the subject, as JSON holds it."""
+        """Everything but the subject that its results depend on, as plain JSON data."""
         document = {
             "format": FORMAT,
             "versions": {"warprl": __version__} | {name: version(name) for name in MEASURED_BY},
@@ -156,7 +156,7 @@ def evaluate(
 
 
 def recall(run: stored.StoredRun, protocol: Protocol) -> EvaluationSummary | None:
-    """The newest stored evaluation of this very policy under exactly this protocol, if any."""
+    """The newest stored evaluation of exactly this policy and protocol, if there is one."""
     known = protocol.describe()
     for path in sorted((run.folder / "evaluation").glob("*/summary.json"), reverse=True):
         try:
@@ -182,7 +182,7 @@ def record(run: stored.StoredRun, protocol: Protocol, console: Console) -> Evalu
 
 
 def measure(subject: Subject, protocol: Protocol, console: Console) -> Curves:
-    """The subject's returns on every adaptation of the protocol, some adaptations at a time."""
+    """The subject's returns on every adaptation of the protocol, CHUNK adaptations at a time."""
     torch.set_num_threads(1)
     config = replace(subject.adaptation, steps=protocol.steps, episodes=protocol.episodes)
     parts = []
@@ -213,7 +213,7 @@ def measure(subject: Subject, protocol: Protocol, console: Console) -> Curves:
 def protocol_of(
     run: stored.StoredRun, steps: int | None, episodes: int | None, seed: int | None
 ) -> Protocol:
-    """The protocol of a run's own evaluation; what is None is as in its training."""
+    """The protocol of a run's own evaluation; None means as in its training."""
     config = run.config
     return make_protocol(
         config.family,
@@ -224,7 +224,7 @@ def protocol_of(
 
 
 def make_protocol(name: str, steps: int, episodes: int, seed: int) -> Protocol:
-    """The protocol of a family: its held-out tasks, a few of them several times.
+    """The protocol of a family: its held-out tasks, repeated if there are few.
 
     Raises UserError for a number out of range.
     """
@@ -240,7 +240,7 @@ def make_protocol(name: str, steps: int, episodes: int, seed: int) -> Protocol:
 
 
 def _numbers_of(card: Definition) -> dict[str, Any]:
-    """The lines of a definition card that numbers depend on: all but what others do."""
+    """The lines of a definition card that results depend on: all but the comparison with others."""
     return {key: line for key, line in asdict(card).items() if key != "differences"}
 
 
@@ -264,7 +264,7 @@ def summarise(subject: Subject, curves: Curves, protocol: Protocol) -> CurveSumm
     """
     usable = curves.usable
     if not usable.any():
-        raise RunFailedError(f"{subject.label}: not one adaptation has a finite return")
+        raise RunFailedError(f"{subject.label}: no adaptation has a finite return")
     returns, stratum = curves.returns[usable], protocol.strata[usable]
 
     def over_tasks(values: Floats) -> Estimate:

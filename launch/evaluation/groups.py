@@ -17,7 +17,7 @@ from warprl.launch.runs import config as configuration
 from warprl.launch.runs import metrics, stored
 from warprl.launch.runs.metrics import Metrics
 
-# Keys and sections of a configuration that do not make a run another kind of run.
+# Keys and sections in which the runs of a group may differ.
 NO_SETTINGS = (*configuration.CARRIED_OUT, "family", "seed")
 
 
@@ -30,7 +30,7 @@ class Member:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What may be different between groups and is the same within one."""
+        """The settings that are equal within a group and may differ between groups."""
         keys = configuration.flat(self.run.config)
         kept = {k: value for k, value in keys.items() if k.partition(".")[0] not in NO_SETTINGS}
         begun = stored.imported_from(self.run.folder)
@@ -40,7 +40,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seed alone, by seed."""
+    """Runs that differ only in their seed, by seed."""
 
     label: str
     members: Sequence[Member]
@@ -82,7 +82,7 @@ def group(members: Iterable[Member]) -> list[Group]:
     """Groups in the order of their first runs, each labelled with its agent.
 
     If an agent has several groups, the keys that they differ in are part of the label. Raises
-    UserError for runs that do not differ even in their seed.
+    UserError for two runs with the same settings and seed.
     """
     # Groups by settings, and within a group the runs by seed.
     found: dict[str, dict[int, Member]] = {}
@@ -107,7 +107,7 @@ def group(members: Iterable[Member]) -> list[Group]:
 
 
 def _label(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
-    # What another variant of a choice has no key for, the name of the variant says.
+    # A key that the others do not have is left out: the type of its section tells them apart.
     keys = [key for key in own if any(key in o and o[key] != own[key] for o in others)]
     return " ".join([own["agent"], *(f"{key}={_value(own[key])}" for key in keys)])
 

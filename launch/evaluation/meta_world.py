@@ -50,10 +50,10 @@ class Timestep(Protocol):
 class Agent:
     """A run's policy as a ``metaworld.evaluation.MetaLearningAgent``.
 
-    Each of the evaluator's T environments has a task of its own, to which a copy of theta_0 adapts
-    by our inner step, phi frozen: as :class:`warprl.agents.adapter.Adapter` does in one environment
-    by itself. It explores as in training and, once adapted, takes the mean action, as Meta-World's
-    reference agents do.
+    Each of the evaluator's T environments has a task of its own. A copy of theta_0 adapts to it by
+    our inner step with phi frozen, as :class:`warprl.agents.adapter.Adapter` does in a single
+    environment. The agent explores as in training and, once adapted, takes the mean action, as
+    Meta-World's reference agents do.
     """
 
     def __init__(self, run: StoredRun, seed: int) -> None:
@@ -121,10 +121,10 @@ class Agent:
         return to_environment(self._spaces, self._mean(theta, observations).squeeze(1).numpy())
 
     def reset(self, env_mask: NDArray[np.bool_]) -> None:
-        """Nothing: the policy has no memory of an episode."""
+        """Do nothing, because the policy has no memory of an episode."""
 
     def _copies(self, tasks: int) -> Params:
-        """theta ``[T, ...]``; how many tasks there are, the first observations tell."""
+        """theta ``[T, ...]``, copied from theta_0 when the first observations tell the number T."""
         if self._theta is None:
             self._theta = P.tree_map(torch.clone, P.broadcast(self._theta_0, tasks))
         return self._theta
@@ -148,26 +148,26 @@ def evaluate(
     """Run Meta-World's evaluator and write what it finds to a new folder in ``RUN/evaluation``.
 
     There is one environment for each test class, which gets all goals of the class in turn, so that
-    every goal counts the same: with several environments, the evaluator would count the episodes
+    every goal counts equally: with several environments, the evaluator would count the episodes
     that end first.
 
-    Raises UserError for a family that is none of Meta-World's, for a policy with memory and for a
-    number out of range.
+    Raises UserError for a family that is not one of Meta-World's, for a policy with memory and for
+    a number out of range.
     """
     # Refuse what Meta-World's evaluator cannot do.
     run = stored.open_run(folder, checkpoint)
     if run.config.policy.memory is not None:
         raise UserError(
             f"--protocol metaworld: the policy of {folder} has a memory (policy.memory = "
-            f"{run.config.policy.memory}), and Meta-World's evaluator knows gradient steps alone"
+            f"{run.config.policy.memory}), and Meta-World's evaluator adapts by gradient steps only"
         )
     if not is_meta_world(run.config.family):
         raise UserError(
-            f"--protocol metaworld: {run.config.family} is no family of Meta-World, "
-            "as ml1-reach-v3 and ml10 are"
+            f"--protocol metaworld: {run.config.family} is not a family of Meta-World, "
+            "such as ml1-reach-v3 or ml10"
         )
 
-    # Here, because Meta-World is an extra.
+    # Imported here, because Meta-World is an extra.
     from metaworld.evaluation import metalearning_evaluation
 
     from warprl.envs.meta_world import GOALS, MetaWorld
@@ -183,7 +183,7 @@ def evaluate(
             raise UserError(f"--{option} {value}: must be between 1 and {MAX_EPISODES}")
     folders.require_writable(folder, "evaluation")
 
-    # It collects the episodes, and our agent acts and adapts.
+    # The evaluator collects the episodes; our agent acts and adapts.
     torch.set_num_threads(1)
     family = run.family
     assert isinstance(family, MetaWorld)

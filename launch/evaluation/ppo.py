@@ -38,7 +38,7 @@ MakeEnv = Callable[[], Env]
 
 @dataclass(frozen=True)
 class Likeness:
-    """What PPO has in common with the run that it is compared with.
+    """The settings that PPO shares with the run that it is compared with.
 
     ``pretrain_steps`` are the environment steps on the task distribution before any single task.
     """
@@ -51,7 +51,7 @@ class Likeness:
 
 
 def likeness(word: str, run: StoredRun) -> Likeness:
-    """All that a reference, ``scratch``, ``finetuned`` or ``oracle``, takes from a run."""
+    """What a reference (``scratch``, ``finetuned`` or ``oracle``) takes from a run."""
     policy, adaptation = run.config.policy, run.config.adaptation
     trained = 0 if word == "scratch" else run.iteration * steps_per_iteration(run.config)
     return Likeness(policy.hidden, policy.log_std, adaptation.gamma, adaptation.lam, trained)
@@ -68,12 +68,12 @@ def measure(word: str, run: StoredRun, protocol: Protocol, console: Console) -> 
         console: shows how far it is.
 
     Returns:
-        The curves, and what training came before them.
+        The curves, and how PPO was trained before them.
     """
     torch.set_num_threads(1)
     reference = _Reference(run.config.family, likeness(word, run), protocol)
 
-    # First what learns from the task distribution, then each adaptation.
+    # First the training on the task distribution, then each adaptation.
     prepared = None
     if word != "scratch":
         with console.status(f"{word}: training on the task distribution"):
@@ -104,7 +104,7 @@ def measure(word: str, run: StoredRun, protocol: Protocol, console: Console) -> 
 
 @dataclass(frozen=True)
 class _Reference:
-    """How PPO is made, trained and measured for one protocol. Row 0 keys the training ahead."""
+    """How PPO is made, trained and measured for one protocol. Row 0 is the training before it."""
 
     family: str
     like: Likeness
@@ -125,7 +125,7 @@ class _Reference:
         return learning_row(model, make_env, self.protocol.steps, self.protocol.episodes, play)
 
     def constant_row(self, trained: PPO, task: Task, number: int) -> list[float]:
-        """The return of a model that sees the task, once for every point of the curve."""
+        """The return of a model that sees the task, repeated for every point of the curve."""
         _, play = self._seeds(number)
         torch.manual_seed(play)
         make_env = self._environments(task, sees_task=True)
@@ -148,7 +148,7 @@ class _Reference:
         return make_env
 
     def _seeds(self, number: int) -> tuple[int, int]:
-        """What a row learns with, and what its returns are measured with."""
+        """The seed with which a row learns, and the one with which its returns are measured."""
         drawn = generator(self.protocol.seed, "reset", task=number).integers(2**31, size=2)
         return int(drawn[0]), int(drawn[1])
 
@@ -174,12 +174,12 @@ def new_ppo(make_env: MakeEnv, like: Likeness, episodes: int, horizon: int, seed
         seed=seed,
         device="cpu",
     )
-    model.set_logger(Logger(None, []))  # SB3's own makes a folder somewhere
+    model.set_logger(Logger(None, []))  # SB3's default logger creates a folder
     return model
 
 
 def take_over(model: PPO, trained: PPO) -> None:
-    """Go on with another model's networks and optimiser, for fine-tuning."""
+    """Copy another model's networks and optimiser into this one, for fine-tuning."""
     parameters: dict[str, Any] = trained.get_parameters()
     model.set_parameters(parameters, device="cpu")
 
@@ -189,9 +189,9 @@ def learning_row(
 ) -> list[float]:
     """Mean returns before and after 1..``steps`` PPO updates: one row of an adaptation curve.
 
-    As in our own curves actions are sampled, and each point is the mean of ``episodes`` episodes.
-    They are played in environments apart, so that the model learns from the steps of its updates
-    alone.
+    As in our own curves, actions are sampled, and each point is the mean of ``episodes`` episodes.
+    These are played in separate environments, so that the model learns only from the steps of its
+    updates.
     """
     envs = DummyVecEnv([make_env] * episodes)
     envs.seed(seed)
@@ -212,9 +212,9 @@ class TaskObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Appends the task's numbers, which ``info["task"]`` of a reset names, to the observation."""
 
     def __init__(self, env: Env, size: int) -> None:
-        """``size`` is how many numbers a task has, those in its tuples included.
+        """``size`` is the number of numbers in a task, including those in its tuples.
 
-        Of tasks that have fewer, zeros take the place of the rest.
+        Tasks with fewer numbers are padded with zeros.
         """
         super().__init__(env)
         self._size = size

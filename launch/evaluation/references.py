@@ -1,4 +1,4 @@
-"""What stands beside the runs of a comparison: the untrained policy, and PPO in several ways."""
+"""The references in a comparison: the untrained policy, and PPO trained in several ways."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Reference:
-    """A row beside the runs: one of WORDS, and what was measured, seed by seed."""
+    """A row of the comparison beside the runs: one of WORDS, measured seed by seed."""
 
     word: str
     label: str
@@ -70,8 +70,8 @@ def _untrained(groups: Sequence[Group], protocol: Protocol, console: Console) ->
 def _ppo(
     word: str, groups: Sequence[Group], protocol: Protocol, console: Console
 ) -> list[Reference]:
-    """PPO like the runs. The seed is the protocol's: it is one for all seeds of a group."""
-    # Only here, because the import of Stable-Baselines3 takes seconds.
+    """PPO like the runs. It has the seed of the protocol, one for all seeds of a group."""
+    # Imported here, because Stable-Baselines3 takes seconds to load.
     from warprl.launch.evaluation import ppo
 
     return [
@@ -85,7 +85,7 @@ def _ppo(
 def _apart(
     word: str, groups: Sequence[Group], key: Callable[[Group], Hashable]
 ) -> list[tuple[str, Sequence[Member]]]:
-    """A label and the members of the first group of each key: what is alike is measured once."""
+    """A label and members for each distinct key, so that equal references are measured once."""
     first: dict[Hashable, Group] = {}
     for group in groups:
         first.setdefault(key(group), group)

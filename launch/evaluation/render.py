@@ -33,11 +33,11 @@ TITLE = 32
 GAP = 2
 COLUMNS = 4
 MAX_STEPS = 63  # sixteen rows; the encoder refuses pictures of more than 16,384 pixels
-MIN_FPS = 10  # worlds whose step is a second long would make slide shows
+MIN_FPS = 10  # a world with steps of a second would look like a slide show
 INK, PAPER = (20, 20, 20), (245, 245, 245)
 
 Image = NDArray[np.uint8]  # [height, width, 3]
-State = NDArray[np.float64]  # what a family draws a simulation from
+State = NDArray[np.float64]  # the state from which a family draws a simulation
 
 
 class Episode(NamedTuple):
@@ -55,7 +55,7 @@ class Panel(NamedTuple):
 
 
 class Recorder:
-    """A :class:`warprl.types.BatchEnv` of a family that also keeps what its simulation 0 does.
+    """A :class:`warprl.types.BatchEnv` of a family that also records its simulation 0.
 
     Adaptation runs on it unchanged, so that the film shows the episodes that were adapted to.
     """
@@ -96,7 +96,7 @@ def render(
 ) -> Outcome:
     """Film held-out task number ``task`` before and after 1..``steps`` inner steps.
 
-    Raises MissingGraphicsError, before any work, where nothing can be drawn, and UserError for a
+    Raises MissingGraphicsError, before any work, if this machine cannot draw, and UserError for a
     family that cannot be drawn and for a task, number of steps or checkpoint that does not exist.
     Call it in a process that has not imported mujoco yet: the import chooses the GL backend.
     """
@@ -165,7 +165,7 @@ def film(screen: Screen, panels: Sequence[Panel], title: str) -> Iterator[Image]
 
 
 def write(path: Path, frames: Iterator[Image], fps: int) -> None:
-    """Encode pictures as an mp4. The file appears under its name only when it is complete.
+    """Encode pictures as an mp4. The file gets its name only when it is complete.
 
     Raises RunFailedError if it cannot be written.
     """

@@ -34,7 +34,7 @@ def write_curve(path: Path, summary: EvaluationSummary) -> None:
 def write_points(
     path: Path, column: str, curves: Iterable[tuple[str, CurveSummary | GroupSummary]]
 ) -> None:
-    """The points and steps of named curves; the names stand in a ``column`` of their own."""
+    """The points and steps of named curves; their names are in this ``column``."""
     with path.open("w", newline="", encoding="utf-8") as file:
         points = ("mean", "stderr", "low", "high", "iqm", "n")
         writer = csv.DictWriter(file, [column, "inner_step", *points, *DIAGNOSTICS])
@@ -45,7 +45,7 @@ def write_points(
 
 
 def _points(curve: CurveSummary | GroupSummary) -> Iterable[tuple[Estimate, Step]]:
-    """Each point with the inner step that led to it; none led to the first."""
+    """Each point with the inner step that led to it; the first point has none."""
     before: Step = {}
     return zip(curve.curve, [before, *curve.steps], strict=True)
 
@@ -56,7 +56,7 @@ def write_tasks(
     inner_steps: int,
     found: Iterable[tuple[Sequence[object], Sequence[Adaptation]]],
 ) -> None:
-    """One line for each adaptation, behind what names its policy in these ``columns``."""
+    """One line for each adaptation, after the ``columns`` that name its policy."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         returns = [f"return_step_{k}" for k in range(inner_steps + 1)]
@@ -64,7 +64,7 @@ def write_tasks(
         ahead = ("task", "parameters", "repeat", "finite", "area", "worse")
         writer.writerow([*columns, *ahead, *returns, *steps])
 
-        # What has no warps has no cosines and no condition numbers: their cells stay empty.
+        # A policy without warps has no cosines and no condition numbers: those cells stay empty.
         missing = [None] * inner_steps
         for names, adaptations in found:
             for row in adaptations:
@@ -92,7 +92,7 @@ def plot(path: Path, summary: EvaluationSummary) -> None:
         summary.trained_inner_steps, color="grey", linestyle=":", label="steps in training"
     )
 
-    # What they are.
+    # Labels and legend.
     axes.set_xticks(range(summary.inner_steps + 1))
     axes.set_xlabel("steps of adaptation")
     axes.set_ylabel("mean return, 95 % interval")
@@ -160,7 +160,7 @@ def _curve_table(curve: CurveSummary) -> str:
     header = [curve.policy, "mean", "std error", "95 % interval", "IQM"]
     lines = [table([*header, *(WORDS[name] for name in measured)], rows)]
 
-    # The whole of it.
+    # The curve as a whole.
     gain, area = curve.gain, curve.area
     lines += [
         f"gain of {count(len(rows) - 1, 'step')}: {gain.mean:+.1f}, "

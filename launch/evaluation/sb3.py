@@ -117,12 +117,12 @@ def parse_task(run: StoredRun, settings: Sequence[str]) -> Task:
             raise UserError(f"--task {setting}: {key} is given twice")
         try:
             values[key] = _number_or_list(text)
-        except (ValueError, RecursionError):  # too many brackets are no JSON either
+        except (ValueError, RecursionError):  # too many brackets are not valid JSON either
             separator = ""
         if not separator or not key:
             raise UserError(
                 f"--task {setting}: expected KEY=NUMBER, such as direction=-1, KEY=[NUMBER,...], "
-                "or alone the number of a held-out task"
+                "or only the number of a held-out task"
             )
     try:
         return run.family.parse_task(values)
@@ -140,7 +140,7 @@ def _number_or_list(text: str) -> Any:
 def read(name: str, trust: bool, config: RunConfig) -> Imported:
     """theta_0 from a file of SB3's PPO, for runs of this configuration.
 
-    Raises UserError without ``trust``, for a file that is none, and for another architecture.
+    Raises UserError without ``trust``, for any other file, and for another architecture.
     """
     if not trust:
         raise UserError(

@@ -65,7 +65,7 @@ def load_ppo(content: bytes) -> PPO:
     """The PPO model in the bytes of a file of Stable-Baselines3.
 
     Such files hold pickled objects: loading one runs what its author put into it. Raises ValueError
-    in one line if it is no such file.
+    in one line if this is any other file.
     """
     file = BytesIO(content)
     if not is_zipfile(file):
@@ -80,11 +80,11 @@ def load_ppo(content: bytes) -> PPO:
 def from_ppo(model: PPO, policy: Policy, action_space: ActionSpace) -> Params:
     """Unstacked theta whose actions are those of an SB3 MlpPolicy, or of :func:`to_ppo`'s.
 
-    Warps come along only where they can be merged into the task layers, for theta is those alone.
-    Where the model was trained with other action bounds, its actions are mapped linearly from those
-    bounds to those of ``action_space``. The file does not tell what ``VecNormalize`` did to the
-    observations: a model trained behind it acts on others here. Raises ValueError, in one line, for
-    another architecture.
+    Warps are imported only if they can be merged into the task layers, because theta holds only
+    those. If the model was trained with other action bounds, its actions are mapped linearly from
+    those bounds to those of ``action_space``. The file does not say how ``VecNormalize`` changed
+    the observations, so a model that was trained behind it sees other observations here. Raises
+    ValueError, in one line, for another architecture.
     """
     actor = model.policy
     if isinstance(actor, WarpedPolicy):
@@ -113,7 +113,7 @@ def from_ppo(model: PPO, policy: Policy, action_space: ActionSpace) -> Params:
 
 
 def _require_network(actor: nn.Module, kind: type, distribution: ActionDistribution) -> None:
-    """Raise ValueError unless it is of this very kind, on flat observations, and draws as we do."""
+    """Raise ValueError unless it is exactly this kind, with flat observations and our actions."""
     wanted, name = _SAME[type(distribution)]
     if (
         type(actor) is not kind  # a subclass may do anything
@@ -131,7 +131,7 @@ def _mlp_layers(actor: ActorCriticPolicy) -> list[Layer]:
     names = [type(layer).__name__ for layer in actor.mlp_extractor.policy_net]
     if names != ["Linear", "Tanh"] * (len(names) // 2):
         other = next((name for name in names if name not in ("Linear", "Tanh")), "no activation")
-        raise ValueError(f"its hidden layers have {other} and Linear with Tanh alone are needed")
+        raise ValueError(f"its hidden layers have {other}, and only Linear with Tanh can be used")
     assert isinstance(actor.action_net, nn.Linear)
     hidden = [layer for layer in actor.mlp_extractor.policy_net if isinstance(layer, nn.Linear)]
     return [(layer.weight.T.contiguous(), layer.bias) for layer in (*hidden, actor.action_net)]

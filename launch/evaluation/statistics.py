@@ -20,8 +20,8 @@ def estimate(
 
     Values of one ``stratum [n]`` are resampled among themselves. Give all values the same stratum
     when they are a sample of one population (tasks drawn from a distribution). Give each task a
-    stratum of its own when a family has few tasks and all are measured: then only the draws within
-    a task are chance. Raises ValueError if there are no values.
+    stratum of its own when a family has few tasks and all are measured: then only the repeats of
+    a task differ by chance. Raises ValueError if there are no values.
     """
     if not len(values):
         raise ValueError("an estimate needs at least one value")
@@ -46,9 +46,10 @@ def estimate_over_seeds(
     together.
 
     The interval is for comparing methods on these tasks. It is rather wide for that, because all
-    seeds met the same tasks and yet each seed drawn draws its own. It is too narrow for the mean
-    over all tasks that might have been drawn, whose spread does not shrink with more seeds. From
-    one seed it tells nothing about other seeds. Raises ValueError if a seed has no values.
+    seeds saw the same tasks, while each resampled seed draws tasks of its own. It is too narrow for
+    the mean over all tasks that might have been drawn, whose spread does not shrink with more
+    seeds. With a single seed it says nothing about other seeds. Raises ValueError if a seed has no
+    values.
     """
     if not values or not all(map(len, values)):
         raise ValueError("an estimate needs at least one value of every seed")

@@ -1,8 +1,8 @@
-"""What an evaluation and a comparison found: the documents that ``--json`` and the files hold.
+"""The results of evaluations and comparisons, as ``--json`` prints them and files hold them.
 
-The names of the fields are the keys of the documents, in their order. Numbers that are not finite
-have no place in JSON: they are written as null (:func:`warprl.launch.outcome.to_json`) and read
-back as NaN.
+The names of the fields are the keys of the documents, in their order. JSON cannot
+hold numbers that are not finite: they are written as null (:func:`warprl.launch.outcome.to_json`)
+and read back as NaN.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ T = TypeVar("T")
 Number = Annotated[float, BeforeValidator(lambda found: math.nan if found is None else found)]
 
 Diagnostic = Literal["kl", "cosine", "condition"]
-"""What :func:`warprl.agents.diagnostics.diagnose` finds of an inner step, in this order."""
+"""What :func:`warprl.agents.diagnostics.diagnose` measures of an inner step, in this order."""
 DIAGNOSTICS: tuple[Diagnostic, ...] = get_args(Diagnostic)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n values, its standard error and 95 % bootstrap interval; their middle's mean."""
+    """The mean of n values, its standard error, 95 % bootstrap interval; the interquartile mean."""
 
     mean: Number
     stderr: Number
@@ -35,12 +35,12 @@ class Estimate:
 
 
 Step = Mapping[Diagnostic, Number]
-"""One inner step over adaptations. A policy without warps has the KL alone, a memory nothing."""
+"""One inner step, over adaptations. Without warps there is only the KL; with a memory, nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """One adaptation to one task: N + 1 returns and, of each of N inner steps, its diagnostics."""
+    """One adaptation to one task: N + 1 returns, and diagnostics of each of the N inner steps."""
 
     task: int
     parameters: Mapping[str, Any]
@@ -78,7 +78,7 @@ class CurveSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSummary:
-    """The adaptation curves of a run and of what it is compared with, the run's own first."""
+    """The adaptation curve of a run, followed by those that it is compared with."""
 
     run: str
     family: str
@@ -99,7 +99,7 @@ class EvaluationSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """How one run was trained and what its evaluation was like, without its returns."""
+    """How one run was trained and evaluated, without its returns."""
 
     run: str | None = None
     seed: int
@@ -123,7 +123,7 @@ class RunSummary(Measurement):
 
 @dataclass(frozen=True, kw_only=True)
 class GroupSummary:
-    """Estimates over the seeds and tasks of runs that differ in their seed alone."""
+    """Estimates over the seeds and tasks of runs that differ only in their seed."""
 
     group: str
     reference: str | None = None
@@ -176,7 +176,7 @@ def to_json(summary: Any) -> Any:
 
 
 def from_json(kind: type[T], text: str) -> T:
-    """A summary of this kind from a JSON document, whose other keys are passed over.
+    """A summary of this kind from a JSON document, whose other keys are ignored.
 
     Raises ValueError if a key is missing or a value has another type.
     """

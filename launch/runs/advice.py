@@ -1,4 +1,4 @@
-"""What to say, in one line, of keys and values that a configuration does not take."""
+"""One-line error messages about keys and values that a configuration does not accept."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from warprl.launch.runs.schema_1 import RENAMED
 
 @dataclass(frozen=True)
 class Advice:
-    """On the keys that there are, by path, and the types that each section can be of."""
+    """Writes the messages, given all keys by path and the types that each section can have."""
 
     keys: Mapping[str, Sequence[Entry]]
     variants: Mapping[str, Mapping[str, type[Any]]]
 
     def explain(self, error: ValidationError, keys: Sequence[str] = ()) -> str:
-        """The first of pydantic's findings: which field, which value, what would be right.
+        """The first error that pydantic found: which field, which value, what would be right.
 
-        ``keys`` are those that there are, if not all of these.
+        ``keys`` are the keys to suggest from, if those are not all keys.
         """
         first = error.errors()[0]
         path, variant = self._path(first["loc"])
@@ -49,17 +49,17 @@ class Advice:
         return f"{path} = {value}: {message}"
 
     def on_type(self, section: str, value: Any) -> str:
-        """On a type that a section does not have."""
+        """The message about a type that a section does not have."""
         return f"{section}.type = {json.dumps(value)}: should be {_either(self.variants[section])}"
 
     def on_other_variant(self, path: str, chosen: str) -> str:
-        """On a key that a section would have if its type were not the chosen one."""
+        """The message about a key that the section has only with another type."""
         name = f"{path.partition('.')[0]}.type"
         having = [entry.variant for entry in self.keys[path] if entry.variant]
         return f"{path} belongs to {name} = {' or '.join(having)}, and {name} is {chosen}"
 
     def on_unknown(self, path: str, keys: Sequence[str] = ()) -> str:
-        """On a key that there is not."""
+        """The message about a key that does not exist."""
         keys = keys or list(self.keys)
         inside = [key for key in keys if key.startswith(f"{path}.")]
         if inside:
@@ -72,7 +72,7 @@ class Advice:
         return f"unknown key {path!r}: {right}"
 
     def _path(self, location: Sequence[str | int]) -> tuple[str, str | None]:
-        """A key as ``--set`` takes it, and the type of its section, which pydantic names too."""
+        """A key as ``--set`` takes it, and its section's type, which pydantic puts in the path."""
         parts = list(map(str, location))
         types = self.variants.get(parts[0], {}) if parts else {}
         variant = parts.pop(1) if len(parts) > 1 and parts[1] in types else None

@@ -1,4 +1,4 @@
-"""One text for each configuration, for checksums that outlive the code that wrote them."""
+"""Writes a configuration as canonical text, for checksums that stay valid as the code changes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def canonical_json(**parts: object) -> str:
         The text, which begins with the number of its schema.
 
     Raises:
-        TypeError: for a value that has no place in JSON.
+        TypeError: for a value that JSON cannot hold.
         ValueError: for a number that is not finite.
     """
     plain = {name: _without_defaults(value) for name, value in parts.items()}
@@ -46,5 +46,5 @@ def _without_defaults(value: object) -> Any:
 
 
 def _default(field: Field[Any]) -> Any:
-    """What the field holds if it is not given; MISSING, which equals nothing, if it must be."""
+    """The default of a field; MISSING, which equals no value, if there is none."""
     return field.default if field.default_factory is MISSING else field.default_factory()

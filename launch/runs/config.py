@@ -41,13 +41,12 @@ from warprl.objective import InitKind, Objective
 MAX_SEED = 2**32 - 1
 MAX_TASKS = 10_000
 MAX_TIMEOUT_S = 1e6
-OPTIONS = {"workers": "compute.workers"}  # options that are keys of another name
-WORKER_TIMEOUT_S = 3600.0  # far above any iteration that is worth waiting for
+OPTIONS = {"workers": "compute.workers"}  # options whose key has another name
+WORKER_TIMEOUT_S = 3600.0  # far longer than any reasonable iteration
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
-# Keys and sections that say how long a run goes on and how it is carried out, and never what it
-# computes.
+# Keys and sections that say how long a run is and how it is carried out, but not what it computes.
 CARRIED_OUT = ("schema_version", "iterations", "compute", "output")
-ARGUMENTS = ("schema_version", "family", "agent")  # are given on their own, and not as a setting
+ARGUMENTS = ("schema_version", "family", "agent")  # given as arguments of a command, not by --set
 
 _LEARNER = LearnerConfig()
 
@@ -106,7 +105,7 @@ class RunConfig(BaseModel):
 
     @property
     def choices(self) -> Choices:
-        """What determines the agent, which says what works together and does something."""
+        """The choices that make the agent; they know what works together and what has an effect."""
         policy = Policy.for_spaces(make_family(self.family).spaces, self.policy)
         return Choices.of(policy, self.adaptation, self.learner)
 
@@ -122,7 +121,7 @@ def resolve(
     """The configuration of a new run: the preset, then ``settings`` (``a.b=c``), then ``options``.
 
     An option that is None was not given. Raises UserError, in one line, for an unknown name or key,
-    for a value of wrong type or range, and for a key that does nothing.
+    for a value of the wrong type or range, and for a key that has no effect.
     """
     require_family(family)
     _require_physics(family)
@@ -130,7 +129,9 @@ def resolve(
     data = of_preset(family, agent).model_dump(mode="json")
     given = dict(map(_parse, settings))
     given |= {OPTIONS.get(k, k): v for k, v in options.items() if v is not None}
-    for key in sorted(given, key=lambda key: not key.endswith(".type")):  # variants come first
+    for key in sorted(
+        given, key=lambda key: not key.endswith(".type")
+    ):  # types come first: they decide which other keys exist
         _assign(data, key, given[key])
     config = _settled(_validated(data), given)
     require_device(config)
@@ -164,7 +165,7 @@ def load(path: Path) -> RunConfig:
 
 
 def parse(data: dict[str, Any], path: Path) -> RunConfig:
-    """The configuration that a file held. Raises UserError, naming the file, if it is none."""
+    """The configuration in a file's data. Raises UserError, naming the file, if it is not valid."""
     version = data.get("schema_version")
     if version not in (1, 2):
         raise UserError(
@@ -177,7 +178,7 @@ def parse(data: dict[str, Any], path: Path) -> RunConfig:
     _require_physics(config.family)
     _known("agent", config.agent, PRESETS)
     with _naming(path):
-        if version == 1:  # in which every key had a value, whether or not it did anything
+        if version == 1:  # in which every key had a value, even without effect
             return _settled(config, given=())
         config = _settled(config, given=dict(_leaves(data)))
         for section in plain(config):
@@ -196,7 +197,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """A YAML file of named plain values. Raises UserError if it cannot be read or is no such."""
+    """A YAML mapping of plain values. Raises UserError if it cannot be read or is not one."""
     try:
         # Through JSON, which has no dates, no keys but text and no cycles.
         data = json.loads(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8"))))
@@ -212,7 +213,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
 def plain(config: RunConfig) -> dict[str, Any]:
     """The configuration as plain data, keys in the order of their definition.
 
-    What does nothing is left out.
+    Keys that have no effect are left out.
     """
     data = config.model_dump(mode="json")
     for path in config.choices.unused():
@@ -227,7 +228,7 @@ def dump(config: RunConfig) -> str:
 
 
 def saved_policy(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The policy of a checkpoint's document. One saved before a key existed had its default."""
+    """The policy in a checkpoint's document, with defaults for keys that are newer than it."""
     defaults = TypeAdapter(PolicyConfig).dump_python(PolicyConfig(), mode="json")
     policy: dict[str, Any] = defaults | document["policy"]
     return policy
@@ -239,9 +240,9 @@ def flat(config: RunConfig) -> dict[str, Any]:
 
 
 def differences(found: RunConfig, wanted: RunConfig) -> list[str]:
-    """The keys in which two configurations compute something else.
+    """The keys that make two configurations compute different things.
 
-    A key that only one of them has is none of them: a choice that both have decides on it.
+    A key that only one of them has is left out: it follows from a choice that is listed.
     """
     left, right = flat(found), flat(wanted)
     keys = [key for key in left if key in right and key.partition(".")[0] not in CARRIED_OUT]
@@ -255,15 +256,15 @@ def steps_per_iteration(config: RunConfig) -> int:
 
 
 def with_env_steps(config: RunConfig, steps: int) -> RunConfig:
-    """The same with as many whole iterations as take at least this many environment steps."""
+    """The same with the fewest whole iterations that take at least this many environment steps."""
     return config.model_copy(update={"iterations": -(-steps // steps_per_iteration(config))})
 
 
 def require_family(name: str) -> None:
     """Raise UserError, in one line that says what would be right, unless this is a task family.
 
-    The module of a user's own family may lie in the working directory, where Ray's workers look
-    first, and so does this process from now on.
+    The module of a user's own family may lie in the working directory. Ray's workers look there
+    first; from now on this process does too.
     """
     if ":" not in name and not is_meta_world(name):
         return _known("family", name, family_names())
@@ -291,14 +292,14 @@ def _known(kind: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> No
 
 
 def require_device(config: RunConfig) -> None:
-    """Raise UserError unless the learner's device is there."""
+    """Raise UserError unless this machine has the learner's device."""
     device = config.compute.device
     if device == "cpu":
         return
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(device.partition(":")[2] or 0) >= found:
         there = ", ".join(["cpu", *(f"cuda:{n}" for n in range(found))])
-        raise UserError(f"compute.device = {device}: is not on this machine, which has {there}")
+        raise UserError(f"compute.device = {device}: this machine has only {there}")
 
 
 def _parse(setting: str) -> tuple[str, Any]:
@@ -310,12 +311,12 @@ def _parse(setting: str) -> tuple[str, Any]:
         return key, None
     try:
         return key, json.loads(text)
-    except (ValueError, RecursionError):  # too many digits or brackets are no JSON either
+    except (ValueError, RecursionError):  # too many digits or brackets are not valid JSON either
         return key, text
 
 
 def _assign(data: dict[str, Any], path: str, value: Any) -> None:
-    """Set one key of plain data. Raises UserError if there is none of this name."""
+    """Set one key of plain data. Raises UserError if there is no such key."""
     if path not in KEYS:
         raise UserError(ADVICE.on_unknown(path))
     if path in ARGUMENTS:
@@ -344,7 +345,7 @@ def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _validated(data: dict[str, Any]) -> RunConfig:
-    """Plain data as a configuration, each value of which is in range."""
+    """Plain data as a configuration. Raises UserError for a value that is out of range."""
     # Strict JSON mode: true is not 1 and 2.5 is not 2, while a list may stand for a tuple.
     try:
         config = RunConfig.model_validate_json(json.dumps(data, default=str))
@@ -354,7 +355,7 @@ def _validated(data: dict[str, Any]) -> RunConfig:
     if workers > config.tasks:
         raise UserError(
             f"compute.workers = {workers}: must not exceed tasks = {config.tasks}, "
-            "for every worker takes whole tasks"
+            "because every worker takes whole tasks"
         )
     if not DEVICE.fullmatch(device):
         raise UserError(f'compute.device = "{device}": should be cpu, cuda or cuda:N')
@@ -365,9 +366,9 @@ def _validated(data: dict[str, Any]) -> RunConfig:
 
 
 def _settled(config: RunConfig, given: Collection[str]) -> RunConfig:
-    """The same with the defaults for keys that do nothing.
+    """The same with defaults for the keys that have no effect.
 
-    Raises UserError if one of these was given, and for parts that cannot work together.
+    Raises UserError if such a key was given, or if parts of it cannot work together.
     """
     choices = config.choices
     values = dict(_leaves(config.model_dump(mode="json")))

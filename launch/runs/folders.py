@@ -21,7 +21,7 @@ def root() -> Path:
 
 
 def stamp() -> str:
-    """The time as a name for something new, to the microsecond: ``"20261231-235959-000001"``."""
+    """The time to the microsecond, as a name for a new folder: ``"20261231-235959-000001"``."""
     return f"{datetime.now():%Y%m%d-%H%M%S-%f}"
 
 

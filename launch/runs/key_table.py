@@ -1,4 +1,4 @@
-"""Every key of a configuration class: where it stands, what it takes and what it means.
+"""Every key of a configuration class: its path, the values that it takes and what it means.
 
 A class is a dataclass or a pydantic model. Its fields are keys, or sections: of one dataclass, or
 of several of which ``type`` chooses one.
@@ -20,12 +20,12 @@ from warprl.keys import Key, described
 
 @dataclass(frozen=True)
 class Entry:
-    """One key, of one variant of its section if that has several."""
+    """One key. If its section has several types, the key belongs to one of them, ``variant``."""
 
     path: str
     variant: str | None
     hint: Any
-    default: Any  # None if it has none
+    default: Any  # None if there is no default
     has_default: bool
     key: Key
 
@@ -71,7 +71,7 @@ def _key(path: str, hint: Any) -> Key:
 
 
 def _variants(hint: Any) -> dict[str, type[Any]]:
-    """The dataclasses of a section by their ``type``; nothing for what is no section."""
+    """The dataclasses of a section by their ``type``; empty if this is not a section."""
     bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     kinds = get_args(bare) if get_origin(bare) in (Union, types.UnionType) else (bare,)
     if not all(is_dataclass(kind) for kind in kinds):
@@ -119,14 +119,14 @@ def text(value: Any) -> str:
 
 
 def defaults(kind: type[Any]) -> dict[str, Any]:
-    """The defaults of a section, as JSON has them."""
+    """The defaults of a section, as plain JSON values."""
     found = {field.name: field.default for field in fields(kind)}
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
 
 
 def by_path(found: list[Entry]) -> Mapping[str, list[Entry]]:
-    """Entries by their path; several if variants have it."""
+    """Entries by their path; several if several types of the section have the key."""
     paths: dict[str, list[Entry]] = {}
     for entry in found:
         paths.setdefault(entry.path, []).append(entry)

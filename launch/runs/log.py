@@ -34,7 +34,7 @@ class RunLog:
         total: int,
         writers: Sequence[str] = ("tensorboard",),
     ) -> None:
-        """Log what comes after ``iteration``, and drop what an earlier process wrote of it.
+        """Log the iterations after ``iteration``, and drop what an earlier process wrote of them.
 
         ``writers`` are names in ``warprl.launch.runs.writers.WRITERS``. Raises UserError for an
         unknown name and for a damaged ``metrics.jsonl``, and OSError if that cannot be written.
@@ -78,11 +78,11 @@ class RunLog:
 
     @contextmanager
     def _given_up_on_failure(self, name: str) -> Iterator[None]:
-        """Do without a copy from now on, and say so, if it fails in the ``with`` block."""
+        """If writing a copy fails in the ``with`` block, warn and stop writing that copy."""
         try:
             yield
         except OSError as error:
-            log.warning("the copy of the metrics for %s is given up: %s", name, one_line(error))
+            log.warning("metrics are no longer written to %s: %s", name, one_line(error))
             copy = self._copies.pop(name, None)
             if copy is not None:
                 with suppress(OSError):

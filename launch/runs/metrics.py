@@ -1,4 +1,4 @@
-"""The metrics of a run's iterations: how metrics.jsonl is read and cut, and what they say."""
+"""The metrics of a run's iterations: reads and truncates metrics.jsonl, and shows returns."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _lines(path: Path, iteration: int) -> list[tuple[str, Metrics]]:
                 break
         except (ValueError, KeyError, TypeError) as error:
             number = len(found) + 1
-            raise UserError(f"{path}, line {number}, is damaged: take that line out") from error
+            raise UserError(f"{path}, line {number}, is damaged: remove that line") from error
         found.append((line, metrics))
     return found
 

@@ -15,7 +15,7 @@ from warprl.launch.runs.metrics import Metrics, returns_text
 
 
 class Display(Protocol):
-    """Shows how a run is getting on."""
+    """Shows the progress of a run."""
 
     def show(self, metrics: Metrics) -> None:
         """Show one iteration."""
@@ -27,7 +27,7 @@ class Display(Protocol):
 
 
 def display(console: Console, iteration: int, total: int) -> Display:
-    """The display that suits a console, for a run that has ``iteration`` of ``total`` behind it."""
+    """The display that suits a console, for a run that has done ``iteration`` of ``total``."""
     return (_Bar if console.is_terminal else _Lines)(console, iteration, total)
 
 

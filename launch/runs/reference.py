@@ -21,9 +21,9 @@ INTRODUCTION = """\
 key means, and `--set KEY=VALUE` changes one. A value is written as in JSON, with `none` for null
 and without quotes for text. The file `config.yaml` in the folder of a run holds the same keys.
 
-Named agents have some defaults of their own, and `warprl train` has as many workers as there are
-cores. A section with a `type` has the keys of that type alone. A key that would do nothing beside
-the other choices is left out, and refused where it is set; the last column says what it belongs to.
+Named agents have some defaults of their own, and `warprl train` uses as many workers as there are
+cores. A section with a `type` has only the keys of that type. A key that would have no effect with
+the other choices is left out, and refused if it is set; the last column says what it belongs to.
 Results do not depend on the keys of `compute` and `output`.
 """
 

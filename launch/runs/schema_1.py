@@ -1,7 +1,7 @@
-"""Reads what runs of schema 1 stored: their configurations, in the words of schema 2.
+"""Reads configurations of schema 1 and turns them into schema 2.
 
-Schema 1 had one flat section for everything about the learner, whose keys did something or nothing
-as others had it. Only those of the chosen variants are carried over.
+Schema 1 had one flat section for the learner, in which some keys decided whether others had an
+effect. Only the keys of the chosen types are carried over.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from warprl.launch.errors import UserError, nearest
 
-# What each key is called now; a key of policy or adaptation that is not here kept its name.
+# The new names of keys. A key of policy or adaptation that is not listed kept its name.
 RENAMED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "workers": ("compute.workers",),
@@ -39,7 +39,7 @@ RENAMED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
-# A run from before a key existed had its default. These never change again.
+# A run that is older than a key had this default. These values never change.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "policy": {
@@ -84,10 +84,10 @@ def upgrade(data: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration of schema 1 as one of schema 2 that computes the same.
 
     Args:
-        data: what its file held.
+        data: the content of its file.
 
     Returns:
-        The same choices, still to be validated: a value that is wrong comes out as wrong.
+        The same choices, not validated yet: a wrong value stays wrong.
 
     Raises:
         UserError: for a section that is missing, and for a key that schema 1 did not have.

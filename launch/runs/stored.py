@@ -21,7 +21,7 @@ from warprl.params import prefix, subtree
 from warprl.seeding import generator
 from warprl.types import BatchEnv, Params, Task, Trajectory
 
-IMPORTED = "init"  # the part of a run folder for parameters that were imported
+IMPORTED = "init"  # the folder in a run for imported parameters
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class StoredRun:
 
 
 def open_run(folder: Path, iteration: int | None) -> StoredRun:
-    """Load a run at one iteration, or at its newest sound checkpoint.
+    """Load a run at one iteration, or at its newest intact checkpoint.
 
     Raises UserError if there is none, or if it does not fit the run's configuration.
     """
@@ -84,7 +84,7 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
 
     Raises UserError if there is none.
     """
-    # Find it; if that fails, say which iterations there are.
+    # Load it; if that fails, say which iterations are stored.
     place = folder / "checkpoints"
     try:
         with reading(place):
@@ -94,16 +94,16 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
         hint = f"; there are checkpoints of iterations {', '.join(map(str, known))}" * bool(known)
         raise UserError(f"{error}{hint}") from error
 
-    # A broken newer one costs iterations, so the user should know.
+    # Falling back loses iterations, so the user should know.
     for path, reason in saved.skipped:
         log.warning("checkpoint %s is broken (%s): using %d", path.name, reason, saved.iteration)
 
-    # It may come from a run with another family, policy or sizes.
+    # It may belong to a run with another family, policy or sizes.
     family = saved.document["family"]
     if family != config.family:
-        raise UserError(f"{saved.path} is of family {family} and this run of {config.family}")
+        raise UserError(f"{saved.path} is of family {family}, and this run is of {config.family}")
     policy = configuration.saved_policy(saved.document)
-    mine = configuration.plain(config)["policy"]  # a key that does nothing may differ
+    mine = configuration.plain(config)["policy"]  # a key without effect may differ
     if any(policy[key] != value for key, value in mine.items()):
         raise UserError(
             f"{saved.path} does not belong to this run: its policy is {policy} and that of "
@@ -149,7 +149,7 @@ def save_imported(folder: Path, imported: Imported) -> None:
 
 
 def imported_from(folder: Path) -> str | None:
-    """A short checksum of what a run was started from, or None if it began with random parameters.
+    """A short checksum of a run's imported parameters, or None if it began with random ones.
 
     Raises UserError if what was imported is damaged.
     """

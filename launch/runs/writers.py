@@ -20,10 +20,10 @@ from warprl.launch.runs.metrics import FILE, Metrics, truncate
 class Writer(Protocol):
     """Writes the metrics of one run to one place, iteration by iteration.
 
-    A writer is opened as ``Writer(folder, iteration)``: ``folder`` is the run's, and what an
-    earlier process wrote of later iterations than ``iteration`` is dropped, because the run
-    continues from there. All three steps raise OSError, and no other exception of a library, if
-    the place cannot be written.
+    A writer is opened as ``Writer(folder, iteration)`` with the folder of the run. It drops what an
+    earlier process wrote of iterations after ``iteration``, because the run continues from there.
+    Opening, writing and closing raise OSError, and no other exception of a library, if the place
+    cannot be written.
     """
 
     def write(self, metrics: Metrics) -> None:
@@ -31,7 +31,7 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None:
-        """Release what the writer holds."""
+        """Close files and connections."""
         ...
 
 

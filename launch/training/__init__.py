@@ -1,1 +1,1 @@
-"""What makes a run: the training loop, Ray workers, the RLlib adapter, sweeps."""
+"""Produces runs: the training loop, Ray workers, the RLlib adapter, sweeps."""

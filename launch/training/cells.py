@@ -41,7 +41,7 @@ from warprl.launch.runs import config as configuration
 from warprl.launch.runs import folders, stored
 from warprl.launch.runs.config import RunConfig
 
-# Keys of a run that the grid names in its own way.
+# Keys of a run that a sweep file gives under names of its own.
 OWN_KEYS = {
     "family": "families",
     "agent": "agents",
@@ -81,7 +81,7 @@ class Grid(Strict):
 
     @property
     def members(self) -> list[tuple[str, Variant]]:
-        """Agents and variants alike, by name, in their order."""
+        """Agents and then variants, each with its name, in the order of the file."""
         return [(agent, Variant(agent=agent)) for agent in self.agents] + [*self.variants.items()]
 
     @property
@@ -115,12 +115,12 @@ class Cell(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the run has all its iterations."""
         return self.done is not None and self.done >= self.config.iterations
 
 
 class Result(NamedTuple):
-    """How a cell is after a sweep: finished, skipped, stopped, waiting or failed."""
+    """The state of a cell after a sweep: finished, skipped, stopped, waiting or failed."""
 
     state: str
     iteration: int
@@ -143,14 +143,14 @@ def read(path: Path) -> Grid:
 def plan(grid: Grid, path: Path) -> list[Cell]:
     """Every cell, seed by seed, so that a stopped grid holds whole comparisons.
 
-    Raises UserError for the first that cannot be configured, or whose folder holds another run,
-    and for two that are the same.
+    Raises UserError for the first cell that cannot be configured or whose folder holds another
+    run, and for two cells that are the same.
     """
     cells = []
     for seed, family, (name, variant), varied in product(
         grid.seeds, grid.families, grid.members, grid.combinations
     ):
-        # Name the cell in an error where the file's other cells may be in order.
+        # An error names the cell if the settings are its own: the other cells may be valid.
         own = [*variant.settings, *varied]
         where = f"{path}: {' '.join([name, *own])}" if own else path
         try:
@@ -173,14 +173,14 @@ def plan(grid: Grid, path: Path) -> list[Cell]:
 
 
 def _explain(error: ValidationError) -> str:
-    """The first finding in one line, with the keys that there are where it was made."""
+    """The first error in one line, with suggestions from the keys of that part of the file."""
     *section, _ = map(str, error.errors()[0]["loc"])
     fields = Variant.model_fields if section[:1] == ["variants"] else Grid.model_fields
     return configuration.ADVICE.explain(error, [".".join([*section, key]) for key in fields])
 
 
 def _require_consistent(grid: Grid) -> None:
-    """Raise UserError for keys that are each in order and do not go together."""
+    """Raise UserError for keys that are valid one by one, but not together."""
     if not grid.members:
         raise UserError("give agents, variants or both")
     if (grid.iterations is None) == (grid.env_steps is None):
@@ -197,7 +197,7 @@ def _require_consistent(grid: Grid) -> None:
 
 
 def _settings(grid: Grid) -> Iterator[tuple[str, str]]:
-    """(where it stands, setting) of the grid and of its variants."""
+    """Each setting of the grid and its variants, with its place in the file before it."""
     for setting in grid.settings:
         yield "settings", setting
     for name, variant in grid.variants.items():
@@ -232,14 +232,14 @@ def _varied(keys: Mapping[str, Any], config: RunConfig) -> list[str]:
 
 
 def _short(key: str, keys: Mapping[str, Any]) -> str:
-    """The last part of a key, or the whole of it where another key ends alike."""
+    """The last part of a key, or the whole key if another key has the same last part."""
     ends = Counter(other.rpartition(".")[2] for other in keys)
     last = key.rpartition(".")[2]
     return last if ends[last] == 1 else key
 
 
 def _spell(value: Any) -> str:
-    """A value in the characters of a run name: ``[64, 64]`` is ``64x64``."""
+    """A value in characters that a run name may have: ``[64, 64]`` becomes ``64x64``."""
     if isinstance(value, list):
         return "x".join(map(_spell, value))
     return re.sub(r"[^A-Za-z0-9._-]", "-", _text(value).replace("e+", "e"))
@@ -265,9 +265,9 @@ def _require_distinct(cells: Sequence[Cell], path: Path) -> None:
 
 
 def _done(folder: Path, wanted: RunConfig) -> int | None:
-    """Iterations in the newest sound checkpoint of a run; None if there is no such folder.
+    """Iterations in the newest intact checkpoint of a run; None if there is no such folder.
 
-    Raises UserError if it holds something else, or a run with other settings.
+    Raises UserError if the folder holds something else, or a run with other settings.
     """
     if not os.path.lexists(folder):
         return None
@@ -277,11 +277,11 @@ def _done(folder: Path, wanted: RunConfig) -> int | None:
     for key in configuration.differences(found, wanted):
         before, now = (_text(configuration.flat(config).get(key)) for config in (found, wanted))
         raise UserError(
-            f"{folder} was trained with {key} = {before} and is now to have {now}: "
+            f"{folder} was trained with {key} = {before}, and the sweep file says {now}: "
             "move it away or choose another folder"
         )
     if (folder / stored.IMPORTED).is_dir():
-        raise UserError(f"{folder} began with an imported policy: move it away")
+        raise UserError(f"{folder} was started from an imported policy: move it away")
     if not checkpoints.iterations(folder / "checkpoints"):
         return 0
     return stored.load_checkpoint(folder, found, None).iteration

@@ -14,15 +14,15 @@ from rich.console import Console
 
 
 class Interruption:
-    """Whether Ctrl-C was pressed, and what follows from it."""
+    """Remembers whether Ctrl-C was pressed, and interrupts the program after training."""
 
     def __init__(self) -> None:
-        """Not yet."""
+        """Start with no signal received."""
         self.signal: int | None = None
 
     @contextmanager
     def stopping(self, console: Console) -> Iterator[Interruption]:
-        """Remember Ctrl-C while training, if nobody else handles it."""
+        """Remember Ctrl-C while training, unless the program handles it itself."""
         main = threading.current_thread() is threading.main_thread()
         if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             yield self

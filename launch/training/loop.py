@@ -1,6 +1,6 @@
-"""The run as a loop over meta-iterations: which sampler it has, and what a checkpoint of it holds.
+"""A run as a loop over meta-iterations: its sampler, and the content of its checkpoints.
 
-In this process without Ray, or with workers on Ray; the results have the same bits.
+The loop samples in this process without Ray, or with Ray workers. The results have the same bits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Progress:
 
     @classmethod
     def begin(cls, experiment: Experiment, theta: Params | None = None) -> Progress:
-        """Before the first iteration, from random parameters or from a theta_0 from elsewhere."""
+        """Before the first iteration: random parameters, or an imported theta_0."""
         state = experiment.agent.init(experiment.seed)
         if theta is not None:
             state = replace(state, theta=theta)
@@ -44,7 +44,7 @@ class Progress:
 
     @classmethod
     def load(cls, saved: checkpoint.Checkpoint) -> Progress:
-        """As it was saved."""
+        """The progress that a checkpoint holds."""
         document = saved.document
         state = LearnerState.from_tensors(saved.tensors, document["learner"])
         return cls(state, dict(document["counters"]))
@@ -72,7 +72,7 @@ def experiment_of(config: RunConfig) -> Experiment:
 
 @contextmanager
 def sampling(config: RunConfig, experiment: Experiment) -> Iterator[Sampler]:
-    """The sampler of a run, with its workers up if it has any. Ray starts only where it has."""
+    """The sampler of a run, with its workers running. Ray starts only if there are workers."""
     keep_freed_memory()
     compute = config.compute
     if not compute.workers:
@@ -93,12 +93,12 @@ def sampling(config: RunConfig, experiment: Experiment) -> Iterator[Sampler]:
 def iterations(
     experiment: Experiment, sampler: Sampler, progress: Progress, device: str = "cpu"
 ) -> Iterator[tuple[Progress, dict[str, Any]]]:
-    """Iteration after iteration, without end: the progress behind each, and its metrics.
+    """Iteration after iteration, without end: the progress after each, and its metrics.
 
     Args:
         experiment: what is learned.
         sampler: where adaptations run.
-        progress: where to go on from.
+        progress: where to continue from.
         device: where the learner computes.
 
     Yields:

@@ -1,7 +1,7 @@
-"""The training loop behind RLlib's seams, for users of RLlib and Tune; see docs/rllib.md.
+"""An adapter that presents the training loop as an RLlib Algorithm; see docs/rllib.md.
 
 Nothing is computed here: :func:`warprl.launch.training.loop.iterations` does that, with the same
-bits as ``warprl train``, and what is saved is a run that every command takes.
+bits as ``warprl train``. What the adapter saves is a run that every command takes.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ class WarpGradConfig(AlgorithmConfig):
     ['return_step_0', 'return_step_1']
     >>> algorithm.stop()
 
-    Keys may have search spaces as values, which :class:`ray.tune.Tuner` resolves. Of RLlib's own
-    settings ``num_env_runners`` is the number of workers, ``sample_timeout_s`` the time after which
-    one without an answer is taken for hung, and ``seed`` the seed; a setting that would be ignored
-    is refused.
+    Keys may have search spaces as values, which :class:`ray.tune.Tuner` resolves. Among RLlib's own
+    settings, ``num_env_runners`` is the number of workers, ``sample_timeout_s`` the time after
+    which a worker without an answer is replaced, and ``seed`` the seed. A setting that would be
+    ignored is refused.
     """
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
-        """The ``warpgrad`` agent; the task family is still to be named."""
+        """Start with the ``warpgrad`` agent and without a task family."""
         super().__init__(algo_class=algo_class or WarpGrad)
         self.family, self.agent = "", "warpgrad"
         self.settings: dict[str, Any] = {}
@@ -85,11 +85,11 @@ class WarpGradConfig(AlgorithmConfig):
         self.sample_timeout_s = WORKER_TIMEOUT_S
 
     def meta(self, *, family: str | None = None, agent: str | None = None, **keys: Any) -> Self:
-        """Set what is learned. What is not given stays as it was.
+        """Set the family, the agent and keys of the run. What is not given keeps its value.
 
         Args:
             family: the task family, as ``warprl envs`` lists them.
-            agent: the agent, as ``warprl agents`` lists them; everything else has its defaults.
+            agent: the agent, as ``warprl agents`` lists them; it decides the defaults of all keys.
             keys: values, or search spaces, of keys as ``warprl config`` shows them, such as
                 ``tasks=20`` or ``**{"adaptation.inner_lr": 0.1}``.
 
@@ -121,17 +121,17 @@ class WarpGradConfig(AlgorithmConfig):
         self.run()
 
     def to_dict(self) -> dict[str, Any]:
-        """All that differs from RLlib's defaults, flat: what Tune varies and shows."""
+        """The settings that differ from RLlib's defaults, flat: Tune varies and shows these."""
         return {"family": self.family, "agent": self.agent, **self.settings, **self._changed()}
 
     def update_from_dict(self, config_dict: dict[str, Any]) -> Self:
-        """Set RLlib's settings and keys of the run alike, as a dict for Tune mixes them."""
+        """Set RLlib's settings and keys of the run, which a dict for Tune mixes."""
         rllib = {k: v for k, v in config_dict.items() if k.startswith("__") or self._knows(k)}
         super().update_from_dict(rllib)
         return self.meta(**{k: v for k, v in config_dict.items() if k not in rllib})
 
     def get_state(self) -> dict[str, Any]:
-        """Every attribute. RLlib leaves out those that are -1, which stay to be refused."""
+        """All attributes, also those that are -1, which RLlib would leave out: they are refused."""
         known = {k: v for k, v in vars(self).items() if k not in BOOKKEEPING}
         return {**known, "class": type(self)}
 
@@ -152,8 +152,8 @@ class WarpGradConfig(AlgorithmConfig):
 class WarpGrad(Algorithm):
     """Meta-learns warp parameters phi and the initialisation theta_0 (Flennerhag et al., 2020).
 
-    There are no EnvRunners, Learners or RLModules of RLlib's: ``train``, ``save``, ``restore``,
-    ``from_checkpoint`` and ``stop`` are what there is.
+    It has no EnvRunners, Learners or RLModules of RLlib's. Use ``train``, ``save``, ``restore``,
+    ``from_checkpoint`` and ``stop``.
     """
 
     config: WarpGradConfig
@@ -216,10 +216,10 @@ class WarpGrad(Algorithm):
         """End the workers."""
         self._resources.close()
 
-    def save_to_path(  # type: ignore[override]  # no part of it, no state from elsewhere
+    def save_to_path(  # type: ignore[override]  # always the whole of its own state
         self, path: str | Path | None = None, *, use_msgpack: bool = False
     ) -> str:
-        """Write a run with one more checkpoint, as every command of ``warprl`` takes it.
+        """Save as a run with one more checkpoint, which every command of ``warprl`` takes.
 
         Nothing is pickled, and so RLlib's ``use_msgpack`` makes no difference. Raises UserError if
         the folder holds a run of another configuration.
@@ -235,9 +235,9 @@ class WarpGrad(Algorithm):
         return str(folder)
 
     def restore_from_path(self, path: str | Path) -> None:  # type: ignore[override]
-        """Go on from the newest sound checkpoint of a run.
+        """Continue from the newest intact checkpoint of a run.
 
-        Raises UserError if there is none, or if the family or the policy was another one.
+        Raises UserError if there is none, or if the family or the policy differs.
         """
         found = configuration.load(Path(path) / "config.yaml")
         for key in configuration.differences(found, self._run):
@@ -248,7 +248,7 @@ class WarpGrad(Algorithm):
         self._iteration = self._progress.learner.iteration
 
     @classmethod
-    def from_checkpoint(  # type: ignore[override]  # there are no policies to choose among
+    def from_checkpoint(  # type: ignore[override]  # there is only one policy
         cls, path: str | Path | Checkpoint, filesystem: Any = None
     ) -> Self:
         """The algorithm that saved a checkpoint, at the iteration at which it did.
@@ -267,7 +267,7 @@ class WarpGrad(Algorithm):
 
 
 def _json(key: str, value: Any) -> str:
-    """A value as ``--set`` takes it. Numbers of numpy's come from search spaces."""
+    """A value as ``--set`` takes it. Search spaces may give NumPy numbers."""
     try:
         return json.dumps(value, default=lambda number: number.tolist())
     except (AttributeError, TypeError, ValueError) as error:
@@ -277,6 +277,6 @@ def _json(key: str, value: Any) -> str:
 
 
 def iteration_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Our metrics of one iteration, out of RLlib's result."""
+    """Our metrics of one iteration, from RLlib's result."""
     metrics: dict[str, Any] = result[METRICS]
     return metrics

@@ -1,4 +1,4 @@
-"""A sweep: a grid of runs, brought to its end in as many calls as it takes.
+"""A sweep trains a grid of runs; a repeated call continues it until all are finished.
 
 Each cell of the grid (see :mod:`warprl.launch.training.cells`) is an ordinary run, trained on one
 core in a trial of Ray Tune (see :mod:`warprl.launch.training.trials`). The run folder decides what
@@ -22,15 +22,15 @@ from warprl.launch.training.train import say
 
 
 def sweep(path: Path, console: Console) -> Outcome:
-    """Train what is missing of a grid. A cell that fails is named, and the others go on.
+    """Train the unfinished runs of a grid. If one fails, it is named and the others continue.
 
     Raises UserError, before Ray starts, for a bad file, for a cell that cannot be configured and
-    for a run that was trained with other settings than the file's.
+    for a run that was trained with settings other than the file's.
     """
     grid = read(path)
     cells, folder = plan(grid, path), grid.place
 
-    # What is finished needs no work, and no Ray.
+    # Finished runs need no work, and no Ray.
     results = {c.name: Result("skipped", c.done or 0) for c in cells if c.finished}
     for name in results:
         say(console, f"{name}: finished before")
@@ -66,7 +66,7 @@ def _outcome(
         for cell in cells
     ]
 
-    # For people: how many cells came to what end, and each that failed.
+    # For people: the number of cells in each state, and each failure.
     counts = Counter(row["state"] for row in rows)
     failed = [cell.name for cell in cells if results[cell.name].state == "failed"]
     lines = [f"{len(cells)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items())]

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Stop(Protocol):
-    """Says whether a run is to end after the iteration that it is in."""
+    """Says whether a run should end after the current iteration."""
 
     @property
     def signal(self) -> int | None:
@@ -46,12 +46,12 @@ class Stop(Protocol):
 
 Stopping = Callable[[Console], AbstractContextManager[Stop]]
 Callback = Callable[[Mapping[str, Any], LearnerState], bool | None]
-"""Is told the metrics of each iteration and the learner's state behind it. It ends training, with
-everything saved, by returning True or raising :class:`StopTraining`."""
+"""Called with the metrics of each iteration and the learner's state after it. Training is saved and
+ends if it returns True or raises :class:`StopTraining`."""
 
 
 class StopTraining(Exception):
-    """Raised by a callback to end training after the iteration that it was told of."""
+    """Raised by a callback to end training after the current iteration."""
 
 
 def start(
@@ -64,7 +64,7 @@ def start(
 ) -> Outcome:
     """Train a new run, from random parameters or from an imported theta_0.
 
-    It stops early as ``stopping`` says, by default at a signal, and as ``callback`` says.
+    It stops early if ``stopping`` (by default, a signal) or ``callback`` asks for it.
     Raises UserError, before anything starts, if its folder cannot be made.
     """
     folder = folders.create(name, config.family, config.agent, config.seed)
@@ -84,9 +84,9 @@ def resume(
     stopping: Stopping | None = None,
     callback: Callback | None = None,
 ) -> Outcome:
-    """Continue a run to its planned end, or for ``iterations`` more; equal to never having stopped.
+    """Continue a run to its end or for ``iterations`` more, with the same result as without a stop.
 
-    It stops early as ``stopping`` says, by default at a signal, and as ``callback`` says.
+    It stops early if ``stopping`` (by default, a signal) or ``callback`` asks for it.
     Raises UserError, before anything starts, if the run cannot be continued.
     """
     if iterations is not None and iterations < 1:
@@ -105,11 +105,13 @@ def resume(
             truncate(folder / "metrics.jsonl", done)
         total = config.iterations if iterations is None else done + iterations
         if done >= total:
-            raise UserError(f"{folder} is complete at iteration {done}: give --iterations to go on")
+            raise UserError(
+                f"{folder} is complete at iteration {done}: give --iterations to continue"
+            )
         if saved:
             said = f"restored parameters, optimiser and counters of iteration {done}"
         else:
-            said = "there is no checkpoint yet, so it starts again from the beginning"
+            said = "there is no checkpoint yet, so training starts from the beginning"
         say(console, f"resuming {folder}: {said}")
         return _run(_Plan(folder, config, total, callback), saved, console, stopping)
 
@@ -122,7 +124,7 @@ def warn_about_cores(config: RunConfig) -> None:
 
 
 class _Plan(NamedTuple):
-    """A run, the iteration that it goes on to, and who is told of each."""
+    """A run, the iteration at which it ends, and the callback for each iteration."""
 
     folder: Path
     config: RunConfig
@@ -157,8 +159,8 @@ def _loop(
 ) -> dict[str, Any]:
     """Iterate to the end or until asked to stop; returns the metrics of the last iteration.
 
-    Raises UserError, with everything saved, after FRUITLESS iterations in a row without a task to
-    learn from: they changed no parameter, so that the next would be like them.
+    Raises UserError, with everything saved, after FRUITLESS iterations in a row in which every task
+    diverged: they changed no parameter, so the next iteration would diverge as well.
     """
     folder, config = plan.folder, plan.config
     fruitless = 0
@@ -171,7 +173,7 @@ def _loop(
         with _writing(folder):
             run_log.write(metrics)
 
-        # Whatever a callback raises, what it was told of is saved.
+        # This iteration is saved even if the callback raises an exception.
         saving = True
         try:
             last = _asked_to_stop(plan.callback, metrics, progress.learner) or last
@@ -184,12 +186,12 @@ def _loop(
         if fruitless == FRUITLESS:
             raise UserError(
                 f"stopped at iteration {iteration}: every task diverged {FRUITLESS} times in a "
-                f"row; the parameters from before are saved in {folder}: begin a new run "
+                f"row; the parameters from before that are saved in {folder}: begin a new run "
                 f"with a lower {_likely_cause(config)}"
             )
         if fruitless:
             log.warning(
-                "iteration %d learned nothing, for every task diverged: a new run needs a lower %s",
+                "iteration %d learned nothing: every task diverged; a new run needs a lower %s",
                 iteration,
                 _likely_cause(config),
             )
@@ -264,9 +266,9 @@ class _Signals:
 
 @contextmanager
 def stoppable(console: Console) -> Iterator[Stop]:
-    """Catch signals. To be entered after Ray has started, which installs handlers of its own.
+    """Catch signals. Enter it after Ray has started, because Ray installs handlers of its own.
 
-    Only the main thread can: in another one, nothing is caught.
+    Only the main thread can catch signals; in any other thread this does nothing.
     """
     stop = _Signals(console)
     main = threading.current_thread() is threading.main_thread()
@@ -280,4 +282,7 @@ def stoppable(console: Console) -> Iterator[Stop]:
 
 
 def _writing(folder: Path) -> AbstractContextManager[None]:
-    return writing(folder, f"; what is saved is whole: make room, then 'warprl resume {folder}'")
+    return writing(
+        folder,
+        f"; the saved checkpoints are complete: free some space, then 'warprl resume {folder}'",
+    )

@@ -1,7 +1,7 @@
 """The runs of a sweep as trials of Ray Tune, which hands out the cores and survives failures.
 
-A trial trains in a thread of its own process, where no signal arrives: the driver catches the
-signal and makes a file, for which every run looks after each iteration.
+A trial trains in a thread of its own process, where no signal arrives. The driver catches the
+signal and creates a file, and every run checks for that file after each iteration.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from warprl.launch.training.cells import Cell, Result
 from warprl.launch.training.train import Stop, say
 from warprl.launch.training.workers import connect
 
-# We handle interruptions, files and output ourselves. Trials stay in the working directory, for a
-# user's own family may lie there.
+# We handle interruptions, files and output ourselves. Trials stay in the working directory, because
+# a user's own family may lie there.
 ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -41,17 +41,17 @@ ENVIRONMENT = {
 def train(
     cells: Sequence[Cell], folder: Path, concurrent: int | None, console: Console
 ) -> tuple[dict[str, Result], int | None]:
-    """Bring cells to their end, ``concurrent`` at a time.
+    """Train cells to their last iteration, ``concurrent`` at a time.
 
-    Returns results by the cells' names, and the signal that stopped the sweep, if one did.
+    Returns results by the cells' names, and the signal that stopped the sweep, if any.
     """
-    # Tune and Ray are to be silent.
+    # Silence Tune and Ray.
     concurrent = concurrent or available_cores()
     os.environ.update(ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # _Progress names what fails
     connect(concurrent)
 
-    # Tune's records end with the sweep: they lie in a temporary folder beside the runs.
+    # Tune's records serve this sweep only: they lie in a temporary folder beside the runs.
     with (
         tempfile.TemporaryDirectory(prefix=".sweep-", dir=folder) as scratch,
         training.stoppable(console) as stop,
@@ -88,7 +88,7 @@ class _Mark:
 
 
 def _train_cell(cell: Cell, mark: Path) -> int | None:
-    """Start or continue one run; returns the iteration it reached, None if it did not begin."""
+    """Start or continue one run; returns the iteration it reached, or None if it never began."""
     if mark.exists():
         return None
     console = Console(quiet=True)
@@ -107,7 +107,7 @@ def _train_cell(cell: Cell, mark: Path) -> int | None:
 
 
 class _Progress(TrialProgressCallback):
-    """Says what starts, ends and fails, keeps the results and makes the file that stops trials.
+    """Reports what starts, ends and fails, keeps the results, creates the file that stops trials.
 
     Given a callback of this class, Tune adds none of its own, which would print at any verbosity.
     """
@@ -118,7 +118,7 @@ class _Progress(TrialProgressCallback):
         self.results = {cell.name: Result("waiting", cell.done or 0) for cell in cells}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune stores its callbacks with its records, which end with the sweep
+        return {}  # Tune stores its callbacks in its records, which are deleted
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         if self._stop.signal is not None:
@@ -152,7 +152,7 @@ class _Progress(TrialProgressCallback):
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        self._fail(trial, "its process was lost, as when memory runs out")
+        self._fail(trial, "its process ended; perhaps the machine ran out of memory")
 
     def _fail(self, trial: Trial, reason: str) -> None:
         cell = self._cell(trial)

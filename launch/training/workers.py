@@ -1,8 +1,8 @@
-"""Ray workers that adapt a shard of the meta-batch, and what survives their loss.
+"""Ray workers that adapt shards of the meta-batch, and how lost workers are replaced.
 
-One request a worker and meta-iteration: tasks and parameters go in, the adaptation trajectories
-come out. A worker keeps nothing between requests but compiled physics, so a request may be repeated
-on any worker with the same bits as a result.
+Each worker gets one request in a meta-iteration: tasks and parameters go in, the adaptation
+trajectories come out. Between requests a worker keeps nothing but compiled physics, so a request
+may be repeated on any worker, and the result has the same bits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from warprl.types import Batch, BatchEnv, Params, Task, Trajectory
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-ATTEMPTS = 4  # a shard whose worker is lost so often is itself the likely cause
+ATTEMPTS = 4  # if a shard's worker is lost so often, the shard is the likely cause
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Answer(NamedTuple):
-    """The trajectories of a shard on the wire, and the seconds they took."""
+    """The trajectories of a shard as a worker sends them, and the seconds they took."""
 
     arrays: Arrays
     timing: Timing
@@ -65,7 +65,7 @@ class Worker:
     """Adapts an agent to the tasks of one family, on one thread; an actor of Ray."""
 
     def __init__(self, family: str, agent: Agent) -> None:
-        """``family`` is a name, for a family's physics does not travel."""
+        """``family`` is a name, because physics cannot be sent to another process."""
         torch.set_num_threads(1)
         keep_freed_memory()
         self._family, self._agent = make_family(family), agent
@@ -111,7 +111,7 @@ class RaySampler:
                 self.actors.append(remote.remote(family, experiment.agent))
             ray.get([actor.__ray_ready__.remote() for actor in self.actors])
         except BaseException:
-            self.stop()  # or those that did start would keep their cores
+            self.stop()  # otherwise the workers that did start would keep their cores
             raise
 
     def sample(self, theta: Params, phi: Params, tasks: Sequence[Task], iteration: int) -> Sampled:
@@ -138,18 +138,18 @@ def collect_shards(
     shards: Sequence[Shard],
     timeout_s: float,
 ) -> tuple[list[Answer], int]:
-    """Have each shard adapted to by the worker of the same position.
+    """Let the worker at each position adapt to the shard at the same position.
 
-    A worker that dies is restarted by Ray, and its shard is given to it again; one that has not
-    answered after ``timeout_s`` seconds is killed, and then the same.
+    Ray restarts a worker that dies, and the worker gets its shard again. A worker that has not
+    answered after ``timeout_s`` seconds is killed and handled in the same way.
 
     Returns:
         The answers in the order of the shards, and how many workers were replaced.
 
     Raises:
-        RayTaskError: at once what a worker raised, with its traceback.
-        RayError: after ATTEMPTS losses on one shard, the last of them.
-        RunFailedError: the same, if that worker hung.
+        RayTaskError: at once, if a worker raised an exception; it holds the traceback.
+        RayError: after ATTEMPTS losses of one shard's worker, the last of these errors.
+        RunFailedError: in place of RayError, if that worker hung.
     """
     parameters_ref = ray.put(to_arrays(parameters))
     deadlines = [0.0] * len(shards)
@@ -163,17 +163,17 @@ def collect_shards(
     losses = [0] * len(shards)
     hung: set[int] = set()
     while waiting:
-        # Wait for the next answer, or for the time at which a worker is taken for hung.
+        # Wait for the next answer, or until a worker counts as hung.
         n = min(waiting.values(), key=deadlines.__getitem__)
         ready, _ = ray.wait(list(waiting), timeout=max(deadlines[n] - time.monotonic(), 0.0))
         if not ready:
             log.warning("a worker that gave no answer for %g s is replaced", timeout_s)
-            ray.kill(actors[n], no_restart=False)  # from here on it is one that died
+            ray.kill(actors[n], no_restart=False)  # from here on it counts as dead
             hung.add(n)
             deadlines[n] += timeout_s
             continue
 
-        # An answer, or the loss of a worker.
+        # Take the answer, or handle the loss of the worker.
         n = waiting.pop(ready[0])
         try:
             answers[n] = ray.get(ready[0])
@@ -215,7 +215,7 @@ def connect(workers: int) -> None:
 
 @contextmanager
 def _muted() -> Iterator[None]:
-    """Drop what native code says on stderr while Ray starts, unless it ends in an exception."""
+    """Drop what native code prints on stderr while Ray starts, unless starting fails."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as said:
@@ -232,12 +232,12 @@ def _muted() -> Iterator[None]:
 
 
 def _require_on_workers(family: str) -> None:
-    """Raise UserError if a Ray worker does not find the module of a user's own family."""
+    """Raise UserError if a Ray worker cannot find the module of a user's own family."""
     if ":" not in family:
         return
 
     @ray.remote(num_cpus=0)
-    def find() -> None:  # in here, so that it travels whole
+    def find() -> None:  # a local function, which Ray sends by value
         make_family(family)
 
     try:
@@ -248,7 +248,7 @@ def _require_on_workers(family: str) -> None:
 
 
 def _await_restart(actor: Any) -> None:
-    # Without retries a call to an actor that is just restarting fails; this one is queued.
+    # A call to an actor that is restarting fails, unless it has retries: then it is queued.
     ray.get(actor.__ray_ready__.options(max_task_retries=-1).remote())
 
 
@@ -258,7 +258,7 @@ def to_arrays(params: Params) -> Arrays:
 
 
 def to_tensors(arrays: Arrays) -> Params:
-    """Views of arrays, to be read only: those out of the object store cannot be written."""
+    """Read-only views of arrays: arrays from the object store must not be written to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
