@@ -254,7 +254,7 @@ def test_what_cannot_be_exported_is_refused(
         (("export", "a", "--out", new, "--task", "direction=up"), "expected KEY=NUMBER"),
         (("export", "a", "--out", new, "--task", "direction=3"), "must be -1 or 1, got 3"),
         ((*ahead, new, "--task", "direction=1"), "--task direction=1: direction is given twice"),
-        (("export", "a", "--out", new, "--task", "direction=[1"), "KEY=[NUMBER,...], or alone the"),
+        (("export", "a", "--out", new, "--task", "direction=[1"), "KEY=[NUMBER,...], or only the"),
         (("export", "a", "--out", new, "--task", "direction=[1]"), "a finite number, got [1]"),
         (
             ("export", "a", "--out", new, "--task", "2"),

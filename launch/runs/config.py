@@ -129,9 +129,8 @@ def resolve(
     data = of_preset(family, agent).model_dump(mode="json")
     given = dict(map(_parse, settings))
     given |= {OPTIONS.get(k, k): v for k, v in options.items() if v is not None}
-    for key in sorted(
-        given, key=lambda key: not key.endswith(".type")
-    ):  # types come first: they decide which other keys exist
+    # Types come first, because they decide which other keys there are.
+    for key in sorted(given, key=lambda key: not key.endswith(".type")):
         _assign(data, key, given[key])
     config = _settled(_validated(data), given)
     require_device(config)
