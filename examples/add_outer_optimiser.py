@@ -1,8 +1,8 @@
-"""An outer optimiser of one's own: Lion (Chen et al., 2023), on the public functions.
+"""Use an outer optimiser of your own: Lion (Chen et al., 2023), with the public functions.
 
-A meta-batch answers with the gradients of phi and theta_0; what is done with them is ours. To have
-it by name, as ``outer.type``, it becomes a file beside ``warprl/adam.py`` and one case of
-``Learner.update``: docs/architecture.md.
+A meta-batch returns the gradients of phi and theta_0, and this program decides what to do with
+them. To choose an optimiser by name, as ``outer.type``, add a file beside ``warprl/adam.py`` and a
+case to ``Learner.update``: see docs/architecture.md.
 
 $ python examples/add_outer_optimiser.py
 """
@@ -30,7 +30,7 @@ def lion(params: Params, momentum: Params, gradient: Params, lr: float) -> tuple
 
 
 def main() -> None:
-    """Half a minute with the default number of iterations."""
+    """Takes half a minute with the default number of iterations."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=20)
     iterations = parser.parse_args().iterations
@@ -41,17 +41,17 @@ def main() -> None:
     theta, phi = start.theta, start.phi
     momenta = P.zeros_like(theta), P.zeros_like(phi)
     for iteration in range(1, iterations + 1):
-        # Tasks, and adaptation to each of them.
+        # Draw tasks, and adapt to each of them.
         rng = generator(experiment.seed, "tasks", iteration=iteration)
         tasks = experiment.family.sample_tasks(rng, experiment.tasks)
         batch = sampler.sample(theta, phi, tasks, iteration).batch
 
-        # The mean gradients over the tasks that stayed finite, at no penalty on the KL.
+        # Take the mean gradients over the tasks that stayed finite, without a KL penalty.
         lost = frozenset(batch.task[~batch.finite].tolist())
         which = without(batch.names, batch.steps, lost)
         found = mean_gradients(batch.gradient(theta, phi, which, 0.0))
 
-        # One step of each.
+        # Take one step of each.
         theta, of_theta = lion(theta, momenta[0], found.theta, lr=3e-4)
         phi, of_phi = lion(phi, momenta[1], found.phi, lr=3e-4)
         momenta = of_theta, of_phi

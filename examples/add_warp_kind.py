@@ -1,10 +1,10 @@
-"""A warp layer of one's own, without a change to the package.
+"""Add a warp layer of your own, without a change to the package.
 
-A warp maps features to features of the same width and begins as the identity. Here each feature is
-bent by a learned amount, ``x + s tanh(x)``, with one number s a feature.
+A warp maps features to features of the same width and starts as the identity. Here it bends each
+feature by a learned amount, ``x + s tanh(x)``, with one number s for each feature.
 
-To have it by name in presets and at the command line, as ``policy.warp``, it becomes one more case
-of ``init_warp`` and of ``apply_warp`` in ``warprl/warp.py``: docs/architecture.md.
+To choose it by name in presets and on the command line, as ``policy.warp``, add a case to
+``init_warp`` and to ``apply_warp`` in ``warprl/warp.py``: see docs/architecture.md.
 
 $ python examples/add_warp_kind.py
 """
@@ -31,7 +31,7 @@ class BentPolicy(Policy):
     """A policy with a warp ``x + s tanh(x)`` behind every hidden layer."""
 
     def init(self, rng: np.random.Generator) -> tuple[Params, Params]:
-        """Task parameters as ever; s = 0, the identity, for the warps."""
+        """Task parameters as in any policy; s = 0, the identity, for the warps."""
         theta, phi = super().init(rng)
         for layer, width in enumerate(self.config.hidden):
             phi[f"warp_{layer}.bend"] = torch.zeros(width)
@@ -42,7 +42,7 @@ class BentPolicy(Policy):
 
 
 def main() -> None:
-    """Half a minute with the default number of iterations."""
+    """Takes half a minute with the default number of iterations."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=20)
     iterations = parser.parse_args().iterations

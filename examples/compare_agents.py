@@ -11,13 +11,13 @@ import warprl
 
 
 def main() -> None:
-    """Minutes with the default number of iterations."""
+    """Takes minutes with the default number of iterations."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--episodes", type=int, default=8)
     options = parser.parse_args()
 
-    # Seeds of one agent count as repetitions of it.
+    # Runs of an agent with different seeds count as its repetitions.
     small = {"tasks": 8, "adaptation.episodes": 8}
     runs = [
         warprl.train(
@@ -27,11 +27,11 @@ def main() -> None:
         for seed in (1, 2)
     ]
 
-    # Tables, a figure and a page are in its folder.
+    # The folder has tables, a figure and a page.
     comparison = warprl.compare(runs, steps=3, episodes=options.episodes)
     print(f"compared in {comparison['folder']}")
 
-    # One run by itself, with the policy that it began with.
+    # Evaluate one run by itself, beside the policy that it started from.
     evaluation = runs[0].evaluate(steps=3, episodes=options.episodes, untrained=True)
     for curve in evaluation["curves"]:
         means = [round(point["mean"], 1) for point in curve["curve"]]

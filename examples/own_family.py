@@ -1,4 +1,4 @@
-"""A task family of one's own, made of any Gymnasium environment: docs/custom_family.md.
+"""Make a task family of your own from any Gymnasium environment: see docs/custom_family.md.
 
 The motor of a cart that balances a pole may be weak or strong, and wired the wrong way round.
 
@@ -42,12 +42,12 @@ FAMILY = GymFamily("inverted-pendulum-motor-v1", "InvertedPendulum-v5", draw, wi
 
 
 def main() -> None:
-    """Minutes with the default number of iterations: Python steps one simulation at a time."""
+    """Takes minutes by default, because Python steps one simulation at a time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=30)
     iterations = parser.parse_args().iterations
 
-    # The family goes by the name of its module, which is this file.
+    # The family is named after its module, which is this file.
     small = {"tasks": 4, "adaptation.episodes": 4, "adaptation.steps": 1}
     run = warprl.train("own_family:FAMILY", iterations=iterations, set=small)
     for task in (Motor(100.0), Motor(-100.0)):

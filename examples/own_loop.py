@@ -1,7 +1,8 @@
-"""Adapt on a machine that WarpRL does not know, in a loop of one's own.
+"""Adapt on a machine that WarpRL does not know, in a loop of your own.
 
-The machine is a cart that drifts, slips, and stops early when it is home: no Gymnasium, no task.
-The policy was meta-trained in simulation, on points that seek a hidden goal without any of this.
+The machine is a cart that drifts and slips, and an episode ends early when it is home. There is no
+Gymnasium environment and no task. The policy was meta-trained in simulation, on points that seek a
+hidden goal and neither drift nor slip.
 
 $ python examples/own_loop.py
 """
@@ -16,7 +17,7 @@ import warprl
 
 
 class Cart:
-    """What a driver for real hardware would look like. Home is where the cart does not know."""
+    """Stands for a driver of real hardware. The cart does not know where home is."""
 
     def __init__(self) -> None:
         """Put the cart at the origin."""
@@ -24,7 +25,7 @@ class Cart:
         self.place = [0.0, 0.0]
 
     def move(self, x: float, y: float) -> float:
-        """Move by a tenth of this, more or less. Returns how far from home it is then."""
+        """Move by about a tenth of (x, y). Returns the distance from home after that."""
         for axis, push in enumerate((x, y)):
             slip = self._noise.uniform(0.7, 1.1)
             self.place[axis] += 0.1 * push * slip + 0.002  # and the floor is not level
@@ -45,14 +46,14 @@ def play(adapter: warprl.Adapter, patience: int = 100) -> float:
 
 
 def main() -> None:
-    """A minute with the default number of iterations."""
+    """Takes a minute with the default number of iterations."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=40)
     iterations = parser.parse_args().iterations
     small = {"tasks": 10, "adaptation.episodes": 10}
     run = warprl.train("point-navigation-v1", iterations=iterations, set=small)
 
-    # Three inner steps, on as many episodes each as in training.
+    # Take three inner steps, each on as many episodes as in training.
     adapter = run.adapter(seed=1)
     for step in range(3):
         returns = []
@@ -61,14 +62,14 @@ def main() -> None:
         print(f"after {step} steps: mean return {sum(returns) / len(returns):.1f}")
         adapter.update()
 
-    # A robot is switched off at night: the adaptation goes on in another process.
+    # A robot is switched off at night: the adaptation continues in another process.
     with tempfile.TemporaryDirectory() as folder:
         adapter.save(folder)
         adapter = warprl.Adapter.load(folder)
     returns = [play(adapter) for _ in range(adapter.episodes)]
     print(f"after 3 steps: mean return {sum(returns) / len(returns):.1f}")
 
-    # What it has learned acts without exploring.
+    # The adapted policy acts without exploring.
     policy, cart = adapter.policy, Cart()
     distances = [cart.move(*policy.act(cart.place)) for _ in range(100)]
     print(f"without exploring: {-sum(distances):.1f}")

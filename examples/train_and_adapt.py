@@ -15,7 +15,7 @@ FAMILY, ENVIRONMENT = "point-navigation-v1", "warprl/PointNavigation-v1"
 
 
 def main() -> None:
-    """A minute with the default number of iterations."""
+    """Takes a minute with the default number of iterations."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=40)
     iterations = parser.parse_args().iterations
@@ -24,12 +24,12 @@ def main() -> None:
     run = warprl.train(FAMILY, iterations=iterations, set={"tasks": 10, "adaptation.episodes": 10})
     print(f"trained in {run.folder}, iteration {run.iteration}")
 
-    # A task that is held out: a goal that no observation tells.
+    # Adapt to a held-out task: a goal that the observations do not show.
     task = run.tasks[0]
     policy = run.adapt(task, steps=3)
     print(f"{task}: returns after 0 to 3 inner steps:", *(round(r, 1) for r in policy.returns))
 
-    # Whoever has the folder needs neither the run nor this environment to act.
+    # The folder is enough to act: it needs neither the run nor this environment.
     policy.save(run.folder / "adapted")
     policy = warprl.AdaptedPolicy.load(run.folder / "adapted")
 

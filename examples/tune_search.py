@@ -1,4 +1,4 @@
-"""Search for step sizes with Ray Tune; every trial leaves a run that ``warprl`` takes.
+"""Search for step sizes with Ray Tune; every trial saves a run that ``warprl`` commands take.
 
 $ python examples/tune_search.py
 """
@@ -16,13 +16,13 @@ from warprl.launch.training.rllib import WarpGrad, WarpGradConfig
 
 
 def main() -> None:
-    """Minutes with the default number of iterations."""
+    """Takes minutes with the default number of iterations."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--samples", type=int, default=4)
     options = parser.parse_args()
 
-    # Any key that 'warprl config' shows may be searched over.
+    # Any key that 'warprl config' shows can have a search space.
     config = WarpGradConfig().env_runners(num_env_runners=0)
     config = config.meta(family="point-navigation-v1", agent="warpgrad", tasks=4)
     config = config.meta(
@@ -47,7 +47,7 @@ def main() -> None:
             ),
         ).fit()
 
-        # What Tune saved of the best trial is a run.
+        # The checkpoint that Tune saved of the best trial is a run.
         best = results.get_best_result()
         assert best.checkpoint is not None
         run = warprl.load(Path(best.checkpoint.path))

@@ -94,7 +94,7 @@ def check_ray() -> Finding:
     failure = _failure(RAY_PROBE)
     if failure is None:
         return Finding("ray", "starts and runs a task")
-    advice = "see the message; training needs Ray, evaluation and rendering do not"
+    advice = "see the message; until it starts, train with --workers 0, which needs no Ray"
     return Finding("ray", f"does not start: {failure}", advice)
 
 

@@ -138,13 +138,13 @@ def test_what_meta_worlds_evaluator_cannot_do_is_one_line_and_status_2(
     assert output.err.count("\n") == 1
 
 
-def test_a_policy_with_memory_is_none_for_meta_worlds_evaluator(
+def test_a_policy_with_memory_is_refused_for_meta_worlds_evaluator(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     fabricate(tmp_path / "run", FAMILY, "policy.memory=gru", "policy.warp=none")
     assert main(["evaluate", str(tmp_path / "run"), "--protocol", "metaworld"]) == 2
     error = capsys.readouterr().err
-    assert "has a memory (policy.memory = gru), and Meta-World's evaluator knows gra" in error
+    assert "has a memory (policy.memory = gru), and Meta-World's evaluator adapts" in error
     assert error.count("\n") == 1
 
 
