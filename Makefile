@@ -81,7 +81,7 @@ reference: $(READY) ## write docs/configuration.md, the reference of all keys, f
 build: $(READY) ## the wheel and the source distribution, in dist/
 	$(BIN)/python -m build --no-isolation
 
-benchmark-throughput: $(READY) ## steps per second against the raw physics (minutes; wants an idle machine)
+benchmark-throughput: $(READY) ## steps per second against the raw physics (minutes; needs an idle machine)
 	$(BIN)/python benchmarks/throughput.py
 
 # A sweep with a run that failed ends with status 1, and the next one is still worth training.

@@ -1,9 +1,9 @@
-"""Adaptation in one's own loop: a real robot, or a simulator that this package does not know.
+"""Adaptation in your own loop: a real robot, or a simulator that this package does not know.
 
 :class:`Adapter` acts, is told what came of it, and takes inner steps: the same steps, on the same
 data, as :func:`warprl.agents.inner.adapt` takes on a batch of simulations. Beneath it are pure
 functions of recorded episodes (:func:`rollout_of`, :func:`inner_update`) and a
-:class:`Recorder` of one task; whoever steps several tasks at once has one recorder for each.
+:class:`Recorder` of one task; a loop over several tasks at once needs one recorder for each.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class Experiment:
     seed: int
 
     def __post_init__(self) -> None:
-        """Refuse what nobody can have meant."""
+        """Refuse choices that have no effect or cannot work together."""
         agent = self.agent
         choices = Choices.of(agent.policy, agent.adaptation, agent.learner)
         choices.require_used()

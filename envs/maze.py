@@ -90,8 +90,8 @@ class Maze(TaskFamily):
             termination="never; the horizon truncates",
             physics=f"none: a grid of {self.width} x {self.width} cells, rows and columns 1 to "
             f"{last} within the border and a pillar wherever both are even, but for the centre. "
-            "Who reaches the goal is sent, in the same step, to a free cell drawn uniformly, never "
-            "the goal; an episode's draws are made when it starts",
+            "An agent that reaches the goal is sent, in the same step, to a free cell drawn "
+            "uniformly, never the goal; an episode's draws are made when it starts",
             differences="from the released code: it sends agents into pillars too (a fifth of the "
             "time), credits each action with the reward of the one before and shows 'up' as the "
             "last action before the first. Backpropamine's simplemaze and WarpGradRL have 11 x 11 "

@@ -18,7 +18,7 @@ torch.use_deterministic_algorithms(True)
 
 @pytest.fixture(scope="session", autouse=True)
 def _ray_is_shut_down_at_the_end() -> Iterator[None]:
-    """Tests start Ray only where they need it; whoever did shares one, and it ends here."""
+    """Tests that need Ray share one, which ends here."""
     yield
     ray = sys.modules.get("ray")
     if ray is not None:

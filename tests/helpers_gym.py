@@ -1,4 +1,4 @@
-"""A family of a registered Gymnasium environment with discrete actions, as a user would have it."""
+"""A family of a registered Gymnasium environment with discrete actions, as users write one."""
 
 from __future__ import annotations
 

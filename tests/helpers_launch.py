@@ -1,4 +1,4 @@
-"""Runs for the tests of what reads them, made without training."""
+"""Runs made without training, for tests of the code that reads runs."""
 
 from __future__ import annotations
 

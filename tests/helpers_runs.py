@@ -68,7 +68,7 @@ class Run:
 def running(
     config: RunConfig, progress: Progress | None = None, sampler: Sampler | None = None
 ) -> Iterator[Run]:
-    """A run from its beginning or from how far it had come, on its own sampler or another one."""
+    """A run from its beginning or from given progress, on its own sampler or another one."""
     experiment = experiment_of(config)
     progress = progress or Progress.begin(experiment)
     if sampler is not None:

@@ -122,7 +122,7 @@ def gru(cell: Parameters, x: Tensor, h: Tensor) -> Tensor:
 
 
 def rnn(cell: Parameters, x: Tensor, h: Tensor, gates: Sequence[Tensor]) -> Tensor:
-    """Its input, memory, both projections and bias times a gate each."""
+    """A plain RNN whose input, memory, both projections and bias are each multiplied by a gate."""
     of_x, of_h, of_inputs, of_recurrent, of_bias = gates
     inputs = of_inputs * ((of_x * x) @ cell["weight_in"])
     recurrent = of_recurrent * ((of_h * h) @ cell["weight_hidden"])

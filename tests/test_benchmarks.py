@@ -1,4 +1,4 @@
-"""What the benchmarks make of their measurements; nothing here is timed."""
+"""What the benchmarks compute from their measurements; nothing here is timed."""
 
 from __future__ import annotations
 

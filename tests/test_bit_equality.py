@@ -55,7 +55,7 @@ CLOSE = 0.02  # a few steps of Adam, whose direction is noise where a gradient i
 
 
 def kernels() -> str:
-    """A checksum of what this machine makes of the operations that a run consists of."""
+    """A checksum of this machine's results for the operations that a run consists of."""
     rng = np.random.default_rng(0)
 
     def draw(*shape: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Comparisons: which runs count as one, what is measured of them, and what is written."""
+"""Comparisons: which runs count as one, what is measured, and what is written."""
 
 from __future__ import annotations
 

@@ -488,7 +488,7 @@ def test_every_key_is_described_in_one_short_line() -> None:
 
 @dataclass(frozen=True)
 class Wider(Adam):
-    """An outer step with one more key, which is all that there is of it."""
+    """An outer step with one more key: a key needs no other edit."""
 
     type: Annotated[Literal["wider"], Key("for this test", Need.LEARNING)] = "wider"  # type: ignore[assignment]
     slack: Annotated[float, Gt(0), Key("room to move", Need.LEARNED_INIT)] = 0.5

@@ -1,4 +1,4 @@
-"""Whoever registers a family must put it to the test, and the registry stands above the robots."""
+"""Every registered family has tests, and the registry imports the robots, not the other way."""
 
 from __future__ import annotations
 

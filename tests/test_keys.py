@@ -75,7 +75,7 @@ def outcomes(experiment: Experiment) -> Iterator[Outcome]:
 
 @cache
 def usual(family: str, agent: str) -> tuple[RunConfig, list[Outcome]]:
-    """The configuration of a preset, small, and what comes of it."""
+    """The small configuration of a preset, and its outcomes."""
     torch.set_num_threads(1)
     keys = flat(resolve(family, agent, {}))
     config = resolve(family, agent, {"workers": 0}, [said(k, SMALL[k]) for k in SMALL if k in keys])

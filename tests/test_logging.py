@@ -1,4 +1,4 @@
-"""What a run leaves behind and shows while it goes."""
+"""What a run writes, and what it shows while it trains."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def full_disk(size: int) -> Iterator[None]:
 
 
 def test_tensorboard_notices_a_full_disk_at_once(tmp_path: Path) -> None:
-    """Otherwise the run would go on without a copy and without a word."""
+    """Otherwise the run would continue without a copy and without a warning."""
     board = WRITERS["tensorboard"](tmp_path, 0)
     board.write(metrics(1))
     (events,) = (tmp_path / "tensorboard").iterdir()

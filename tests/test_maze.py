@@ -1,4 +1,4 @@
-"""The grid mazes: what is where, who goes where, and what is seen and paid on the way."""
+"""The grid mazes: their layout, moves, observations and rewards."""
 
 from __future__ import annotations
 

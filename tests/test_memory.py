@@ -1,4 +1,4 @@
-"""Policies with memory: what they are told, how they adapt by it, and that it is worth having."""
+"""Policies with memory: what they observe, how they adapt by it, and that it helps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of Meta-World works without it: our agent for its evaluator, and what users are told."""
+"""What works without Meta-World: our agent for its evaluator, and the messages to users."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def test_a_film_that_the_encoder_did_not_finish_is_a_failure(
 
 def test_pictures_are_drawn_with_the_cheap_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     class Renderer:
-        """Draws nothing, and insists on how it is told to."""
+        """Draws nothing, and checks how it is called."""
 
         def __init__(self, model: mujoco.MjModel, height: int, width: int) -> None:
             assert model.vis.quality.offsamples == 0

@@ -1,4 +1,4 @@
-"""WarpGrad behind RLlib's seams: configuration, results, Tune, saving and restoring."""
+"""The RLlib adapter: configuration, results, Tune, saving and restoring."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_what_is_to_be_called_after_an_iteration_is_called() -> None:
 
 
 class Listener(RLlibCallback):
-    """Waits for episodes, of which it would never hear."""
+    """Waits for episodes, which RLlib would never report here."""
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_setting_of_rllibs_that_would_be_ignored_is_refused_in_one_line(
 
 
 def test_no_setting_of_rllibs_is_ignored() -> None:
-    """Each is honoured or refused: the ones to honour are known by name."""
+    """Each is honoured or refused: a list names those that are honoured."""
     honoured = {
         "num_env_runners", "sample_timeout_s", "seed", "placement_strategy", "log_sys_usage",
         "callbacks_on_train_result", "callbacks_on_checkpoint_loaded",

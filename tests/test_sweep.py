@@ -1,4 +1,4 @@
-"""A grid of runs is trained once, goes on where it was left, and names what fails."""
+"""A grid of runs is trained once, continues where it stopped, and names what fails."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def planned(where: Path, **changes: Any) -> list[cells.Cell]:
 
 
 def states(capsys: pytest.CaptureFixture[str], file: str) -> dict[str, str]:
-    """What became of each run."""
+    """The state of each run."""
     assert main(["sweep", file, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["runs"]
     return {Path(row["run"]).name: row["state"] for row in found}
@@ -141,7 +141,7 @@ def test_a_cell_whose_process_is_killed_is_named_and_finished_by_the_next_call(
     run = begun / NAMES[2]
 
     def kill() -> None:
-        """Once it is in the middle; its own lock tells which process it is."""
+        """Kill the process in the middle of its run; the run's lock names the process."""
         while not checkpoint.iterations(run / "checkpoints"):
             time.sleep(0.01)
         os.kill(int((run / "lock").read_text()), signal.SIGKILL)

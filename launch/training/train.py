@@ -203,7 +203,7 @@ def _loop(
 def _asked_to_stop(
     callback: Callback | None, metrics: Mapping[str, Any], state: LearnerState
 ) -> bool:
-    """Whether the callback wants this iteration to be the last one."""
+    """Whether the callback asks to end training after this iteration."""
     try:
         return callback is not None and bool(callback(metrics, state))
     except StopTraining:
