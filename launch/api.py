@@ -35,7 +35,7 @@ def train(
 ) -> Run:
     """Meta-train an agent on a task family, as ``warprl train`` does.
 
-    Ctrl-C ends training after the iteration under way, saves it, and then raises KeyboardInterrupt;
+    Ctrl-C ends training after the current iteration, saves it, and then raises KeyboardInterrupt;
     a second one interrupts at once, and what was saved before stays. This works in the main thread
     only, and only if the program has no handler of its own for that signal.
 
@@ -58,7 +58,7 @@ def train(
 
     Raises:
         UserError: in one line, before anything starts, for bad input; and while training if it
-            cannot go on.
+            cannot continue.
         KeyboardInterrupt: after Ctrl-C; the run can be resumed.
 
     >>> small = {"tasks": 2, "adaptation.episodes": 2, "policy.hidden": [8]}

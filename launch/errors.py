@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 class RunFailedError(UserError):
-    """The input was good, but the work could not go on, for example because the disk is full."""
+    """The input was good, but the work could not continue, for example because the disk is full."""
 
     status = 1
 

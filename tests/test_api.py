@@ -319,7 +319,7 @@ def test_ctrl_c_is_raised_when_the_iteration_is_saved(
             FAMILY, iterations=2, seed=3, run=tmp_path / "run", set=SMALL, callback=press(times)
         )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert ("resume() goes on" in str(error.value)) == (times == 1)
+    assert ("continue with warprl.load" in str(error.value)) == (times == 1)
     found = warprl.load(tmp_path / "run")
     assert found.iteration == 1
     assert same_bits(parameters(found.resume()), parameters(run))

@@ -373,7 +373,7 @@ def test_an_interrupt_lets_every_run_save_and_the_same_command_goes_on(tmp_path:
     assert rest.splitlines()[:3] == [
         f"{NAMES[0]}: stopped at iteration {reached}",
         "2 runs: 1 stopped, 1 waiting",
-        "stopped by SIGINT: the same command goes on",
+        "stopped by SIGINT: the same command continues it",
     ]
     assert len(returns(metrics.parent)) == reached
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [NAMES[0]]

@@ -56,7 +56,7 @@ class Compute:
     """How a run is carried out, which never changes its results."""
 
     workers: Annotated[
-        int, Ge(0), Key("processes that sample, on a core each; 0 samples in the one that learns")
+        int, Ge(0), Key("processes that sample, one core each; 0 samples in the learner's process")
     ] = 0
     device: Annotated[str, Key("where the learner computes: cpu, cuda or cuda:N")] = "cpu"
     worker_timeout_s: Annotated[
@@ -86,13 +86,13 @@ class RunConfig(BaseModel):
     schema_version: Annotated[Literal[2], Key("version of this list of keys")] = 2
     family: Annotated[str, Key("task family, as 'warprl envs' lists them")]
     agent: Annotated[str, Key("named agent, as 'warprl agents' lists them")]
-    seed: Annotated[int, Ge(0), Le(MAX_SEED), Key("keys every random number")] = 0
+    seed: Annotated[int, Ge(0), Le(MAX_SEED), Key("seed of every random number")] = 0
     iterations: Annotated[int, Gt(0), Key("meta-iterations of the run")] = 200
     tasks: Annotated[int, Gt(0), Le(MAX_TASKS), Key("tasks of a meta-batch")] = 20
     policy: PolicyConfig
     adaptation: Annotated[AdaptationConfig, Field(discriminator="type")]
     objective: Annotated[Objective, Field(discriminator="type")] = _LEARNER.objective
-    init: Annotated[InitKind, Key("what the initialisation descends; fixed: nothing")]
+    init: Annotated[InitKind, Key("objective of the initialisation; fixed: it is not learned")]
     loss: Annotated[Loss, Field(discriminator="type")] = _LEARNER.loss
     outer: Annotated[Outer, Field(discriminator="type")] = _LEARNER.outer
     compute: Compute = Compute()

@@ -23,7 +23,7 @@ class RunLog:
     """Writes the metrics of every iteration of one run and shows them; a context manager.
 
     ``metrics.jsonl`` is always written, because a resumed run continues it. The other writers make
-    copies: if one cannot be written, the run gives it up with a warning and goes on.
+    copies: if one cannot be written, the run warns, stops writing it, and continues.
     """
 
     def __init__(

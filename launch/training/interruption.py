@@ -1,4 +1,4 @@
-"""Ctrl-C while a program trains: the iteration under way is saved, and the program interrupted."""
+"""Ctrl-C while a program trains: the current iteration is saved, and the program interrupted."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ class Interruption:
         """Raise KeyboardInterrupt if Ctrl-C was pressed while the run in this folder trained."""
         if self.signal is not None:
             raise KeyboardInterrupt(
-                f"stopped after the iteration under way and saved: "
-                f"warprl.load({str(folder)!r}).resume() goes on"
+                f"stopped after the current iteration and saved: "
+                f"continue with warprl.load({str(folder)!r}).resume()"
             )

@@ -73,7 +73,7 @@ def _outcome(
     lines += [f"failed: {name}: {results[name].error}" for name in failed]
     name_of_signal = signal.Signals(stopped).name if stopped else None
     if stopped:
-        lines.append(f"stopped by {name_of_signal}: the same command goes on")
+        lines.append(f"stopped by {name_of_signal}: the same command continues it")
 
     data = {"folder": str(folder), "stopped_by": name_of_signal, "runs": rows}
     status = 128 + stopped if stopped else int(bool(failed))
