@@ -186,7 +186,7 @@ def _loop(
         if fruitless == FRUITLESS:
             raise UserError(
                 f"stopped at iteration {iteration}: every task diverged {FRUITLESS} times in a "
-                f"row; the parameters from before that are saved in {folder}: begin a new run "
+                f"row; the parameters from before are saved in {folder}: begin a new run "
                 f"with a lower {_likely_cause(config)}"
             )
         if fruitless:
