@@ -1,7 +1,9 @@
-# Every target sets itself up: it needs Python 3.11 or newer, git and make, and installs into .venv only.
+# Every target sets itself up: it needs Python 3.11 or newer, git and make, and installs into VENV only.
 #   make demo            the main job, from an empty checkout to a video
 #   make test            the tests that need no Ray
-# PYTHON=...      the interpreter to build .venv with (default: the first of python3, python3.13, ... that is >= 3.11)
+# PYTHON=...      the interpreter to build VENV with (default: the first of python3, python3.13, ... that is >= 3.11)
+# VENV=...        the environment (default: .venv); another PYTHON needs another one: PYTHON=python3.12 VENV=.venv-3.12
+# JOBS=...        processes that `make test` divides the test files among (default: 2)
 # TORCH_INDEX=... a further package index for torch, such as PyTorch's own for CPU builds (default: pip's settings)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -10,11 +12,13 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 TORCH_INDEX ?=
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-READY := .venv/ready
+READY := $(VENV)/ready
 METAWORLD := .venv-metaworld/ready
 TESTS ?=
+JOBS ?= $(if $(TESTS),0,2)
 comma := ,
 
 # torch comes first and alone: a GPU build drags gigabytes along, and only torch may come from TORCH_INDEX.
@@ -29,7 +33,7 @@ $(1)/bin/pip install --quiet --retries 2 --constraint $(2) $(if $(TORCH_INDEX),-
 $(1)/bin/pip install --quiet --constraint $(2) --editable '.[$(3)]'
 endef
 
-.PHONY: metaworld metaworld-test metaworld-lock help setup demo test test-ray slow-test lint type check format build lock clean reference
+.PHONY: coverage metaworld metaworld-test metaworld-lock help setup demo test test-ray slow-test lint type check format build lock clean reference
 .PHONY: benchmark-throughput benchmark-learning benchmark-comparison
 
 help: ## this list
@@ -38,7 +42,7 @@ help: ## this list
 setup: $(READY) ## install everything into .venv (every other target does it by itself)
 
 $(READY): pyproject.toml constraints.txt
-	$(call install,.venv,constraints.txt,dev)
+	$(call install,$(VENV),constraints.txt,dev)
 	@touch $@
 
 $(METAWORLD): pyproject.toml constraints-metaworld.txt
@@ -49,13 +53,19 @@ demo: $(READY) ## train, evaluate and film: three minutes (DEMO=short: a rehears
 	$(BIN)/python -m warprl.launch.demo $(if $(filter short,$(DEMO)),--short) $(if $(filter required,$(VIDEO)),--require-video)
 
 test: $(READY) ## the tests but for slow ones and Ray's (one file: make test TESTS=tests/test_warp.py)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(TESTS)
 
 test-ray: $(READY) ## the tests that start Ray: workers, Tune, sweeps
 	$(BIN)/python -m pytest -m 'ray and not slow' $(TESTS)
 
 slow-test: $(READY) ## the tests that take minutes: learning, long determinism runs
 	$(BIN)/python -m pytest -m slow $(TESTS)
+
+# Measured on the way, which costs a tenth more; processes that tests start are not looked into.
+coverage: $(READY) ## make test and test-ray, and the files of which they run less than 90 %
+	$(BIN)/coverage erase
+	PYTEST_ADDOPTS='--cov --cov-append --cov-report=' $(MAKE) test test-ray
+	$(BIN)/coverage report --sort=cover | awk 'NR == 1 || /^TOTAL/ || $$NF + 0 < 90'
 
 metaworld: $(METAWORLD) ## an environment with Meta-World, in .venv-metaworld (docs/metaworld.md)
 
@@ -98,6 +108,6 @@ lock: $(READY) ## rewrite constraints.txt from what .venv holds
 metaworld-lock: $(METAWORLD) ## rewrite constraints-metaworld.txt from what .venv-metaworld holds
 	.venv-metaworld/bin/pip freeze --all --exclude pip --exclude-editable | sed -E 's/\+cpu$$//' > constraints-metaworld.txt
 
-clean: ## remove both environments and everything that tools left; keeps runs/
-	rm -rf .venv .venv-metaworld build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove .venv, .venv-* and everything that tools left; keeps runs/
+	rm -rf .venv .venv-* build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
