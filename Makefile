@@ -53,7 +53,7 @@ demo: $(READY) ## train, evaluate and film: three minutes (DEMO=short: a rehears
 	$(BIN)/python -m warprl.launch.demo $(if $(filter short,$(DEMO)),--short) $(if $(filter required,$(VIDEO)),--require-video)
 
 test: $(READY) ## the tests but for slow ones and Ray's (one file: make test TESTS=tests/test_warp.py)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-ray: $(READY) ## the tests that start Ray: workers, Tune, sweeps
 	$(BIN)/python -m pytest -m 'ray and not slow' $(TESTS)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-torch.use_deterministic_algorithms(True)
+torch.set_deterministic_debug_mode("error")  # unlike use_deterministic_algorithms, loads no compiler
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,6 +29,12 @@ def _own_runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WARPRL_RUNS", str(tmp_path))
 
 
+@pytest.fixture(autouse=True)
+def _evaluations_draw_no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing it takes a quarter of the time here; its test is in test_evaluate.py."""
+    monkeypatch.setattr("warprl.launch.evaluation.evaluate.report.plot", lambda path, summary: None)
+
+
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     assert main([*arguments, "--json"]) == 0
     summary: dict[str, Any] = json.loads(capsys.readouterr().out)
