@@ -13,7 +13,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-torch.set_deterministic_debug_mode("error")  # unlike use_deterministic_algorithms, loads no compiler
+# Unlike use_deterministic_algorithms, this loads no compiler.
+torch.set_deterministic_debug_mode("error")
 
 
 @pytest.fixture(scope="session", autouse=True)
