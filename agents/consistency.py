@@ -47,7 +47,6 @@ class Choices:
     def unused(self) -> dict[str, Need]:
         """The keys ``a.b`` that do nothing, each with what it belongs to."""
         met = self.policy.met(self.continuous)
-        met |= self.adaptation.met()
         met |= self.learner.met(phi=self.policy.warp is not None or self.policy.rates)
         return {
             f"{name}.{key}": need
@@ -120,7 +119,7 @@ def _require_steps(
         if slow:
             raise ValueError(
                 "objective.type = two-time-scale needs adaptation.steps = 0 or adaptation.type = "
-                "memory: it looks ahead of no inner step"
+                "memory: it learns from the loss before any inner step"
             )
     elif (policy.warp and not slow) or policy.rates or learner.init != "maml":
         reason = "type = memory" if remembers else "steps = 0 (one policy for all tasks)"

@@ -20,7 +20,7 @@ from warprl.agents.losses import InnerLoss
 from warprl.agents.policy import Layers, Policy
 from warprl.agents.returns import discounted_returns, gae, normalise
 from warprl.agents.rollout import Collected, Draws, Memory, Timing, collect, joined
-from warprl.keys import Key, Need
+from warprl.keys import Key
 from warprl.objective import inner_step
 from warprl.seeding import generator
 from warprl.types import Batch, BatchEnv, Params, Rollout, StepSize, Task, Trajectory
@@ -45,20 +45,11 @@ class GradientAdaptation:
 
     type: Annotated[Literal["gradient"], Key("by policy-gradient steps")] = "gradient"
     steps: Annotated[int, Ge(0), Key("inner steps on a task")] = 1
-    inner_lr: Annotated[
-        float, Gt(0), Key("size of an inner step (alpha in the paper)", Need.INNER_STEPS)
-    ] = 0.1
-    layers: Annotated[
-        Layers,
-        Key("task layers that adapt: all, the output or the others", Need.INNER_STEPS),
-    ] = "all"
+    inner_lr: Annotated[float, Gt(0), Key("size of an inner step (alpha in the paper)")] = 0.1
+    layers: Annotated[Layers, Key("task layers that adapt: all, the output or the others")] = "all"
     episodes: Annotated[Episodes, Key("episodes of a task, for each inner step")] = 20
     gamma: Discount = 0.99
     lam: Lambda = 0.95
-
-    def met(self) -> set[Need]:
-        """What keys of the adaptation may need and find here."""
-        return {Need.INNER_STEPS} if self.steps else set()
 
     def step_sizes(self, policy: Policy) -> dict[str, float]:
         """alpha of each parameter that adapts."""
@@ -80,10 +71,6 @@ class MemoryAdaptation:
     episodes: Annotated[Episodes, Key("trials of a task")] = 20
     gamma: Discount = 0.99
     lam: Lambda = 0.95
-
-    def met(self) -> set[Need]:
-        """Nothing: none of its keys needs anything."""
-        return set()
 
     def step_sizes(self, policy: Policy) -> dict[str, float]:
         """None: no parameter adapts."""

@@ -302,7 +302,6 @@ def test_settings_that_cannot_work_together_are_refused(
         ("promp", "objective.kind=approximate", "policy.warp or policy.rates = true"),
         ("promp", "objective.type=two-time-scale", "policy.warp or policy.rates = true"),
         ("warpgrad", "outer.init_lr=0.01", "init = leap, reptile, fomaml or maml"),
-        ("multitask", "adaptation.inner_lr=0.2", "adaptation.steps of 1 or more"),
         ("maml", "loss.clip=0.2", "outer.epochs or outer.minibatches above 1"),
         ("maml", "outer.kl_target=0.1", "outer.epochs or outer.minibatches above 1"),
         ("leap", "loss.type=vpg", "policy.warp, policy.rates = true, init = fomaml or init = maml"),
@@ -454,6 +453,14 @@ def test_a_run_of_schema_1_is_read_in_the_words_of_schema_2(tmp_path: Path) -> N
     online = {"init": "maml", "schedule": "online", "epochs": 9, "loss": "vpg"}
     expected = resolve(FAMILY, "maml", {"workers": 1}, [*settings[:2], "outer.init_lr=0.001"])
     assert load(old(tmp_path, learner=online, agent="maml")) == expected
+
+
+def test_a_run_of_schema_1_that_took_no_inner_step_keeps_those_of_its_evaluation(
+    tmp_path: Path,
+) -> None:
+    without = {"steps": 0, "lr": 1.5, "layers": "head"}
+    found = load(old(tmp_path, agent="multitask", adaptation=without)).adaptation
+    assert found == GradientAdaptation(steps=0, inner_lr=1.5, layers="head")
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,14 @@ import pytest
 import torch
 
 from warprl.agents.consistency import Choices
+from warprl.agents.inner import GradientAdaptation, Shard, adapt
 from warprl.agents.meta import Experiment, InProcess, iterate
 from warprl.agents.presets import PRESETS
 from warprl.launch.errors import UserError
 from warprl.launch.runs.config import CARRIED_OUT, KEYS, RunConfig, flat, resolve
 from warprl.launch.training.loop import experiment_of
+from warprl.params import select
+from warprl.seeding import generator
 from warprl.types import Params
 
 POINT, MAZE = "point-navigation-v1", "maze-11-v1"
@@ -55,14 +58,17 @@ OTHERS: dict[str, list[Any]] = {
 
 
 class Outcome(NamedTuple):
-    """What an iteration leaves behind, but for the weight of the penalty: there may be none."""
+    """What is found, but for the weight of the penalty: there may be none."""
 
     tensors: Params
     numbers: list[float]
 
 
 def outcomes(experiment: Experiment) -> Iterator[Outcome]:
-    """Of two iterations, one after the other, on episodes that are cut short."""
+    """Of two iterations, and of an inner step after them, on episodes that are cut short.
+
+    A policy that was trained without inner steps is evaluated and exported with some.
+    """
     family = copy.copy(experiment.family)
     family.horizon = HORIZON
     experiment = replace(experiment, family=family)
@@ -71,6 +77,15 @@ def outcomes(experiment: Experiment) -> Iterator[Outcome]:
         state, metrics, _ = iterate(experiment, sampler, state)
         returns = [value for name, value in metrics.items() if name.startswith("return_step_")]
         yield Outcome(state.to_tensors(), [*returns, state.step_scale])
+
+    agent = experiment.agent
+    if isinstance(agent.adaptation, GradientAdaptation):
+        one_step = replace(agent.adaptation, steps=1)
+        tasks = family.sample_tasks(generator(experiment.seed, "tasks", iteration=1), 2)
+        shard = Shard(tasks, [0, 1], experiment.seed, 1)
+        env = family.make_batch(len(tasks) * one_step.episodes)
+        adapted, _ = adapt(env, agent.policy, state.theta, state.phi, shard, one_step)
+        yield Outcome(select(adapted.theta, slice(None), 1), adapted.returns.flatten().tolist())
 
 
 @cache

@@ -20,7 +20,6 @@ class Need(Enum):
 
     CONTINUOUS = "a family with continuous actions"
     LAYER_WARPS = "policy.warp = linear, residual or gate"
-    INNER_STEPS = "adaptation.steps of 1 or more"
     WARPS = "policy.warp or policy.rates = true"
     LEARNED_INIT = "init = leap, reptile, fomaml or maml"
     LEARNING = "policy.warp, policy.rates = true or a learned init: nothing else is learned"
