@@ -25,7 +25,6 @@ from warprl.agents.policy import Policy
 from warprl.agents.rollout import Timing
 from warprl.learner import Learner, LearnerConfig, LearnerState, Ppo, Report
 from warprl.meta_batch import CHUNK, LONG_CHUNK, InMemory, MetaBatch
-from warprl.natural_step import Trpo
 from warprl.objective import MetaObjective
 from warprl.seeding import generator
 from warprl.trajectories import concatenate, to_device
@@ -96,7 +95,7 @@ class Agent:
             self.adaptation.step_sizes(self.policy),
             InnerLoss(self.policy),
             OuterLoss(self.policy, loss.clip if isinstance(loss, Ppo) else None),
-            trust_region=isinstance(self.learner.outer, Trpo),
+            trust_region=self.learner.outer.trust_region,
         )
 
     def init(self, seed: int) -> LearnerState:

@@ -25,8 +25,17 @@ from warprl.keys import Key, Need
 from warprl.launch.cli import main
 from warprl.launch.errors import UserError
 from warprl.launch.runs import key_table, reference
-from warprl.launch.runs.config import KEYS, RunConfig, differences, dump, flat, load, resolve
-from warprl.learner import LearnerConfig, Vpg
+from warprl.launch.runs.config import (
+    KEYS,
+    VARIANTS,
+    RunConfig,
+    differences,
+    dump,
+    flat,
+    load,
+    resolve,
+)
+from warprl.learner import LearnerConfig, Outer, Vpg
 from warprl.natural_step import Trpo
 from warprl.objective import TwoTimeScale
 
@@ -505,6 +514,12 @@ class Wide(RunConfig):
     """A configuration with that outer step."""
 
     outer: Wider = Wider()
+
+
+@pytest.mark.parametrize("kind", VARIANTS["outer"].values(), ids=list(VARIANTS["outer"]))
+def test_an_outer_step_names_its_key_that_bounds_it(kind: type[Outer]) -> None:
+    (entry,) = (e for e in KEYS[f"outer.{kind.step_key}"] if e.variant == kind.type)
+    assert entry.default > 0
 
 
 def test_a_key_is_added_in_one_place() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from annotated_types import Ge, Gt, Interval
@@ -30,6 +30,9 @@ class Adam:
     ends the update, and the next update's step sizes are halved; they recover by a tenth an update.
     The gradients of phi and of theta_0 are each scaled down to the norm ``max_grad_norm``.
     """
+
+    step_key: ClassVar[str] = "init_lr"  # bounds the step of theta_0
+    trust_region: ClassVar[bool] = False
 
     type: Annotated[
         Literal["adam"], Key("steps of Adam, as far as the KL allows", Need.LEARNING)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ class Trpo:
     Where no length of it improves one of both objectives and worsens none, everything stays. For
     ``leap`` and ``reptile``, whose objective is no meta-loss, the KL is first-order MAML's.
     """
+
+    step_key: ClassVar[str] = "kl_limit"
+    trust_region: ClassVar[bool] = True
 
     type: Annotated[
         Literal["trpo"], Key("one natural-gradient step within a KL", Need.LEARNING)

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 from rich.console import Console
 
 from warprl import checkpoint as checkpoints
-from warprl.adam import Adam
 from warprl.agents.inner import AdaptationConfig, GradientAdaptation, MemoryAdaptation
 from warprl.checkpoint import Checkpoint
 from warprl.launch.errors import UserError, writing
@@ -214,9 +213,8 @@ def _likely_cause(config: RunConfig) -> str:
     """The step size that is too large if every task diverges, with its value."""
     if isinstance(config.adaptation, GradientAdaptation) and config.adaptation.steps:
         return f"adaptation.inner_lr than {config.adaptation.inner_lr:g}"
-    if isinstance(config.outer, Adam):
-        return f"outer.init_lr than {config.outer.init_lr:g}"
-    return f"outer.kl_limit than {config.outer.kl_limit:g}"
+    key = config.outer.step_key
+    return f"outer.{key} than {getattr(config.outer, key):g}"
 
 
 def _outcome(folder: Path, config: RunConfig, metrics: dict[str, Any], stop: Stop) -> Outcome:
