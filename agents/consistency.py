@@ -89,7 +89,7 @@ class Choices:
 
 def idle_key(path: str, need: Need, value: Any) -> str:
     """What to say of a key that was set and does nothing."""
-    return f"{path} = {json.dumps(value)} does nothing here: it belongs to {need.value}"
+    return f"{path} = {json.dumps(value)} does nothing here: it belongs to {need.words}"
 
 
 def _neutral(name: str, section: Any, idle: Mapping[str, Need]) -> Any:

@@ -23,10 +23,10 @@ from warprl.activation import tanh
 from warprl.agents import recurrent
 from warprl.agents.distributions import ActionDistribution, distribution_for
 from warprl.agents.recurrent import FLAGS, MemoryKind, State
-from warprl.keys import Key, Need
+from warprl.keys import CONTINUOUS, Key, Need
 from warprl.params import prefix, subtree, tree_map
 from warprl.types import Params, Spaces
-from warprl.warp import WARP_KINDS, WarpKind, apply_warp, fold_linear, init_warp
+from warprl.warp import LAYER_WARPS, WARP_KINDS, WarpKind, apply_warp, fold_linear, init_warp
 
 Layers = Literal["all", "head", "body"]
 
@@ -58,14 +58,14 @@ class PolicyConfig:
     log_std: Annotated[
         float,
         Interval(ge=-10, le=10),
-        Key("first log standard deviation, in units of the policy's action", Need.CONTINUOUS),
+        Key("first log standard deviation, in units of the policy's action", CONTINUOUS),
     ] = 0.0
     memory: Annotated[
         MemoryKind | None, Key("recurrent cell in the place of the first hidden layer")
     ] = None
     warped: Annotated[
         Annotated[tuple[Annotated[int, Ge(0)], ...], Len(1)] | None,
-        Key("hidden layers with a warp, from 0 at the bottom; none for all", Need.LAYER_WARPS),
+        Key("hidden layers with a warp, from 0 at the bottom; none for all", LAYER_WARPS),
     ] = None
 
     def require_consistent(self) -> None:
@@ -89,7 +89,7 @@ class PolicyConfig:
 
     def met(self, continuous: bool) -> set[Need]:
         """What keys of the policy may need and find here, for this kind of action."""
-        found = {Need.CONTINUOUS: continuous, Need.LAYER_WARPS: self.warp in WARP_KINDS}
+        found = {CONTINUOUS: continuous, LAYER_WARPS: self.warp in WARP_KINDS}
         return {need for need, here in found.items() if here}
 
 

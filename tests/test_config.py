@@ -21,7 +21,8 @@ from warprl.agents.meta import Agent, Experiment
 from warprl.agents.policy import Policy, PolicyConfig
 from warprl.agents.presets import PRESETS
 from warprl.envs import make_family
-from warprl.keys import Key, Need
+from warprl.initialisation import LEARNED_INIT
+from warprl.keys import LEARNING, Key
 from warprl.launch.cli import main
 from warprl.launch.errors import UserError
 from warprl.launch.runs import key_table, reference
@@ -313,7 +314,7 @@ def test_settings_that_cannot_work_together_are_refused(
         ("warpgrad", "outer.init_lr=0.01", "init = leap, reptile, fomaml or maml"),
         ("maml", "loss.clip=0.2", "outer.epochs or outer.minibatches above 1"),
         ("maml", "outer.kl_target=0.1", "outer.epochs or outer.minibatches above 1"),
-        ("leap", "loss.type=vpg", "policy.warp, policy.rates = true, init = fomaml or init = maml"),
+        ("leap", "loss.type=vpg", "policy.warp, policy.rates = true or init = fomaml or maml"),
         ("random", "outer.type=trpo", "policy.warp, policy.rates = true or a learned init"),
         ("random", "outer.max_grad_norm=2", "policy.warp, policy.rates = true or a learned init"),
     ],
@@ -506,8 +507,8 @@ def test_every_key_is_described_in_one_short_line() -> None:
 class Wider(Adam):
     """An outer step with one more key: a key needs no other edit."""
 
-    type: Annotated[Literal["wider"], Key("for this test", Need.LEARNING)] = "wider"  # type: ignore[assignment]
-    slack: Annotated[float, Gt(0), Key("room to move", Need.LEARNED_INIT)] = 0.5
+    type: Annotated[Literal["wider"], Key("for this test", LEARNING)] = "wider"  # type: ignore[assignment]
+    slack: Annotated[float, Gt(0), Key("room to move", LEARNED_INIT)] = 0.5
 
 
 class Wide(RunConfig):

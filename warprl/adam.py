@@ -10,13 +10,14 @@ from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
 from warprl import params as P
-from warprl.keys import Key, Need
+from warprl.initialisation import LEARNED_INIT, META_LOSS
+from warprl.keys import LEARNING, SEVERAL_STEPS, WARPS, Key
 from warprl.types import Params
 
 EPSILON = 1e-8
 
 Beta = Annotated[float, Interval(ge=0, lt=1)]
-_KL = Need.META_LOSS, Need.SEVERAL_STEPS  # it is zero until a step has been taken
+_KL = META_LOSS, SEVERAL_STEPS  # it is zero until a step has been taken
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,14 @@ class Adam:
     step_key: ClassVar[str] = "init_lr"  # bounds the step of theta_0
     trust_region: ClassVar[bool] = False
 
-    type: Annotated[
-        Literal["adam"], Key("steps of Adam, as far as the KL allows", Need.LEARNING)
-    ] = "adam"
+    type: Annotated[Literal["adam"], Key("steps of Adam, as far as the KL allows", LEARNING)] = (
+        "adam"
+    )
     warp_lr: Annotated[
-        float, Gt(0), Key("step size of the warps and rates (beta in the paper)", Need.WARPS)
+        float, Gt(0), Key("step size of the warps and rates (beta in the paper)", WARPS)
     ] = 1e-3
     init_lr: Annotated[
-        float, Gt(0), Key("step size of the initialisation (lambda beta)", Need.LEARNED_INIT)
+        float, Gt(0), Key("step size of the initialisation (lambda beta)", LEARNED_INIT)
     ] = 1e-3
     epochs: Annotated[int, Gt(0), Key("passes over the meta-batch in an update")] = 5
     minibatches: Annotated[int, Gt(0), Key("parts of a pass, each of which makes one step")] = 1

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from warprl import params as P
+from warprl.keys import Need, either
 from warprl.objective import InitKind, MetaObjective, inner_step, moved_along
 from warprl.types import Batch, MetaLossValue, Params, Trajectory
 
@@ -228,6 +229,13 @@ INITIALISATIONS: Mapping[InitKind, Initialisation] = MappingProxyType(
         ),
         "maml": Initialisation(_of_meta_loss, _after_all_steps, meta_loss=True, needs_steps=False),
     }
+)
+LEARNED_INIT = Need(
+    f"init = {either(name for name, kind in INITIALISATIONS.items() if kind.learned)}"
+)
+META_LOSS = Need(
+    "policy.warp, policy.rates = true or init = "
+    f"{either(name for name, kind in INITIALISATIONS.items() if kind.meta_loss)}"
 )
 
 

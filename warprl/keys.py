@@ -2,29 +2,33 @@
 
 A field of a configuration carries both in its annotation, as in::
 
-    warp_lr: Annotated[float, Gt(0), Key("step size of phi", Need.WARPS)] = 1e-3
+    warp_lr: Annotated[float, Gt(0), Key("step size of phi", WARPS)] = 1e-3
 
 The command line, the reference page and the checks all read them from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from enum import Enum
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
 
-class Need(Enum):
-    """What a key belongs to, in the words that ``--set`` takes; it does nothing elsewhere."""
+@dataclass(frozen=True)
+class Need:
+    """What a key belongs to, in the words that ``--set`` takes; it does nothing elsewhere.
 
-    CONTINUOUS = "a family with continuous actions"
-    LAYER_WARPS = "policy.warp = linear, residual or gate"
-    WARPS = "policy.warp or policy.rates = true"
-    LEARNED_INIT = "init = leap, reptile, fomaml or maml"
-    LEARNING = "policy.warp, policy.rates = true or a learned init: nothing else is learned"
-    META_LOSS = "policy.warp, policy.rates = true, init = fomaml or init = maml"
-    SEVERAL_STEPS = "outer.epochs or outer.minibatches above 1, or outer.type = trpo"
+    One that names the kinds of a table stands beside that table.
+    """
+
+    words: str
+
+
+CONTINUOUS = Need("a family with continuous actions")
+WARPS = Need("policy.warp or policy.rates = true")
+LEARNING = Need("policy.warp, policy.rates = true or a learned init: nothing else is learned")
+SEVERAL_STEPS = Need("outer.epochs or outer.minibatches above 1, or outer.type = trpo")
 
 
 class Key:
@@ -36,6 +40,12 @@ class Key:
     def __init__(self, meaning: str, *needs: Need) -> None:
         """A key that needs nothing always does something."""
         self.meaning, self.needs = meaning, needs
+
+
+def either(words: Iterable[str]) -> str:
+    """Words to choose from: ``a, b or c``."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def keys_of(section: type[Any]) -> Mapping[str, Key]:

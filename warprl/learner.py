@@ -18,8 +18,8 @@ from torch import Tensor
 
 from warprl import params as P
 from warprl.adam import Adam, Point, adam_step
-from warprl.initialisation import INITIALISATIONS
-from warprl.keys import Key, Need
+from warprl.initialisation import INITIALISATIONS, LEARNED_INIT, META_LOSS
+from warprl.keys import LEARNING, SEVERAL_STEPS, WARPS, Key, Need
 from warprl.meta_batch import Gradients, MetaBatch, mean_gradients
 from warprl.natural_step import Trpo, natural_step
 from warprl.objective import InitKind, LookAhead, Objective, TwoTimeScale
@@ -28,7 +28,7 @@ from warprl.types import Params
 
 MIN_PENALTY, MAX_PENALTY = 1e-4, 1e2
 KL_BAND = 1.5  # the penalty adapts outside [target / 1.5, target * 1.5] (Schulman et al., 2017)
-_LATER = Need.META_LOSS, Need.SEVERAL_STEPS  # every loss has the policy gradient at first
+_LATER = META_LOSS, SEVERAL_STEPS  # every loss has the policy gradient at first
 SHORTEN, LENGTHEN = 0.5, 1.1  # of the step sizes, after an update that went too far or did not
 
 
@@ -74,11 +74,11 @@ class LearnerConfig:
         """What keys of the learner may need and find here, where phi has parameters or has none."""
         kind = INITIALISATIONS[self.init]
         found = {
-            Need.WARPS: phi,
-            Need.LEARNED_INIT: kind.learned,
-            Need.LEARNING: phi or kind.learned,
-            Need.META_LOSS: phi or kind.meta_loss,
-            Need.SEVERAL_STEPS: not isinstance(self.outer, Adam) or self.outer.steps > 1,
+            WARPS: phi,
+            LEARNED_INIT: kind.learned,
+            LEARNING: phi or kind.learned,
+            META_LOSS: phi or kind.meta_loss,
+            SEVERAL_STEPS: not isinstance(self.outer, Adam) or self.outer.steps > 1,
         }
         return {need for need, here in found.items() if here}
 

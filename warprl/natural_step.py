@@ -12,7 +12,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from warprl import params as P
-from warprl.keys import Key, Need
+from warprl.keys import LEARNING, Key
 from warprl.meta_batch import Gradients, Group, MetaBatch, mean_gradients
 from warprl.trajectories import Selection
 from warprl.types import Params
@@ -38,9 +38,9 @@ class Trpo:
     step_key: ClassVar[str] = "kl_limit"
     trust_region: ClassVar[bool] = True
 
-    type: Annotated[
-        Literal["trpo"], Key("one natural-gradient step within a KL", Need.LEARNING)
-    ] = "trpo"
+    type: Annotated[Literal["trpo"], Key("one natural-gradient step within a KL", LEARNING)] = (
+        "trpo"
+    )
     kl_limit: Annotated[float, Gt(0), Key("largest KL of the step")] = 0.01
 
 

@@ -16,7 +16,7 @@ import torch
 from annotated_types import Gt
 
 from warprl import params as P
-from warprl.keys import Key, Need
+from warprl.keys import WARPS, Key
 from warprl.types import (
     Batch,
     MetaLoss,
@@ -37,7 +37,7 @@ class LookAhead:
 
     type: Annotated[
         Literal["look-ahead"],
-        Key("the warps descend the loss behind one inner step from every state", Need.WARPS),
+        Key("the warps descend the loss behind one inner step from every state", WARPS),
     ] = "look-ahead"
     kind: Annotated[
         Form, Key("whether that step is differentiated (eq. 11) or held constant (eq. 12)")
@@ -54,7 +54,7 @@ class TwoTimeScale:
 
     type: Annotated[
         Literal["two-time-scale"],
-        Key("the warps descend the policy's own loss, and more slowly", Need.WARPS),
+        Key("the warps descend the policy's own loss, and more slowly", WARPS),
     ] = "two-time-scale"
     warp_every: Annotated[int, Gt(0), Key("updates in which the warps take one step")] = 30
 

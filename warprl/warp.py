@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from warprl.activation import tanh
+from warprl.keys import Need, either
 from warprl.types import Params
 
 WarpKind = Literal["linear", "residual", "gate"]
 
 WARP_KINDS: tuple[WarpKind, ...] = get_args(WarpKind)
+LAYER_WARPS = Need(f"policy.warp = {either(WARP_KINDS)}")
 
 
 def init_warp(kind: WarpKind, width: int, rng: np.random.Generator) -> Params:

@@ -94,7 +94,7 @@ def _sentence(entry: Entry) -> str:
 
 
 def _needs(entry: Entry) -> str:
-    return "; and to ".join(need.value for need in entry.key.needs)
+    return "; and to ".join(need.words for need in entry.key.needs)
 
 
 if __name__ == "__main__":
