@@ -37,7 +37,9 @@ class Ppo:
     """The meta-loss is the likelihood-ratio surrogate, clipped (Schulman et al., PPO, 2017)."""
 
     type: Annotated[Literal["ppo"], Key("the clipped surrogate", *_LATER)] = "ppo"
-    clip: Annotated[float, Gt(0), Key("how far a likelihood ratio counts away from 1")] = 0.3
+    clip: Annotated[
+        float, Gt(0), Key("largest distance of a likelihood ratio from 1 that counts")
+    ] = 0.3
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from warprl.launch.evaluation.curves import Curves, Floats
 from warprl.launch.evaluation.summaries import Measurement
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import metrics, stored
+from warprl.launch.runs.key_table import text
 from warprl.launch.runs.metrics import Metrics
 
 # Keys and sections in which the runs of a group may differ.
@@ -109,11 +110,4 @@ def group(members: Iterable[Member]) -> list[Group]:
 def _label(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
     # A key that the others do not have is left out: the type of its section tells them apart.
     keys = [key for key in own if any(key in o and o[key] != own[key] for o in others)]
-    return " ".join([own["agent"], *(f"{key}={_value(own[key])}" for key in keys)])
-
-
-def _value(value: Any) -> str:
-    """A value as ``--set`` takes it."""
-    if value is None:
-        return "none"
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return " ".join([own["agent"], *(f"{key}={text(own[key])}" for key in keys)])

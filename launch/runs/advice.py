@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import MinLen
 from pydantic import ValidationError
 
 from warprl.launch.errors import nearest
-from warprl.launch.runs.key_table import Entry
+from warprl.launch.runs.key_table import Entry, values
 from warprl.launch.runs.schema_1 import RENAMED
+
+# pydantic's words for types, and the plain ones of the table of keys.
+PLAIN = {"a valid integer": "a whole number", "a valid boolean": "true or false", "valid ": ""}
+SOME = Annotated[tuple[Any, ...], MinLen(1)]  # a list of which nothing else is known
 
 
 @dataclass(frozen=True)
@@ -21,10 +26,10 @@ class Advice:
     keys: Mapping[str, Sequence[Entry]]
     variants: Mapping[str, Mapping[str, type[Any]]]
 
-    def explain(self, error: ValidationError, keys: Sequence[str] = ()) -> str:
+    def explain(self, error: ValidationError, keys: Mapping[str, Any] | None = None) -> str:
         """The first error that pydantic found: which field, which value, what would be right.
 
-        ``keys`` are the keys to suggest from, if those are not all keys.
+        ``keys`` are the keys to suggest from, with their annotations, if those are not all keys.
         """
         first = error.errors()[0]
         path, variant = self._path(first["loc"])
@@ -35,7 +40,7 @@ class Advice:
             case "extra_forbidden" | "unexpected_keyword_argument":
                 if path in self.keys and variant:
                     return self.on_other_variant(path, variant)
-                return self.on_unknown(path, keys)
+                return self.on_unknown(path, list(keys or ()))
             case "missing" | "missing_argument":
                 return f"key {path!r} is missing"
             case "union_tag_not_found":
@@ -43,9 +48,14 @@ class Advice:
             case "union_tag_invalid":
                 return self.on_type(path, first["ctx"]["tag"])
             case "tuple_type" | "too_short" | "too_long":
-                takes = self.keys[path][0].values if path in self.keys else "list of one or more"
+                hint = (keys or {}).get(path, SOME)
+                takes = self._entry(path, variant).values if path in self.keys else values(hint)
                 return f"{path} = {value}: should be a {takes.removeprefix('none or ')}"
-        message = first["msg"].removeprefix("Input ").replace("valid ", "")
+            case "literal_error" if path in self.keys:
+                return f"{path} = {value}: should be {self._entry(path, variant).values}"
+        message = first["msg"].removeprefix("Input ")
+        for pydantic, plain in PLAIN.items():
+            message = message.replace(pydantic, plain)
         return f"{path} = {value}: {message}"
 
     def on_type(self, section: str, value: Any) -> str:
@@ -70,6 +80,9 @@ class Advice:
         same = [repr(key) for key in keys if key.rpartition(".")[2] == name]
         right = f"did you mean {' or '.join(same)}?" if same else nearest(path, keys)
         return f"unknown key {path!r}: {right}"
+
+    def _entry(self, path: str, variant: str | None) -> Entry:
+        return next(entry for entry in self.keys[path] if entry.variant in (None, variant))
 
     def _path(self, location: Sequence[str | int]) -> tuple[str, str | None]:
         """A key as ``--set`` takes it, and its section's type, which pydantic puts in the path."""

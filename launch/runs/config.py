@@ -29,7 +29,7 @@ from warprl.agents.policy import Policy, PolicyConfig
 from warprl.agents.presets import PRESETS
 from warprl.envs import UnknownFamily, family_names, is_meta_world, make_family
 from warprl.envs.physics import NoNativeBatchError
-from warprl.keys import Key
+from warprl.keys import Key, either
 from warprl.launch.errors import UserError, nearest
 from warprl.launch.machine import available_cores
 from warprl.launch.runs import key_table, schema_1
@@ -56,7 +56,7 @@ class Compute:
     """How a run is carried out, which never changes its results."""
 
     workers: Annotated[
-        int, Ge(0), Key("processes that sample, one core each; 0 samples in the learner's process")
+        int, Ge(0), Key("Ray workers, one core each; 0 samples in the process that learns")
     ] = 0
     device: Annotated[str, Key("where the learner computes: cpu, cuda or cuda:N")] = "cpu"
     worker_timeout_s: Annotated[
@@ -74,7 +74,7 @@ class Output:
     checkpoint_every: Annotated[int, Gt(0), Key("iterations from one checkpoint to the next")] = 10
     keep: Annotated[int, Ge(2), Key("newest checkpoints that are kept")] = 3
     writers: Annotated[
-        tuple[str, ...], Key("where metrics are written besides metrics.jsonl: tensorboard")
+        tuple[str, ...], Key(f"where metrics are written besides metrics.jsonl: {either(WRITERS)}")
     ] = ("tensorboard",)
 
 
@@ -92,7 +92,9 @@ class RunConfig(BaseModel):
     policy: PolicyConfig
     adaptation: Annotated[AdaptationConfig, Field(discriminator="type")]
     objective: Annotated[Objective, Field(discriminator="type")] = _LEARNER.objective
-    init: Annotated[InitKind, Key("objective of the initialisation; fixed: it is not learned")]
+    init: Annotated[
+        InitKind, Key("objective of the learned initialisation; fixed: it is not learned")
+    ]
     loss: Annotated[Loss, Field(discriminator="type")] = _LEARNER.loss
     outer: Annotated[Outer, Field(discriminator="type")] = _LEARNER.outer
     compute: Compute = Compute()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Interval, Le, Len, Lt
+from annotated_types import Ge, Gt, Interval, Le, Lt
 from pydantic import BaseModel
 
 from warprl.keys import Key, described
@@ -92,13 +92,19 @@ def values(hint: Any) -> str:
         others = " or ".join(values(kind) for kind in arguments if kind is not type(None))
         return f"none or {others}" if type(None) in arguments else others
     if origin is tuple:
-        some = any(isinstance(note, Len) and note.min_length for note in notes)
-        number = "one or more" if some else "any number"
-        if arguments[-1] is not ...:
-            number = str(len(arguments))
-        return f"list of {number}, each a {values(arguments[0])}"
-    names = {bool: "true or false", int: "whole number", float: "number", str: "name"}
+        return _list(arguments, some=any(getattr(note, "min_length", 0) for note in notes))
+    names = {bool: "true or false", int: "whole number", float: "number", str: "name", Any: "value"}
     return f"{names[hint]} {' and '.join(_limits(notes))}".strip()
+
+
+def _list(elements: tuple[Any, ...], some: bool) -> str:
+    """A list, of one element at least if there have to be ``some``."""
+    number = "one or more" if some else ""
+    if elements[-1] is not ...:
+        number = str(len(elements))
+    if get_origin(elements[0]) is not Annotated:
+        return " ".join(f"list of {number} {values(elements[0])}s".split())
+    return f"list of {number or 'any number'}, each a {values(elements[0])}"
 
 
 def _limits(notes: tuple[Any, ...]) -> Iterator[str]:
@@ -112,10 +118,10 @@ def _limits(notes: tuple[Any, ...]) -> Iterator[str]:
 
 
 def text(value: Any) -> str:
-    """A value as ``--set`` takes it."""
+    """A value as ``--set`` takes it, without spaces."""
     if value is None:
         return "none"
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def defaults(kind: type[Any]) -> dict[str, Any]:

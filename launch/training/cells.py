@@ -30,7 +30,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from annotated_types import Gt, MinLen
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -40,6 +40,7 @@ from warprl.launch.errors import UserError
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import folders, stored
 from warprl.launch.runs.config import RunConfig
+from warprl.launch.runs.key_table import text
 
 # Keys of a run that a sweep file gives under names of its own.
 OWN_KEYS = {
@@ -87,7 +88,7 @@ class Grid(Strict):
     @property
     def combinations(self) -> list[tuple[str, ...]]:
         """The settings of each combination of varied values; a single empty one without axes."""
-        axes = [[f"{key}={_text(value)}" for value in values] for key, values in self.vary.items()]
+        axes = [[f"{key}={text(value)}" for value in values] for key, values in self.vary.items()]
         return list(product(*axes))
 
     @property
@@ -175,8 +176,11 @@ def plan(grid: Grid, path: Path) -> list[Cell]:
 def _explain(error: ValidationError) -> str:
     """The first error in one line, with suggestions from the keys of that part of the file."""
     *section, _ = map(str, error.errors()[0]["loc"])
-    fields = Variant.model_fields if section[:1] == ["variants"] else Grid.model_fields
-    return configuration.ADVICE.explain(error, [".".join([*section, key]) for key in fields])
+    part = Variant if section[:1] == ["variants"] else Grid
+    hints = get_type_hints(part, include_extras=True)
+    return configuration.ADVICE.explain(
+        error, {".".join([*section, key]): hints[key] for key in part.model_fields}
+    )
 
 
 def _require_consistent(grid: Grid) -> None:
@@ -242,14 +246,7 @@ def _spell(value: Any) -> str:
     """A value in characters that a run name may have: ``[64, 64]`` becomes ``64x64``."""
     if isinstance(value, list):
         return "x".join(map(_spell, value))
-    return re.sub(r"[^A-Za-z0-9._-]", "-", _text(value).replace("e+", "e"))
-
-
-def _text(value: Any) -> str:
-    """A value as ``--set`` takes it."""
-    if value is None:
-        return "none"
-    return value if isinstance(value, str) else json.dumps(value)
+    return re.sub(r"[^A-Za-z0-9._-]", "-", text(value).replace("e+", "e"))
 
 
 def _require_distinct(cells: Sequence[Cell], path: Path) -> None:
@@ -275,7 +272,7 @@ def _done(folder: Path, wanted: RunConfig) -> int | None:
         raise UserError(f"{folder} is not a run: it holds no config.yaml; move it away")
     found = configuration.load(folder / "config.yaml")
     for key in configuration.differences(found, wanted):
-        before, now = (_text(configuration.flat(config).get(key)) for config in (found, wanted))
+        before, now = (text(configuration.flat(config).get(key)) for config in (found, wanted))
         raise UserError(
             f"{folder} was trained with {key} = {before}, and the sweep file says {now}: "
             "move it away or choose another folder"
