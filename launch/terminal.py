@@ -27,6 +27,7 @@ Json = Annotated[
 ]
 # typer has its own copy of click, whose base class of usage errors it offers under no other name.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+PYDANTIC = "Value error, "  # which typer leaves in front of its own words on a choice
 
 
 def printed(work: Callable[..., Outcome]) -> Callable[..., int]:
@@ -83,7 +84,8 @@ def _line(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return one_line(error)
     if isinstance(error, USAGE_ERROR):
-        return " ".join(getattr(error, "format_message", error.__str__)().split())
+        message = getattr(error, "format_message", error.__str__)()
+        return " ".join(message.replace(PYDANTIC, "").split())
     if isinstance(error, MemoryError):
         return f"not enough memory: {one_line(error)}"
     return "interrupted" if isinstance(error, KeyboardInterrupt) else None

@@ -92,6 +92,10 @@ def test_help_and_version_load_nothing_heavy() -> None:
         (("train", FAMILY, "--run", "/proc/run"), "cannot make the run folder /proc/run: "),
         (("resume", "gone"), "no run 'gone': there are no runs in "),
         (("evaluate", "gone"), "no run 'gone'"),
+        (
+            ("evaluate", "gone", "--protocol", "mean"),
+            "Invalid value for '--protocol': 'mean' is not one of 'curve', 'metaworld'.",
+        ),
         (("compare", "gone"), "no run 'gone'"),
         (("render", "gone"), "no run 'gone'"),
         (("sweep", "gone.yaml"), "cannot read gone.yaml: No such file"),
