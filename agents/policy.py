@@ -246,7 +246,7 @@ class Policy:
     def _dense(self, theta: Params, phi: Params, x: Tensor) -> Tensor:
         last = len(self.config.hidden)
         for layer in range(self._first, last):
-            x = self._warp(phi, layer, tanh(_task_layer(theta, layer, x)))
+            x = self.warp(phi, layer, tanh(_task_layer(theta, layer, x)))
         return _task_layer(theta, last, x)
 
     def activations(self, theta: Params, phi: Params, obs: Tensor) -> list[Tensor]:
@@ -264,10 +264,20 @@ class Policy:
         x = obs
         for layer in range(len(self.config.hidden)):
             found.append(tanh(_task_layer(theta, layer, x)))
-            x = self._warp(phi, layer, found[-1])
+            x = self.warp(phi, layer, found[-1])
         return found
 
-    def _warp(self, phi: Params, layer: int, x: Tensor) -> Tensor:
+    def warp(self, phi: Params, layer: int, x: Tensor) -> Tensor:
+        """The features behind a hidden layer, warped if a warp is there; a subclass may have others.
+
+        Args:
+            phi: the warp parameters; without any, nothing is warped.
+            layer: the number of the hidden layer, from 0.
+            x: its features, ``[T, N, width]``.
+
+        Returns:
+            Features ``[T, N, width]``, which the next layer takes.
+        """
         kind = self.config.warp
         if kind is None or kind == "recurrent" or layer not in self.warped or not phi:
             return x

@@ -47,8 +47,7 @@ def main() -> None:
         batch = sampler.sample(theta, phi, tasks, iteration).batch
 
         # Take the mean gradients over the tasks that stayed finite, without a KL penalty.
-        lost = frozenset(batch.task[~batch.finite].tolist())
-        which = without(batch.names, batch.steps, lost)
+        which = without(batch.names, batch.steps, ())
         found = mean_gradients(batch.gradient(theta, phi, which, 0.0))
 
         # Take one step of each.

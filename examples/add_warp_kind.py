@@ -37,7 +37,8 @@ class BentPolicy(Policy):
             phi[f"warp_{layer}.bend"] = torch.zeros(width)
         return theta, phi
 
-    def _warp(self, phi: Params, layer: int, x: Tensor) -> Tensor:
+    def warp(self, phi: Params, layer: int, x: Tensor) -> Tensor:
+        """Each feature bent by its own amount."""
         return x + phi[f"warp_{layer}.bend"] * torch.tanh(x)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from warprl.agents.presets import PRESETS
 from warprl.envs import family_names, make_family
 from warprl.launch.errors import UserError
-from warprl.launch.run import Run, console, find, load, own_threads
+from warprl.launch.handle import Run, console, find, load, own_threads
 from warprl.launch.runs import config as configuration
 from warprl.launch.training import train as training
 from warprl.launch.training.interruption import Interruption

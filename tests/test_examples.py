@@ -119,7 +119,7 @@ def example() -> None:
 
 @pytest.mark.parametrize("name", list(map(marked, modules_with_examples())))
 def test_the_examples_of_a_module_are_right(name: str, request: pytest.FixtureRequest) -> None:
-    if name in ("warprl.launch.api", "warprl.launch.run"):
+    if name in ("warprl.launch.api", "warprl.launch.handle"):
         request.getfixturevalue("example")
     found = doctest.testmod(importlib.import_module(name))
     assert found.attempted and not found.failed

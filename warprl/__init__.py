@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from warprl.launch.api import render as render
     from warprl.launch.api import train as train
     from warprl.launch.errors import UserError as UserError
-    from warprl.launch.run import Run as Run
-    from warprl.launch.run import load as load
+    from warprl.launch.handle import Run as Run
+    from warprl.launch.handle import load as load
     from warprl.launch.training.train import StopTraining as StopTraining
 
 __version__ = "0.1.0"
@@ -28,13 +28,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "AdaptedPolicy": "agents.adapted",
     "Adapter": "agents.adapter",
-    "Run": "launch.run",
+    "Run": "launch.handle",
     "StopTraining": "launch.training.train",
     "UserError": "launch.errors",
     "compare": "launch.api",
     "evaluate": "launch.api",
     "families": "launch.api",
-    "load": "launch.run",
+    "load": "launch.handle",
     "make_family": "envs",
     "presets": "launch.api",
     "render": "launch.api",
