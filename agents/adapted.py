@@ -88,7 +88,8 @@ class AdaptedPolicy:
             A float32 vector ``[A]``, clipped to the bounds; or a choice, as an int.
 
         Raises:
-            ValueError: if the policy has a memory, or the observation another size.
+            ValueError: if the policy has a memory, or the observation another size or a number
+                that is not finite.
         """
         if self.remembers:
             raise ValueError(
@@ -122,7 +123,7 @@ class AdaptedPolicy:
             observation; and the next state, which without a memory is the one given.
 
         Raises:
-            ValueError: if the observations have another size.
+            ValueError: if the observations have another size, or are not finite.
         """
         obs, single = self._rows(observation)
         memory, first = self._recall(state, episode_start, len(obs))
@@ -191,6 +192,11 @@ class AdaptedPolicy:
             size = self.spaces.obs_size
             raise ValueError(
                 f"observations have shape {obs.shape}: should be ({size},), or (n, {size})"
+            )
+        if not np.isfinite(obs).all():
+            wrong = int((~np.isfinite(obs)).sum())
+            raise ValueError(
+                f"observations should be finite: {wrong} of {obs.size} numbers are not"
             )
         return np.atleast_2d(obs), obs.ndim == 1
 

@@ -41,6 +41,7 @@ from warprl.agents.inner import (
 from warprl.agents.losses import InnerLoss
 from warprl.agents.policy import Policy
 from warprl.agents.rollout import Memory
+from warprl.counts import shown, whole
 from warprl.seeding import generator
 from warprl.types import Params, Rollout
 
@@ -235,17 +236,19 @@ class Adapter:
                 agent that adapts by memory, each of whose episodes is a step of its adaptation.
 
         Raises:
-            ValueError: if ``episodes`` is out of range.
+            ValueError: if ``seed`` or ``episodes`` is no whole number or out of range.
         """
         self.by_memory = isinstance(adaptation, MemoryAdaptation)
-        if self.by_memory and episodes not in (None, 1):
+        default = 1 if self.by_memory else adaptation.episodes
+        self.episodes = whole("episodes", default if episodes is None else episodes, 1)
+        if self.by_memory and self.episodes != 1:
             raise ValueError(f"episodes = {episodes}: must be 1 for an agent that adapts by memory")
-        if episodes is not None and episodes < 1:
-            raise ValueError(f"episodes = {episodes}: must be 1 or more")
-        self.episodes = 1 if self.by_memory else episodes or adaptation.episodes
-        self.seed = seed
+        self.seed = whole("seed", seed, 0)
         self._start, self._adaptation = policy, adaptation
-        self._network, self._noise = policy.network, _Noise(policy.network, seed, self.episodes)
+        self._network, self._noise = (
+            policy.network,
+            _Noise(policy.network, self.seed, self.episodes),
+        )
         self.restore(AdapterState(policy.theta, None, 0, (), 0))
 
     def act(self, obs: ArrayLike) -> Any:
@@ -295,15 +298,17 @@ class Adapter:
 
         Raises:
             RuntimeError: if there is no action to observe.
+            ValueError: if the reward is no number; the action still waits for it.
         """
         if self._acted is None:
             raise RuntimeError("observe: there is no action to observe: call act(obs) first")
+        reward, terminated, truncated = _outcome(reward, terminated, truncated)
         acted, self._acted = self._acted, None
         if self._start.remembers:
             rewards = np.array([reward], dtype=np.float32)
             self._memory = self._memory.after(acted.cell, acted.raw, rewards, _ALIVE)
         row = acted.seen.flatten().numpy(), acted.raw.flatten().numpy()
-        self._recorder.record(*row, float(reward), bool(terminated), bool(truncated))
+        self._recorder.record(*row, reward, terminated, truncated)
         if terminated or truncated:
             self.restore(self._after_episode())
 
@@ -434,6 +439,17 @@ class Adapter:
                 f"{call}: an episode is under way: end it with observe(reward, terminated, "
                 "truncated=True), or drop it with discard()"
             )
+
+
+def _outcome(reward: Any, terminated: Any, truncated: Any) -> tuple[float, bool, bool]:
+    """What :meth:`Adapter.observe` is told, as plain values."""
+    try:
+        return float(reward), bool(terminated), bool(truncated)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"observe: reward = {shown(reward)}, terminated = {shown(terminated)}, truncated = "
+            f"{shown(truncated)}: should be a number and two bools"
+        ) from None
 
 
 class _Noise:

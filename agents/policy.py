@@ -268,7 +268,7 @@ class Policy:
         return found
 
     def warp(self, phi: Params, layer: int, x: Tensor) -> Tensor:
-        """The features behind a hidden layer, warped if a warp is there; a subclass may have others.
+        """The features behind a hidden layer, warped if there is a warp. A subclass may differ.
 
         Args:
             phi: the warp parameters; without any, nothing is warped.

@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
+
+from warprl.counts import whole
 
 
 class UserError(Exception):
@@ -24,6 +27,14 @@ class MissingGraphicsError(UserError):
     """This machine cannot draw. The message names the packages to install."""
 
     status = 3
+
+
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """A whole number in range, as :func:`warprl.counts.whole` says. Raises UserError otherwise."""
+    try:
+        return whole(name, value, least, most)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -210,6 +210,8 @@ def test_an_adapted_memory_begins_each_episode_with_what_it_remembers_of_its_tri
     ("call", "message"),
     [
         (lambda: make(BOUNDED, PLAIN).predict(np.zeros(3)), r"have shape \(3,\): should be \(2,\)"),
+        (lambda: make(BOUNDED, PLAIN).act([np.nan, 0]), "should be finite: 1 of 2 numbers are not"),
+        (lambda: make(BOUNDED, GRU).predict([[0, np.inf]]), "should be finite: 1 of 2 numbers"),
         (lambda: make(BOUNDED, GRU).act(np.zeros(2)), "this policy has a memory"),
     ],
 )
@@ -417,6 +419,21 @@ def test_a_step_that_is_not_finite_is_not_taken_and_said(
     assert not reckless.update() and "inner_lr = 1e+39" in caplog.text
 
 
+def test_an_action_waits_for_its_reward_until_it_is_a_number() -> None:
+    left, right = (Adapter(make(BOUNDED, GRU), TRIAL, SEED) for _ in range(2))
+    for adapter in (left, right):
+        adapter.act([0.0, 1.0])
+    with pytest.raises(ValueError, match="observe: reward = 'x', terminated = False"):
+        left.observe("x", terminated=False)  # type: ignore[arg-type]
+    for adapter in (left, right):
+        adapter.observe(1.0, terminated=True)
+    assert play(left) == play(right)
+
+
+HALF: Any = 0.5
+NOTHING: Any = None
+
+
 def started() -> Adapter:
     adapter = Adapter(make(BOUNDED, PLAIN), STEPS)
     adapter.act([0.0, 1.0])
@@ -442,7 +459,16 @@ def under_way() -> Adapter:
         (lambda: under_way().save("nowhere"), "state: an episode is under way"),
         (lambda: under_way().act([0.0]), "the observation should be 2 finite numbers, got .0.0."),
         (lambda: under_way().act([0.0, np.inf]), "should be 2 finite numbers, got .0.0, inf."),
-        (lambda: Adapter(make(BOUNDED, PLAIN), STEPS, episodes=0), "episodes = 0: must be 1 or"),
+        (lambda: Adapter(make(BOUNDED, PLAIN), STEPS, episodes=0), "episodes = 0: must be a whole"),
+        (
+            lambda: Adapter(make(BOUNDED, PLAIN), STEPS, episodes=HALF),
+            "episodes = 0.5: must be a w",
+        ),
+        (lambda: Adapter(make(BOUNDED, PLAIN), STEPS, seed=True), "seed = True: must be a whole"),
+        (
+            lambda: started().observe(NOTHING, False),
+            "observe: reward = None, terminated = False, tr",
+        ),
         (lambda: Adapter(make(BOUNDED, GRU), TRIAL, episodes=2), "episodes = 2: must be 1 for an"),
     ],
 )
