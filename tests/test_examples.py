@@ -29,7 +29,12 @@ PROGRAMS = {  # and something that each prints
     "add_outer_optimiser": "first action: [",
 }
 OPTIONS = {"compare_agents": ["--episodes=2"], "tune_search": ["--samples=2"]}
-USES_RAY = {"tune_search", "warprl.launch.training.rllib", "warprl.launch.training.workers"}
+USES_RAY = {
+    "rllib",
+    "tune_search",
+    "warprl.launch.training.rllib",
+    "warprl.launch.training.workers",
+}
 RUN_NOTEBOOK = """
 import sys, nbclient, nbformat
 notebook = nbformat.read(sys.argv[1], as_version=4)
@@ -53,7 +58,7 @@ def marked(name: str) -> Any:
 # --- documents ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["python", "architecture"])
+@pytest.mark.parametrize("name", ["python", "architecture", marked("rllib")])
 def test_the_python_of_a_page_runs_from_top_to_bottom(name: str) -> None:
     text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))

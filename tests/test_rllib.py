@@ -17,13 +17,14 @@ import yaml
 from helpers_runs import SMALL, as_bytes, running, start_ray, timeless
 from helpers_runs import small as small_run
 from ray import tune
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from warprl.launch.cli import main
 from warprl.launch.errors import UserError
 from warprl.launch.training import rllib
-from warprl.launch.training.rllib import WarpGrad, WarpGradConfig, iteration_metrics
+from warprl.launch.training.rllib import ABSENT, WarpGrad, WarpGradConfig, iteration_metrics
 
 FAMILY = "point-navigation-v1"
 KEYS = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in SMALL)}
@@ -297,6 +298,15 @@ def test_a_trial_asks_for_a_core_for_each_worker() -> None:
             {"family": FAMILY, "num_env_runners": workers}
         ).bundles
         assert [bundle["CPU"] for bundle in bundles if bundle.get("CPU")] == cores
+
+
+def test_methods_that_would_need_parts_of_rllib_are_refused_in_one_line() -> None:
+    with building(small()) as algorithm:
+        for name in ABSENT:
+            assert hasattr(Algorithm, name), f"RLlib has no {name} any more"
+            with pytest.raises(UserError, match=f"^WarpGrad has no {name}..: (use|a run)") as error:
+                getattr(algorithm, name)()
+            assert "\n" not in str(error.value)
 
 
 def space_as_dict() -> Any:

@@ -6,10 +6,9 @@ bits as ``warprl train``. What the adapter saves is a run that every command tak
 
 from __future__ import annotations
 
-import json
 import reprlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +21,7 @@ from warprl.launch.errors import UserError
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import stored
 from warprl.launch.runs.config import WORKER_TIMEOUT_S, RunConfig
+from warprl.launch.settings import setting
 from warprl.launch.training.loop import Progress, experiment_of, iterations, sampling
 from warprl.learner import LearnerState
 
@@ -53,6 +53,26 @@ INSTEAD = {
     "num_gpus_per_learner": "compute.device",
     "train_batch_size": "tasks and adaptation.episodes",
     "train_batch_size_per_learner": "tasks and adaptation.episodes",
+}
+
+
+ABSENT = {  # methods of RLlib's algorithms, and what there is instead
+    "evaluate": "use warprl.load(path).evaluate()",
+    "get_policy": "use warprl.load(path).policy",
+    "get_module": "use warprl.load(path).policy",
+    "compute_single_action": "use warprl.load(path).policy.act(obs)",
+    "compute_actions": "use warprl.load(path).policy.predict(obs)",
+    "get_weights": "use learner_state",
+    "get_state": "use learner_state, or save(path)",
+    "set_weights": "use restore(path)",
+    "set_state": "use restore(path)",
+    "from_state": "use from_checkpoint(path)",
+    "export_policy_model": "use warprl.load(path).export(file)",
+    "export_policy_checkpoint": "use warprl.load(path).policy.save(folder)",
+    "add_module": "a run has one policy: set it with meta(...)",
+    "remove_module": "a run has one policy: set it with meta(...)",
+    "add_policy": "a run has one policy: set it with meta(...)",
+    "remove_policy": "a run has one policy: set it with meta(...)",
 }
 
 
@@ -108,7 +128,7 @@ class WarpGradConfig(AlgorithmConfig):
             raise UserError("family is not set: call .meta(family=...) with one of 'warprl envs'")
         keys = self.settings | {key: getattr(self, name) for key, name in ALIASES.items()}
         return configuration.resolve(
-            self.family, self.agent, {}, [f"{key}={_json(key, keys[key])}" for key in keys]
+            self.family, self.agent, {}, [setting(key, value) for key, value in keys.items()]
         )
 
     def validate(self) -> None:
@@ -266,14 +286,17 @@ class WarpGrad(Algorithm):
         return algorithm
 
 
-def _json(key: str, value: Any) -> str:
-    """A value as ``--set`` takes it. Search spaces may give NumPy numbers."""
-    try:
-        return json.dumps(value, default=lambda number: number.tolist())
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{key} = {value!r}: must be a plain value; search spaces are for tune.Tuner"
-        ) from error
+def _absent(name: str, instead: str) -> Callable[..., Any]:
+    """A method that RLlib's algorithms have and WarpGrad has not."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise UserError(f"WarpGrad has no {name}(): {instead}")
+
+    return refuse
+
+
+for _name, _instead in ABSENT.items():
+    setattr(WarpGrad, _name, _absent(_name, _instead))
 
 
 def iteration_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
