@@ -6,16 +6,17 @@ where a command prints its one line. They print nothing unless ``verbose`` is se
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from warprl.agents.presets import PRESETS
+from warprl.counts import shown
 from warprl.envs import family_names, make_family
-from warprl.launch.errors import UserError
-from warprl.launch.handle import Run, console, find, load, own_threads
+from warprl.launch.errors import UserError, whole_number
+from warprl.launch.handle import Run, console, find, load, own_threads, require_callback
 from warprl.launch.runs import config as configuration
+from warprl.launch.settings import setting
 from warprl.launch.training import train as training
 from warprl.launch.training.interruption import Interruption
 from warprl.launch.training.train import Callback
@@ -66,9 +67,20 @@ def train(
     >>> run.iteration, run.folder.name
     (2, 'first')
     """
-    options = {"iterations": iterations, "workers": workers, "seed": seed}
-    settings = [_setting(key, value) for key, value in (set or {}).items()]
+    # Whatever is no such thing is refused here, before anything starts.
+    _require("family", family, str, "the name of a task family")
+    _require("agent", agent, str, "the name of an agent")
+    _require("set", {} if set is None else set, Mapping, 'a mapping such as {"tasks": 2}')
+    require_callback(callback)
+    options = {
+        "iterations": None if iterations is None else whole_number("iterations", iterations, 1),
+        "workers": whole_number("workers", workers, 0),
+        "seed": None if seed is None else whole_number("seed", seed, 0),
+    }
+    settings = [setting(key, value) for key, value in (set or {}).items()]
     config = configuration.resolve(family, agent, options, settings)
+
+    # Train, and open what was saved.
     name = None if run is None else str(run)
     interruption = Interruption()
     with own_threads():
@@ -118,6 +130,8 @@ def compare(
     """
     from warprl.launch.evaluation import compare as comparison
 
+    if isinstance(runs, str) or not isinstance(runs, Sequence):
+        raise UserError(f"runs = {shown(runs)}: must be a list of runs")
     folders = [find(run).folder for run in runs]
     with own_threads():
         return comparison.compare(
@@ -125,7 +139,7 @@ def compare(
             steps=steps,
             episodes=episodes,
             seed=seed,
-            beside=",".join(beside) or None,
+            beside=",".join(map(str, beside)) or None,
             out=None if out is None else str(out),
             console=console(False),
         ).data
@@ -149,9 +163,7 @@ def presets() -> dict[str, str]:
     return {name: preset.summary for name, preset in PRESETS.items()}
 
 
-def _setting(key: str, value: Any) -> str:
-    """A key and its value as ``--set`` takes them. Raises UserError for what JSON cannot hold."""
-    try:
-        return f"{key}={'none' if value is None else json.dumps(value)}"
-    except TypeError as error:
-        raise UserError(f"{key} = {value!r}: should be a number, text, a list or None") from error
+def _require(name: str, value: object, kind: type, what: str) -> None:
+    """Raise UserError unless an argument is of a kind."""
+    if not isinstance(value, kind):
+        raise UserError(f"{name} = {shown(value)}: must be {what}")

@@ -227,8 +227,10 @@ def export(
 ) -> Outcome:
     """Adapt to one task and save the policy for Stable-Baselines3's PPO.load."""
     from warprl.launch.evaluation import sb3
+    from warprl.launch.runs import stored
 
-    return sb3.export(folders.find(run), task or (), steps, out, checkpoint, seed)
+    found = stored.open_run(folders.find(run), checkpoint)
+    return sb3.export(found, sb3.parse_task(found, task or ()), steps, out, seed)
 
 
 @verb

@@ -21,8 +21,9 @@ from warprl import checkpoint as checkpoints
 from warprl.agents.adapted import AdaptedPolicy, adapt_policy
 from warprl.agents.adapter import Adapter
 from warprl.agents.inner import MAX_EPISODES, GradientAdaptation
+from warprl.counts import shown
 from warprl.envs import TaskFamily, make_family
-from warprl.launch.errors import MissingGraphicsError, RunFailedError, UserError
+from warprl.launch.errors import MissingGraphicsError, RunFailedError, UserError, whole_number
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import folders, stored
 from warprl.launch.runs import metrics as recorded
@@ -52,6 +53,8 @@ def load(run: str | Path, checkpoint: int | None = None) -> Run:
     >>> load("example").config.agent
     'warpgrad'
     """
+    if checkpoint is not None:
+        checkpoint = whole_number("checkpoint", checkpoint, 0)
     folder = folders.find(str(run))
     found = Run(folder, configuration.load(folder / "config.yaml"), checkpoint)
     if checkpoint is not None or checkpoints.iterations(folder / "checkpoints"):
@@ -156,21 +159,23 @@ class Run:
         >>> len(run.adapt({"x": 0.2, "y": 0.1}, steps=2, episodes=4).returns)
         3
         """
-        config, seed = self.config.adaptation, self.config.seed if seed is None else seed
-        steps = config.steps if steps is None else _whole("steps", steps, 0)
+        config = self.config.adaptation
+        seed = whole_number("seed", self.config.seed if seed is None else seed, 0)
+        steps = config.steps if steps is None else whole_number("steps", steps, 0, MAX_EPISODES)
         if isinstance(config, GradientAdaptation):
-            episodes = config.episodes if episodes is None else _whole("episodes", episodes, 1)
+            episodes = config.episodes if episodes is None else episodes
+            episodes = whole_number("episodes", episodes, 1, MAX_EPISODES)
         elif episodes is not None:
             raise UserError(
-                f"episodes = {episodes}: {self.config.agent} adapts by memory, and a trial has one "
-                "episode a step: give steps"
+                f"episodes = {shown(episodes)}: {self.config.agent} adapts by memory, and a trial "
+                "has one episode a step: give steps"
             )
         wanted = replace(config, steps=steps, episodes=episodes or 1)
         goal = self._task(task)
         with _one_thread():
             env = self.family.make_batch(wanted.episodes)
             try:
-                return adapt_policy(env, self.policy, goal, wanted, _whole("seed", seed, 0))
+                return adapt_policy(env, self.policy, goal, wanted, seed)
             except FloatingPointError as error:
                 raise RunFailedError(str(error)) from error
 
@@ -192,7 +197,7 @@ class Run:
         """
         seed = self.config.seed if seed is None else seed
         try:
-            return Adapter(self.policy, self.config.adaptation, _whole("seed", seed, 0), episodes)
+            return Adapter(self.policy, self.config.adaptation, seed, episodes)
         except ValueError as error:
             raise UserError(str(error)) from error
 
@@ -256,6 +261,9 @@ class Run:
             MissingGraphicsError: if this machine cannot draw; it says what to install.
             UserError: for a task or a number of steps that is out of range.
         """
+        whole_number("task", task, 0)
+        if steps is not None:
+            whole_number("steps", steps, 1)
         options = {"--task": task, "--steps": steps, "--checkpoint": self.checkpoint}
         given = [f"{name}={value}" for name, value in options.items() if value is not None]
         command = [sys.executable, "-m", "warprl.launch.cli", "render", str(self.folder), *given]
@@ -298,13 +306,8 @@ class Run:
         """
         from warprl.launch.evaluation import sb3
 
-        numbers = asdict(task) if isinstance(task, Task) else task
-        if isinstance(numbers, int):
-            settings = [str(numbers)]
-        else:
-            settings = [f"{key}={json.dumps(value)}" for key, value in numbers.items()]
         with own_threads():
-            sb3.export(self.folder, settings, steps, str(out), self.checkpoint, seed)
+            sb3.export(self.stored, self._task(task), steps, out, seed)
         return Path(out)
 
     def resume(
@@ -331,6 +334,7 @@ class Run:
         >>> load("example").resume(1).iteration
         3
         """
+        require_callback(callback)
         interruption = Interruption()
         with own_threads():
             training.resume(
@@ -345,10 +349,11 @@ class Run:
 
     def _task(self, task: TaskLike) -> Task:
         """A task of the family. Raises UserError for anything else."""
-        if isinstance(task, int):
-            return self.stored.held_out_task(task)
+        values = asdict(task) if isinstance(task, Task) else task
+        if not isinstance(values, Mapping):
+            return self.stored.held_out_task(values)
         try:
-            return self.family.parse_task(asdict(task) if isinstance(task, Task) else task)
+            return self.family.parse_task(values)
         except ValueError as error:
             raise UserError(f"task: {error}") from error
 
@@ -358,12 +363,10 @@ def find(run: Run | str | Path) -> Run:
     return run if isinstance(run, Run) else load(run)
 
 
-def _whole(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{name} = {value!r}: must be a whole number, {least} or more")
-    if name in ("steps", "episodes") and value > MAX_EPISODES:
-        raise UserError(f"{name} = {value}: must be {MAX_EPISODES} or less")
-    return value
+def require_callback(callback: object) -> None:
+    """Raise UserError unless this can be called, or is None."""
+    if callback is not None and not callable(callback):
+        raise UserError(f"callback = {shown(callback)}: must be a function of metrics and state")
 
 
 def console(verbose: bool) -> Console:

@@ -30,6 +30,8 @@ from warprl.learner import LearnerState
 
 FAMILY = "point-navigation-v1"
 SMALL = {"tasks": 2, "adaptation.episodes": 2, "adaptation.steps": 1, "policy.hidden": [8]}
+WRONG: Any = [3]
+NOTHING: Any = None
 Call = Callable[[], object]
 
 
@@ -164,7 +166,7 @@ def test_a_film_is_made_although_mujoco_is_loaded_already(run: warprl.Run) -> No
         pytest.skip(f"this machine cannot draw: {machine.advice()}")
     film = warprl.render(run, task=1, steps=1)
     assert film.suffix == ".mp4" and film.stat().st_size > 1000
-    with pytest.raises(warprl.UserError, match="^--task 99: point-navigation-v1 has held-out"):
+    with pytest.raises(warprl.UserError, match="^task = 99: point-navigation-v1 has held-out"):
         run.render(task=99)
 
 
@@ -230,14 +232,30 @@ def test_a_diverging_adaptation_is_an_error(tmp_path: Path) -> None:
         (lambda run: warprl.load("nothing"), "no run 'nothing'"),
         (lambda run: warprl.load(run.folder, 9).policy, "9"),
         (lambda run: run.resume(), "is complete at iteration 2"),
-        (lambda run: run.evaluate(steps=0), "steps 0: must be 1 or more"),
+        (lambda run: run.evaluate(steps=0), "steps = 0: must be a whole number, 1 or more"),
         (lambda run: run.adapt(99), "has held-out tasks 0 to"),
         (lambda run: run.adapt({"x": 0.1}), "task: point-navigation-v1: "),
         (lambda run: run.adapt(0, steps=-1), "steps = -1: must be a whole number, 0 or more"),
         (lambda run: run.adapt(0, episodes=0), "episodes = 0: must be a whole number, 1 or more"),
         (lambda run: run.adapt(0, steps=10**6), "steps = 1000000: must be 10000 or less"),
-        (lambda run: run.adapter(episodes=0), "episodes = 0: must be 1 or more"),
+        (lambda run: run.adapter(episodes=0), "episodes = 0: must be a whole number, 1 or more"),
         (lambda run: run.adapter(seed=-1), "seed = -1: must be a whole number, 0 or more"),
+        (lambda run: run.adapt(NOTHING), "^task = None: point-navigation-v1 has held-out tasks"),
+        (
+            lambda run: run.export("policy.zip", NOTHING),
+            "^task = None: point-navigation-v1 has held",
+        ),
+        (lambda run: warprl.compare([]), "^compare: give one run or more"),
+        (lambda run: warprl.compare("run"), "^runs = 'run': must be a list of runs"),
+        (lambda run: warprl.compare([run], beside=WRONG), "^unknown reference '3': choose from"),
+        (lambda run: warprl.train(WRONG), "^family = .3.: must be the name of a task family"),
+        (lambda run: warprl.train(FAMILY, WRONG), "^agent = .3.: must be the name of an agent"),
+        (
+            lambda run: warprl.train(FAMILY, set=WRONG),
+            "^set = .*: must be a mapping such as",
+        ),
+        (lambda run: warprl.train(FAMILY, callback=WRONG), "^callback = .3.: must be a function"),
+        (lambda run: run.resume(1, callback=WRONG), "^callback = .3.: must be a function"),
         (lambda run: run.export("policy.pt"), "the name must end in .zip"),
     ],
 )
@@ -247,6 +265,67 @@ def test_bad_input_is_one_line_that_is_raised(
     with pytest.raises(warprl.UserError, match=message) as error:
         call(run)
     assert "\n" not in str(error.value)
+
+
+COUNTS: dict[str, Callable[[warprl.Run, Any], object]] = {
+    "iterations": lambda run, n: run.resume(n),
+    "iterations of train": lambda run, n: warprl.train(FAMILY, iterations=n, set=SMALL),
+    "workers": lambda run, n: warprl.train(FAMILY, workers=n, set=SMALL),
+    "seed of train": lambda run, n: warprl.train(FAMILY, seed=n, set=SMALL),
+    "checkpoint": lambda run, n: warprl.load(run.folder, n),
+    "task": lambda run, n: run.adapt(n),
+    "task of export": lambda run, n: run.export("policy.zip", n),
+    "task of render": lambda run, n: run.render(n),
+    "steps": lambda run, n: run.adapt(0, steps=n),
+    "steps of render": lambda run, n: run.render(steps=n),
+    "steps of evaluate": lambda run, n: run.evaluate(steps=n),
+    "steps of compare": lambda run, n: warprl.compare([run], steps=n),
+    "steps of export": lambda run, n: run.export("policy.zip", steps=n),
+    "episodes": lambda run, n: run.adapt(0, episodes=n),
+    "episodes of adapter": lambda run, n: run.adapter(episodes=n),
+    "episodes of evaluate": lambda run, n: run.evaluate(episodes=n),
+    "episodes of compare": lambda run, n: warprl.compare([run], episodes=n),
+    "seed": lambda run, n: run.adapt(0, seed=n),
+    "seed of adapter": lambda run, n: run.adapter(seed=n),
+    "seed of evaluate": lambda run, n: run.evaluate(seed=n),
+    "seed of compare": lambda run, n: warprl.compare([run], seed=n),
+    "seed of export": lambda run, n: run.export("policy.zip", seed=n),
+}
+
+
+@pytest.mark.parametrize("value", [1.5, np.float64(1), "1", True, -1, [1], np.zeros((9, 9))])
+@pytest.mark.parametrize("where", COUNTS)
+def test_what_is_no_whole_number_is_refused_wherever_one_is_due(
+    run: warprl.Run, where: str, value: Any
+) -> None:
+    name = where.partition(" ")[0]
+    with pytest.raises(
+        warprl.UserError, match=f"^{name} = .*: (must be a whole|point-nav)"
+    ) as error:
+        COUNTS[where](run, value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 160
+
+
+def test_whole_numbers_and_settings_of_numpy_are_taken(run: warprl.Run, tmp_path: Path) -> None:
+    one: Any = np.int8(1)
+    two: Any = np.int64(2)
+    three: Any = np.int32(3)
+    settings = {"tasks": np.int64(2), "policy.hidden": np.array([8])}
+    other = warprl.train(
+        FAMILY, iterations=two, seed=three, run=tmp_path / "numpy", set=SMALL | settings
+    )
+    assert same_bits(parameters(other), parameters(run))
+    assert other.adapt(two, steps=two, episodes=two).returns == run.adapt(2, 2, 2).returns
+    assert other.export(tmp_path / "policy.zip", two, steps=one).is_file()
+    assert other.resume(one).iteration == 3
+    assert warprl.load(other.folder, two).iteration == 2
+
+
+def test_the_text_none_is_none_as_at_the_command_line(tmp_path: Path) -> None:
+    for value in ("none", None):
+        settings = SMALL | {"policy.warp": value}
+        run = warprl.train(FAMILY, "maml", iterations=1, run=tmp_path / str(value), set=settings)
+        assert run.config.policy.warp is None
 
 
 # --- callbacks, Ctrl-C, threads -------------------------------------------------------------------

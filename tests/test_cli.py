@@ -128,7 +128,7 @@ def test_a_run_that_exists_is_never_overwritten(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary").write_text("dear")
     message = refused(capsys, "train", FAMILY, "--run", "mine")
-    assert "exists: continue it with 'warprl resume mine' or choose another --run" in message
+    assert "exists: continue it with 'warprl resume mine' or choose another name" in message
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["diary"]
 
 
@@ -374,7 +374,7 @@ def test_training_leaves_a_whole_run_and_prints_it_last(
         "config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "lock"
     }  # fmt: skip
     assert config.load(tmp_path / "new" / "config.yaml").iterations == 2
-    assert "is complete at iteration 2: give --iterations" in refused(capsys, "resume", "new")
+    assert "is complete at iteration 2: give iterations" in refused(capsys, "resume", "new")
 
 
 @pytest.mark.parametrize(

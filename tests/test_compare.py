@@ -562,14 +562,14 @@ def test_what_cannot_be_compared_is_refused_before_any_work(
     assert "no run 'gone': known: a1, a2, b, c" in refused(capsys, "a1", "gone")
     assert "a1 have the same settings and seed 1: name one of them" in refused(capsys, "a1", "a1")
     assert "c have the same settings and seed 1: name one of them" in refused(capsys, "a1", "c")
-    assert "--steps 0: must be 1 or more" in refused(capsys, "a1", "--steps", "0")
-    assert "--episodes 0: must be 1 or more" in refused(capsys, "a1", "--episodes", "0")
-    assert "--seed -1: must be 0 or more" in refused(capsys, "a1", "--seed", "-1")
+    assert "steps = 0: must be a whole number, 1 or more" in refused(capsys, "a1", "--steps", "0")
+    assert "episodes = 0: must be a whole number, 1" in refused(capsys, "a1", "--episodes", "0")
+    assert "seed = -1: must be a whole number, 0 or more" in refused(capsys, "a1", "--seed", "-1")
     assert "Missing argument 'RUN" in refused(capsys)
     message = refused(capsys, "a1", "--with", "scratch,orakel")
-    assert "--with: unknown 'orakel', choose from untrained, scratch, finetuned, oracle" in message
+    assert "unknown reference 'orakel': choose from untrained, scratch, finetuned" in message
     out = tmp_path / "a2"
-    assert f"{out} exists: choose another --out" in refused(capsys, "a1", "--out", str(out))
+    assert f"{out} exists: choose another folder" in refused(capsys, "a1", "--out", str(out))
     out = tmp_path / "file" / "inside"
     message = f"cannot make the folder {out}: Not a directory"
     assert message in refused(capsys, "a1", "--out", str(out))

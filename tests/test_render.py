@@ -257,10 +257,10 @@ def test_a_backend_that_the_user_chose_and_that_fails_is_named(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--task", "2"), "--task 2: half-cheetah-dir-v1 has held-out tasks 0 to 1"),
-        (("--task", "-1"), "--task -1: half-cheetah-dir-v1 has held-out tasks 0 to 1"),
-        (("--steps", "0"), "--steps 0: a film shows 1 to 63"),
-        (("--steps", "64"), "--steps 64: a film shows 1 to 63"),
+        (("--task", "2"), "task = 2: half-cheetah-dir-v1 has held-out tasks 0 to 1"),
+        (("--task", "-1"), "task = -1: half-cheetah-dir-v1 has held-out tasks 0 to 1"),
+        (("--steps", "0"), "steps = 0: a film shows 1 to 63"),
+        (("--steps", "64"), "steps = 64: a film shows 1 to 63"),
         (("--checkpoint", "8"), "there are checkpoints of iterations 1"),
     ],
 )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from warprl import envs as envs
     from warprl.agents.adapted import AdaptedPolicy as AdaptedPolicy
     from warprl.agents.adapter import Adapter as Adapter
+    from warprl.checkpoint import CheckpointError as CheckpointError
     from warprl.envs import make_family as make_family
     from warprl.launch.api import compare as compare
     from warprl.launch.api import evaluate as evaluate
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AdaptedPolicy": "agents.adapted",
     "Adapter": "agents.adapter",
+    "CheckpointError": "checkpoint",
     "Run": "launch.handle",
     "StopTraining": "launch.training.train",
     "UserError": "launch.errors",

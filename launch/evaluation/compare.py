@@ -66,6 +66,8 @@ def compare(
     unknown words and folders that cannot be written.
     """
     # Refuse what cannot be done before any work.
+    if not paths:
+        raise UserError("compare: give one run or more")
     words = references.parse(beside)
     members = [open_member(folder) for folder in paths]
     require_one_family([member.run for member in members])
@@ -204,7 +206,7 @@ def _create(out: str | None) -> Path:
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            raise UserError(f"{folder} exists: choose another --out") from None
+            raise UserError(f"{folder} exists: choose another folder") from None
     return folder
 
 

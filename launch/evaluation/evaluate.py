@@ -20,7 +20,7 @@ from warprl.agents.diagnostics import diagnose
 from warprl.agents.inner import MAX_EPISODES, AdaptationConfig, Shard, adapt
 from warprl.agents.policy import Policy
 from warprl.envs import Definition, TaskFamily, make_family
-from warprl.launch.errors import RunFailedError, UserError, writing
+from warprl.launch.errors import RunFailedError, whole_number, writing
 from warprl.launch.evaluation import report, summaries
 from warprl.launch.evaluation.curves import (
     Curves,
@@ -228,12 +228,9 @@ def make_protocol(name: str, steps: int, episodes: int, seed: int) -> Protocol:
 
     Raises UserError for a number out of range.
     """
-    for option, value, least in (("steps", steps, 1), ("episodes", episodes, 1), ("seed", seed, 0)):
-        if value < least:
-            raise UserError(f"--{option} {value}: must be {least} or more")
-    for option, value in (("steps", steps), ("episodes", episodes)):
-        if value > MAX_EPISODES:
-            raise UserError(f"--{option} {value}: must be {MAX_EPISODES} or less")
+    steps = whole_number("steps", steps, 1, MAX_EPISODES)
+    episodes = whole_number("episodes", episodes, 1, MAX_EPISODES)
+    seed = whole_number("seed", seed, 0)
     family = make_family(name)
     tasks = family.held_out_tasks()
     return Protocol(family, tasks, -(-ADAPTATIONS // len(tasks)), steps, episodes, seed)

@@ -22,7 +22,7 @@ from warprl.agents.adapted import to_environment
 from warprl.agents.adapter import Recorder, inner_update, rollout_of
 from warprl.agents.inner import MAX_EPISODES, GradientAdaptation
 from warprl.envs import is_meta_world
-from warprl.launch.errors import UserError, writing
+from warprl.launch.errors import UserError, whole_number, writing
 from warprl.launch.outcome import Outcome, table, to_json
 from warprl.launch.runs import folders, stored
 from warprl.launch.runs.stored import StoredRun
@@ -174,20 +174,21 @@ def evaluate(
 
     protocol = {
         "num_evals": GOALS,
-        "adaptation_steps": STEPS if steps is None else steps,
-        "adaptation_episodes": EPISODES if episodes is None else episodes,
+        "adaptation_steps": whole_number(
+            "steps", STEPS if steps is None else steps, 1, MAX_EPISODES
+        ),
+        "adaptation_episodes": whole_number(
+            "episodes", EPISODES if episodes is None else episodes, 1, MAX_EPISODES
+        ),
         "evaluation_episodes": EVALUATION_EPISODES,
     }
-    for option, value in (("steps", steps), ("episodes", episodes)):
-        if value is not None and not 1 <= value <= MAX_EPISODES:
-            raise UserError(f"--{option} {value}: must be between 1 and {MAX_EPISODES}")
+    seed = whole_number("seed", run.config.seed if seed is None else seed, 0)
     folders.require_writable(folder, "evaluation")
 
     # The evaluator collects the episodes; our agent acts and adapts.
     torch.set_num_threads(1)
     family = run.family
     assert isinstance(family, MetaWorld)
-    seed = run.config.seed if seed is None else seed
     with console.status(f"Meta-World's evaluator: {GOALS} goals of each test environment"):
         envs = family.make_test_envs()
         success, returned, each = metalearning_evaluation(Agent(run, seed), envs, **protocol)

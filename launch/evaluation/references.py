@@ -38,7 +38,7 @@ def parse(text: str | None) -> list[str]:
     words = [] if text is None else [word.strip() for word in text.split(",")]
     for word in words:
         if word not in WORDS:
-            raise UserError(f"--with: unknown {word!r}, choose from {', '.join(WORDS)}")
+            raise UserError(f"unknown reference {word!r}: choose from {', '.join(WORDS)}")
     return list(dict.fromkeys(words))
 
 

@@ -107,7 +107,7 @@ def render(
     run = stored.open_run(folder, checkpoint)
     steps = max(run.config.adaptation.steps, 1) if steps is None else steps
     if not 1 <= steps <= MAX_STEPS:
-        raise UserError(f"--steps {steps}: a film shows 1 to {MAX_STEPS}")
+        raise UserError(f"steps = {steps}: a film shows 1 to {MAX_STEPS}")
     held_out = run.held_out_task(task)
     folders.require_writable(folder, "videos")
 

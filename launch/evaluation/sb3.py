@@ -16,7 +16,7 @@ import gymnasium
 from warprl import params as P
 from warprl.envs import family_names, make_family
 from warprl.envs.vector import gymnasium_id
-from warprl.launch.errors import RunFailedError, UserError, os_errors, writing
+from warprl.launch.errors import RunFailedError, UserError, os_errors, whole_number, writing
 from warprl.launch.evaluation import sb3_models
 from warprl.launch.outcome import Outcome, parameters
 from warprl.launch.runs import stored
@@ -24,29 +24,24 @@ from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.stored import Imported, StoredRun
 from warprl.types import Params, Task
 
+LONG = 80  # characters of a task
 WHOLE = re.compile(r"-?[0-9]{1,9}")
 
 
 def export(
-    folder: Path,
-    settings: Sequence[str],
-    steps: int | None,
-    out: str,
-    checkpoint: int | None,
-    seed: int | None,
+    run: StoredRun, task: Task, steps: int | None, out: str | Path, seed: int | None
 ) -> Outcome:
-    """Adapt a run's policy to a task and write it for SB3's PPO; see :func:`parse_task`.
+    """Adapt a run's policy to a task and write it for SB3's PPO.
 
     Raises UserError for a policy with memory, a family without a Gymnasium id (the user's own,
-    Meta-World's), an impossible task or number of steps and a file that exists, and RunFailedError
-    if the adaptation diverges or the disk refuses.
+    Meta-World's), an impossible number of steps and a file that exists, and RunFailedError if the
+    adaptation diverges or the disk refuses.
     """
     # Refuse what cannot be exported before any work.
     path = _require_new(Path(out))
-    run = stored.open_run(folder, checkpoint)
     if run.config.policy.memory is not None:
         raise UserError(
-            f"cannot export: the policy of {folder} has a memory (policy.memory = "
+            f"cannot export: the policy of {run.folder} has a memory (policy.memory = "
             f"{run.config.policy.memory}), and PPO of Stable-Baselines3 acts without one"
         )
     if run.config.family not in family_names():
@@ -54,12 +49,8 @@ def export(
             f"cannot export: {run.config.family} has no id in Gymnasium's registry, which the "
             "exported policy's environment needs; warprl's own families have one"
         )
-    task = parse_task(run, settings)
-    steps = run.config.adaptation.steps if steps is None else steps
-    seed = run.config.seed if seed is None else seed
-    for option, value in (("steps", steps), ("seed", seed)):
-        if value < 0:
-            raise UserError(f"--{option} {value}: must be 0 or more")
+    steps = whole_number("steps", run.config.adaptation.steps if steps is None else steps, 0)
+    seed = whole_number("seed", run.config.seed if seed is None else seed, 0)
 
     # Adapt, and write the policy with the environment of its task.
     theta, returns = adapted(run, task, steps, seed)
@@ -67,10 +58,10 @@ def export(
     env = gymnasium.make(identifier, task=values)
     _write_new(path, sb3_models.save_ppo(sb3_models.to_ppo(run.policy, theta, run.phi, env)))
 
-    # What was written, and how to use it. A task given by its number may have dozens of values.
+    # What was written, and how to use it. A held-out task may have dozens of values.
     data = {
         "file": str(path),
-        "run": str(folder),
+        "run": str(run.folder),
         "family": run.config.family,
         "environment": identifier,
         "task": values,
@@ -80,9 +71,10 @@ def export(
         "returns": returns,
     }
     shown = " > ".join(f"{value:.1f}" for value in returns)
-    shown_task = str(values)
-    if "=" not in settings[0]:
-        shown_task = f"asdict(make_family({run.config.family!r}).held_out_tasks()[{settings[0]}])"
+    shown_task, held_out = str(values), run.family.held_out_tasks()
+    if len(shown_task) > LONG and task in held_out:
+        position = held_out.index(task)
+        shown_task = f"asdict(make_family({run.config.family!r}).held_out_tasks()[{position}])"
     text = (
         f"{parameters(values)}: returns after 0 to {steps} inner steps: {shown}\n"
         f"PPO.load({str(path)!r}) acts in gymnasium.make({identifier!r}, task={shown_task})\n{path}"
@@ -110,6 +102,11 @@ def parse_task(run: StoredRun, settings: Sequence[str]) -> Task:
     """
     if len(settings) == 1 and WHOLE.fullmatch(settings[0]):
         return run.held_out_task(int(settings[0]))
+    if not settings:
+        fields = " and ".join(asdict(run.family.held_out_tasks()[0]))
+        raise UserError(
+            f"--task is missing: give KEY=NUMBER for {fields}, or the number of a held-out task"
+        )
     values: dict[str, Any] = {}
     for setting in settings:
         key, separator, text = setting.partition("=")
@@ -164,11 +161,11 @@ def read(name: str, trust: bool, config: RunConfig) -> Imported:
 
 def _require_new(path: Path) -> Path:
     if path.suffix != ".zip":
-        raise UserError(f"--out {path}: the name must end in .zip")
+        raise UserError(f"{path}: the name must end in .zip")
     if os.path.lexists(path):
-        raise UserError(f"--out {path}: exists, and nothing is overwritten")
+        raise UserError(f"{path}: exists, and nothing is overwritten")
     if not path.parent.is_dir():
-        raise UserError(f"--out {path}: there is no folder {path.parent}")
+        raise UserError(f"{path}: there is no folder {path.parent}")
     return path
 
 

@@ -43,7 +43,7 @@ def create(name: str | None, family: str, agent: str, seed: int) -> Path:
             path.mkdir(parents=True)
         except FileExistsError:
             raise UserError(
-                f"{path} exists: continue it with 'warprl resume {name}' or choose another --run"
+                f"{path} exists: continue it with 'warprl resume {name}' or choose another name"
             ) from None
     return path
 

@@ -13,6 +13,7 @@ from warprl import checkpoint as checkpoints
 from warprl.agents.inner import Shard, adapt
 from warprl.agents.policy import Policy
 from warprl.checkpoint import Checkpoint, CheckpointError
+from warprl.counts import shown, whole
 from warprl.envs import TaskFamily, make_family
 from warprl.launch.errors import UserError, reading
 from warprl.launch.runs import config as configuration
@@ -49,11 +50,13 @@ class StoredRun:
     def held_out_task(self, number: int) -> Task:
         """The held-out task at this position. Raises UserError if there is none."""
         tasks = self.family.held_out_tasks()
-        if not 0 <= number < len(tasks):
+        try:
+            return tasks[whole("task", number, 0, len(tasks) - 1)]
+        except ValueError:
             raise UserError(
-                f"--task {number}: {self.config.family} has held-out tasks 0 to {len(tasks) - 1}"
-            )
-        return tasks[number]
+                f"task = {shown(number)}: {self.config.family} has held-out tasks "
+                f"0 to {len(tasks) - 1}"
+            ) from None
 
     def adapt(self, env: BatchEnv, task: Task, index: int, steps: int, seed: int) -> Trajectory:
         """The adaptation to one task in ``steps`` inner steps; ``index`` keys its randomness."""

@@ -17,7 +17,7 @@ from rich.console import Console
 from warprl import checkpoint as checkpoints
 from warprl.agents.inner import AdaptationConfig, GradientAdaptation, MemoryAdaptation
 from warprl.checkpoint import Checkpoint
-from warprl.launch.errors import UserError, writing
+from warprl.launch.errors import UserError, whole_number, writing
 from warprl.launch.machine import available_cores
 from warprl.launch.outcome import Outcome
 from warprl.launch.runs import config as configuration
@@ -88,8 +88,8 @@ def resume(
     It stops early if ``stopping`` (by default, a signal) or ``callback`` asks for it.
     Raises UserError, before anything starts, if the run cannot be continued.
     """
-    if iterations is not None and iterations < 1:
-        raise UserError(f"--iterations {iterations}: must be 1 or more")
+    if iterations is not None:
+        iterations = whole_number("iterations", iterations, 1)
     config = configuration.load(folder / "config.yaml")
     configuration.require_device(config)
     folders.require_writable(folder, "checkpoints", "tensorboard")
@@ -104,9 +104,7 @@ def resume(
             truncate(folder / "metrics.jsonl", done)
         total = config.iterations if iterations is None else done + iterations
         if done >= total:
-            raise UserError(
-                f"{folder} is complete at iteration {done}: give --iterations to continue"
-            )
+            raise UserError(f"{folder} is complete at iteration {done}: give iterations to continue")
         if saved:
             said = f"restored parameters, optimiser and counters of iteration {done}"
         else:
