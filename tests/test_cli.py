@@ -434,7 +434,10 @@ def test_a_run_without_a_checkpoint_starts_again_and_says_so(
     shutil.copytree(whole, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "checkpoints")
     assert main(["resume", "copy"]) == 0
-    assert "there is no checkpoint yet, so it starts again" in capsys.readouterr().out
+    assert (
+        "there is no checkpoint yet, so training starts from the beginning"
+        in capsys.readouterr().out
+    )
     assert history(tmp_path / "copy") == history(whole)
 
 

@@ -104,7 +104,8 @@ def resume(
             truncate(folder / "metrics.jsonl", done)
         total = config.iterations if iterations is None else done + iterations
         if done >= total:
-            raise UserError(f"{folder} is complete at iteration {done}: give iterations to continue")
+            advice = "give iterations to continue"
+            raise UserError(f"{folder} is complete at iteration {done}: {advice}")
         if saved:
             said = f"restored parameters, optimiser and counters of iteration {done}"
         else:
