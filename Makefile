@@ -61,7 +61,7 @@ test-ray: $(READY) ## the tests that start Ray: workers, Tune, sweeps
 slow-test: $(READY) ## the tests that take minutes: learning, long determinism runs
 	$(BIN)/python -m pytest -m slow $(TESTS)
 
-# Measured on the way, which costs a tenth more; processes that tests start are not looked into.
+# It takes half as much processor time again. Processes that tests start are not looked into.
 coverage: $(READY) ## make test and test-ray, and the files of which they run less than 90 %
 	$(BIN)/coverage erase
 	PYTEST_ADDOPTS='--cov --cov-append --cov-report=' $(MAKE) test test-ray

@@ -11,10 +11,15 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
 # Unlike use_deterministic_algorithms, this loads no compiler.
 torch.set_deterministic_debug_mode("error")
+
+# No test makes a statement about time, and the machine may be busy.
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any speed")
 
 
 @pytest.fixture(scope="session", autouse=True)

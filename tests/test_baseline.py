@@ -6,7 +6,7 @@ import naive
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from warprl.agents.baseline import features, fit_predict
@@ -47,7 +47,6 @@ def test_invalid_steps_do_not_enter_the_fit() -> None:
     assert value.flatten()[:2].tolist() == pytest.approx([1.99999000005] * 2, abs=1e-11)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 6), min_size=1, max_size=4))
 def test_fit_equals_another_solver(seed: int, lengths: list[int]) -> None:
     rng = np.random.default_rng(seed)

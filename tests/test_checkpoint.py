@@ -85,7 +85,7 @@ def test_the_newest_is_loaded_unless_an_iteration_is_asked_for(two: Path) -> Non
         load(two, 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_damage_to_the_newest_falls_back_to_the_one_before(
     pristine: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from helpers import make_problem, same_bits
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from warprl import trajectories
@@ -26,7 +26,6 @@ def trajectory(tasks: int, steps: int, start: int = 0) -> Trajectory:
     )
 
 
-@settings(deadline=None)
 @given(
     tasks=st.integers(1, 6),
     steps=st.integers(1, 4),
