@@ -21,7 +21,7 @@ from warprl import checkpoint
 from warprl import params as P
 from warprl.agents.inner import AdaptationConfig, GradientAdaptation, Shard, adapt
 from warprl.agents.policy import Policy, PolicyConfig
-from warprl.agents.rollout import Memory, collect
+from warprl.agents.rollout import Actor, Memory, collect
 from warprl.seeding import generator
 from warprl.types import BatchEnv, Params, Spaces, Task
 
@@ -129,21 +129,17 @@ class AdaptedPolicy:
         memory, first = self._recall(state, episode_start, len(obs))
         everywhere = np.ones(len(obs), dtype=bool)
 
-        # As when episodes are collected, with one task: the bits are the same.
-        with torch.no_grad():
-            seen = torch.from_numpy(obs).unsqueeze(0)
-            if self.remembers:
-                seen = memory.observe(seen, everywhere, first)
-            outputs, cell = self.network.advance(*self._folded, seen, memory.state)
-            noise = torch.zeros_like(outputs)
-            if not deterministic:
-                noise = torch.from_numpy(self.network.distribution.noise(self._random, 1, len(obs)))
-            raw = self.network.distribution.sample(outputs, self._stacked, noise)
+        # One task with n episodes.
+        noise = torch.zeros(1, len(obs), self.spaces.act_size)
+        if not deterministic:
+            noise = torch.from_numpy(self.network.distribution.noise(self._random, 1, len(obs)))
+        rows = torch.from_numpy(obs).unsqueeze(0)
+        acted = self._actor.act(rows, memory, noise, everywhere, first)
 
-        actions = to_environment(self.spaces, raw.squeeze(0).numpy())
+        actions = to_environment(self.spaces, acted.action.squeeze(0).numpy())
         if self.remembers:
             unknown = np.zeros(len(obs), dtype=np.float32)
-            state = to_state(memory.after(cell, raw, unknown, everywhere))
+            state = to_state(memory.after(acted.state, acted.action, unknown, everywhere))
         return (actions[0] if single else actions), state
 
     def with_reward(self, state: PolicyState, reward: ArrayLike) -> PolicyState:
@@ -174,12 +170,8 @@ class AdaptedPolicy:
         return policy_from(saved.tensors, saved.document)
 
     @cached_property
-    def _stacked(self) -> Params:
-        return P.broadcast(self.theta, 1)
-
-    @cached_property
-    def _folded(self) -> tuple[Params, Params]:
-        return self.network.fold(self._stacked, self.phi)
+    def _actor(self) -> Actor:
+        return Actor.of(self.network, P.broadcast(self.theta, 1), self.phi)
 
     @cached_property
     def _random(self) -> np.random.Generator:
@@ -204,7 +196,7 @@ class AdaptedPolicy:
         self, state: PolicyState | None, episode_start: ArrayLike | None, n: int
     ) -> tuple[Memory, Tensor]:
         """The memory of n rows, and which of them begin an episode, ``[1, n, 1]``."""
-        own = Memory.before(self.network, self._stacked, self.phi, n)
+        own = Memory.before(self.network, self._actor.theta, self.phi, n)
         if self.memory:
             own = from_state([np.repeat(part, n, axis=0) for part in self.memory])
         if not self.remembers or state is None:

@@ -40,7 +40,7 @@ from warprl.agents.inner import (
 )
 from warprl.agents.losses import InnerLoss
 from warprl.agents.policy import Policy
-from warprl.agents.rollout import Memory
+from warprl.agents.rollout import Acted, Actor, Memory
 from warprl.counts import shown, whole
 from warprl.seeding import generator
 from warprl.types import Params, Rollout
@@ -184,14 +184,6 @@ class AdapterState:
     count: int  # of episodes and updates so far: it names what is saved
 
 
-class _Acted(NamedTuple):
-    """An action that waits for its reward."""
-
-    seen: Tensor  # [1, 1, S]
-    raw: Tensor  # [1, 1, A]
-    cell: tuple[Tensor, ...]
-
-
 class Adapter:
     """Adapts a policy to one task, in a loop that the caller runs.
 
@@ -217,7 +209,7 @@ class Adapter:
     _state: AdapterState
     _recorder: Recorder
     _memory: Memory  # before the next step
-    _acted: _Acted | None  # the action that waits for its reward
+    _acted: Acted | None  # the action that waits for its reward
 
     def __init__(
         self,
@@ -273,19 +265,14 @@ class Adapter:
                 f"got {np.asarray(obs).tolist()}"
             )
 
-        # As when episodes are collected, with one task and one episode at a time.
+        # One task with one episode at a time.
         step = self._recorder.steps
         episode = 0 if self.by_memory else len(self._state.episodes)
         noise = self._noise.at(self._state.k, episode, step)
-        with torch.no_grad():
-            seen = torch.from_numpy(row).view(1, 1, -1)
-            if self._start.remembers:
-                seen = self._memory.observe(seen, _ALIVE, step == 0)
-            outputs, cell = self._network.advance(*self._folded, seen, self._memory.state)
-            raw = self._network.distribution.sample(outputs, self._theta, noise)
-        self._acted = _Acted(seen, raw, cell)
+        seen = torch.from_numpy(row).view(1, 1, -1)
+        self._acted = self._actor.act(seen, self._memory, noise, _ALIVE, step == 0)
 
-        action = to_environment(self._start.spaces, raw[0].numpy())[0]
+        action = to_environment(self._start.spaces, self._acted.action[0].numpy())[0]
         return int(action) if self._start.spaces.discrete else action
 
     def observe(self, reward: float, terminated: bool, truncated: bool = False) -> None:
@@ -306,8 +293,8 @@ class Adapter:
         acted, self._acted = self._acted, None
         if self._start.remembers:
             rewards = np.array([reward], dtype=np.float32)
-            self._memory = self._memory.after(acted.cell, acted.raw, rewards, _ALIVE)
-        row = acted.seen.flatten().numpy(), acted.raw.flatten().numpy()
+            self._memory = self._memory.after(acted.state, acted.action, rewards, _ALIVE)
+        row = acted.seen.flatten().numpy(), acted.action.flatten().numpy()
         self._recorder.record(*row, reward, terminated, truncated)
         if terminated or truncated:
             self.restore(self._after_episode())
@@ -333,9 +320,10 @@ class Adapter:
             self.restore(replace(state, episodes=(), count=state.count + 1))
             return False
 
-        rollout = rollout_of(self._network, self._theta, self._start.phi, [state.episodes])
+        stacked = self._actor.theta
+        rollout = rollout_of(self._network, stacked, self._start.phi, [state.episodes])
         theta, taken = inner_update(
-            self._network, self._theta, self._start.phi, rollout, self._adaptation
+            self._network, stacked, self._start.phi, rollout, self._adaptation
         )
         if not taken:
             cause = "a reward is not finite"
@@ -375,11 +363,10 @@ class Adapter:
         """Go on from a state, with the same random numbers as if never interrupted."""
         network, phi = self._network, self._start.phi
         self._state = state
-        self._theta = P.tree_map(lambda tensor: tensor.unsqueeze(0), state.theta)
-        self._folded = network.fold(self._theta, phi)
+        self._actor = Actor.of(network, P.broadcast(state.theta, 1), phi)
         self._recorder = Recorder(state.episodes)
         self._acted = None
-        self._memory = state.memory or Memory.before(network, self._theta, phi, 1)
+        self._memory = state.memory or Memory.before(network, self._actor.theta, phi, 1)
         if self._start.memory and not state.memory:
             self._memory = from_state(self._start.memory)
 

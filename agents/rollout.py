@@ -107,6 +107,53 @@ class Memory(NamedTuple):
         )
 
 
+class Acted(NamedTuple):
+    """One step of a policy in all episodes of T tasks."""
+
+    seen: Tensor  # [T, E, input_dim], the network's input
+    outputs: Tensor  # [T, E, A], the network's
+    action: Tensor  # [T, E, A], before clipping; one-hot if actions are choices
+    state: State  # the cell's, after the step
+
+
+class Actor(NamedTuple):
+    """A policy with its parameters, ready to act."""
+
+    policy: Policy
+    theta: Params  # stacked [T, ...]
+    folded: tuple[Params, Params]  # theta and phi, with linear warps merged into theta
+
+    @classmethod
+    def of(cls, policy: Policy, theta: Params, phi: Params) -> Actor:
+        """The policy under stacked theta ``[T, ...]`` and shared phi."""
+        return cls(policy, theta, policy.fold(theta, phi))
+
+    def act(
+        self,
+        obs: Tensor,
+        memory: Memory,
+        noise: Tensor,
+        alive: NDArray[np.bool_],
+        first: bool | Tensor,
+    ) -> Acted:
+        """Act once in every episode.
+
+        Args:
+            obs: observations ``[T, E, O]``.
+            memory: what the policy remembers.
+            noise: the exploration noise ``[T, E, A]``.
+            alive: ``[T * E]``, the episodes that continue.
+            first: whether the episodes only begin, one for all or ``[T, E, 1]``.
+        """
+        with torch.no_grad():
+            seen = obs
+            if self.policy.config.memory is not None:
+                seen = memory.observe(obs, alive, first)
+            outputs, state = self.policy.advance(*self.folded, seen, memory.state)
+            action = self.policy.distribution.sample(outputs, self.theta, noise)
+        return Acted(seen, outputs, action, state)
+
+
 class Collected(NamedTuple):
     """Episodes, the memory after them, and the seconds that they took."""
 
@@ -144,7 +191,7 @@ def collect(
     a, remembers = policy.act_dim, policy.config.memory is not None
     memory = memory or Memory.before(policy, theta, phi, e)
     noise = _noise(policy, draws.action, h, e)
-    folded = policy.fold(theta, phi)
+    actor = Actor.of(policy, theta, phi)
 
     # Room for everything that is recorded.
     obs = torch.zeros(t, e, h, policy.input_dim)
@@ -158,24 +205,20 @@ def collect(
     physics += time.perf_counter()
     for step in range(h):
         # The policy acts in all simulations at once.
-        with torch.no_grad():
-            seen = torch.from_numpy(latest.astype(np.float32)).view(t, e, -1)
-            if remembers:
-                seen = memory.observe(seen, alive, step == 0)
-            output, state = policy.advance(*folded, seen, memory.state)
-            action = policy.distribution.sample(output, theta, noise[step])
-            obs[:, :, step] = seen
-            outputs[:, :, step] = output
-            act[:, :, step] = action
+        observed = torch.from_numpy(latest.astype(np.float32)).view(t, e, -1)
+        acted = actor.act(observed, memory, noise[step], alive, step == 0)
+        obs[:, :, step] = acted.seen
+        outputs[:, :, step] = acted.outputs
+        act[:, :, step] = acted.action
 
         # The physics advances them.
         physics -= time.perf_counter()
-        latest, gained, terminated = env.step(action.view(t * e, a).numpy())
+        latest, gained, terminated = env.step(acted.action.view(t * e, a).numpy())
         physics += time.perf_counter()
         valid[:, step] = alive
         reward[:, step] = np.where(alive, gained, 0.0)
         if remembers:
-            memory = memory.after(state, action, reward[:, step], alive)
+            memory = memory.after(acted.state, acted.action, reward[:, step], alive)
 
         # Episodes end; what happens after that depends on how long their neighbours take.
         ended = alive & terminated
