@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 
 from warprl.agents.consistency import Choices
 from warprl.agents.inner import AdaptationConfig, Shard, adapt
@@ -27,6 +25,7 @@ from warprl.learner import Learner, LearnerConfig, LearnerState, Ppo, Report
 from warprl.meta_batch import CHUNK, LONG_CHUNK, InMemory, MetaBatch
 from warprl.objective import MetaObjective
 from warprl.seeding import generator
+from warprl.threads import pool
 from warprl.trajectories import concatenate, to_device
 from warprl.types import BatchEnv, Params, Spaces, Task, Trajectory
 
@@ -233,9 +232,8 @@ class InProcess:
             batch = self._simulations(number, len(shard.tasks) * agent.adaptation.episodes)
             return adapt(batch, agent.policy, theta, phi, shard, agent.adaptation)
 
-        # Each thread computes on its own; torch's threads would only wait for one another.
-        with ThreadPoolExecutor(len(shards), initializer=lambda: torch.set_num_threads(1)) as pool:
-            found = list(pool.map(work, range(len(shards))))
+        with pool(len(shards)) as executor:
+            found = list(executor.map(work, range(len(shards))))
         parts = [trajectory for trajectory, _ in found]
         batch = self._experiment.agent.gather(parts, self._threads, self._device)
         return Sampled(batch, mean_timing(timing for _, timing in found))

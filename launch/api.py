@@ -14,7 +14,7 @@ from warprl.agents.presets import PRESETS
 from warprl.counts import shown
 from warprl.envs import family_names, make_family
 from warprl.launch.errors import UserError, whole_number
-from warprl.launch.handle import Run, console, find, load, own_threads, require_callback
+from warprl.launch.handle import Run, console, find, load, require_callback
 from warprl.launch.runs import config as configuration
 from warprl.launch.settings import setting
 from warprl.launch.training import train as training
@@ -83,10 +83,9 @@ def train(
     # Train, and open what was saved.
     name = None if run is None else str(run)
     interruption = Interruption()
-    with own_threads():
-        outcome = training.start(
-            config, name, console(verbose), stopping=interruption.stopping, callback=callback
-        )
+    outcome = training.start(
+        config, name, console(verbose), stopping=interruption.stopping, callback=callback
+    )
     folder = Path(outcome.data["run"])
     interruption.check(folder)
     return load(folder)
@@ -133,16 +132,15 @@ def compare(
     if isinstance(runs, str) or not isinstance(runs, Sequence):
         raise UserError(f"runs = {shown(runs)}: must be a list of runs")
     folders = [find(run).folder for run in runs]
-    with own_threads():
-        return comparison.compare(
-            folders,
-            steps=steps,
-            episodes=episodes,
-            seed=seed,
-            beside=",".join(map(str, beside)) or None,
-            out=None if out is None else str(out),
-            console=console(False),
-        ).data
+    return comparison.compare(
+        folders,
+        steps=steps,
+        episodes=episodes,
+        seed=seed,
+        beside=",".join(map(str, beside)) or None,
+        out=None if out is None else str(out),
+        console=console(False),
+    ).data
 
 
 def families() -> dict[str, str]:

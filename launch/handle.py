@@ -7,14 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
 from rich.console import Console
 
 from warprl import checkpoint as checkpoints
@@ -32,6 +30,7 @@ from warprl.launch.runs.stored import StoredRun
 from warprl.launch.training import train as training
 from warprl.launch.training.interruption import Interruption
 from warprl.launch.training.train import Callback
+from warprl.threads import one_thread
 from warprl.types import Task
 
 ANY_ITERATION = sys.maxsize
@@ -172,7 +171,7 @@ class Run:
             )
         wanted = replace(config, steps=steps, episodes=episodes or 1)
         goal = self._task(task)
-        with _one_thread():
+        with one_thread():
             env = self.family.make_batch(wanted.episodes)
             try:
                 return adapt_policy(env, self.policy, goal, wanted, seed)
@@ -233,17 +232,16 @@ class Run:
         from warprl.launch.evaluation import evaluate as evaluation
 
         other = None if against is None else find(against).folder
-        with own_threads():
-            return evaluation.evaluate(
-                self.folder,
-                steps=steps,
-                episodes=episodes,
-                against=other,
-                untrained=untrained,
-                checkpoint=self.checkpoint,
-                seed=seed,
-                console=console(False),
-            ).data
+        return evaluation.evaluate(
+            self.folder,
+            steps=steps,
+            episodes=episodes,
+            against=other,
+            untrained=untrained,
+            checkpoint=self.checkpoint,
+            seed=seed,
+            console=console(False),
+        ).data
 
     def render(self, task: int = 0, steps: int | None = None) -> Path:
         """Film a held-out task before and after inner steps, as ``warprl render`` does.
@@ -306,8 +304,7 @@ class Run:
         """
         from warprl.launch.evaluation import sb3
 
-        with own_threads():
-            sb3.export(self.stored, self._task(task), steps, out, seed)
+        sb3.export(self.stored, self._task(task), steps, out, seed)
         return Path(out)
 
     def resume(
@@ -336,14 +333,13 @@ class Run:
         """
         require_callback(callback)
         interruption = Interruption()
-        with own_threads():
-            training.resume(
-                self.folder,
-                iterations,
-                console(verbose),
-                stopping=interruption.stopping,
-                callback=callback,
-            )
+        training.resume(
+            self.folder,
+            iterations,
+            console(verbose),
+            stopping=interruption.stopping,
+            callback=callback,
+        )
         interruption.check(self.folder)
         return load(self.folder)
 
@@ -372,20 +368,3 @@ def require_callback(callback: object) -> None:
 def console(verbose: bool) -> Console:
     """Where progress is shown: on the terminal, or nowhere."""
     return Console() if verbose else Console(file=io.StringIO(), quiet=True)
-
-
-@contextmanager
-def own_threads() -> Iterator[None]:
-    """Restore torch's number of threads, because our code sets it to one."""
-    number = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(number)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    with own_threads():
-        torch.set_num_threads(1)
-        yield

@@ -331,6 +331,18 @@ def test_the_text_none_is_none_as_at_the_command_line(tmp_path: Path) -> None:
 # --- callbacks, Ctrl-C, threads -------------------------------------------------------------------
 
 
+def test_the_program_keeps_its_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 2)
+    try:
+        found = warprl.train(FAMILY, iterations=1, seed=3, run="threads", set=SMALL)
+        found.adapt(0, steps=1, episodes=1)
+        found.evaluate(steps=1, episodes=1)
+        assert torch.get_num_threads() == before + 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_callback_is_told_each_iterations_metrics_and_state(
     run: warprl.Run, tmp_path: Path
 ) -> None:

@@ -9,7 +9,6 @@ number of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Literal, NamedTuple, Protocol, TypeVar
@@ -21,6 +20,7 @@ from warprl import params as P
 from warprl import trajectories
 from warprl.initialisation import INITIALISATIONS, adapted_loss, init_gradient, loss_at_start
 from warprl.objective import LookAhead, MetaObjective, look_ahead
+from warprl.threads import pool
 from warprl.trajectories import Indices, Selection
 from warprl.types import MetaLossValue, Params, Trajectory
 
@@ -291,11 +291,8 @@ class InMemory:
         return [numbers[i : i + self.chunk] for i in range(0, len(numbers), self.chunk)]
 
     def _map(self, function: Callable[[Job], Answer], jobs: Sequence[Job]) -> list[Answer]:
-        # A new thread does not inherit torch's number of threads; with more than one each, those
-        # of the pool would wait for one another at every small operation.
-        one_each = partial(torch.set_num_threads, 1)
-        with ThreadPoolExecutor(self.threads, initializer=one_each) as pool:
-            return list(pool.map(function, jobs))
+        with pool(self.threads) as executor:
+            return list(executor.map(function, jobs))
 
 
 def hessian_product(scalar: Tensor, leaves: Params, vector: Tensor) -> Tensor:

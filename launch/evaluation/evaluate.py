@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -44,6 +43,7 @@ from warprl.launch.outcome import Outcome, to_json
 from warprl.launch.runs import folders, stored
 from warprl.launch.runs.canonical import canonical_json
 from warprl.seeding import generator
+from warprl.threads import one_thread
 from warprl.types import Params, Task
 
 STEPS = 3  # the fewest inner steps, by default
@@ -183,10 +183,9 @@ def record(run: stored.StoredRun, protocol: Protocol, console: Console) -> Evalu
 
 def measure(subject: Subject, protocol: Protocol, console: Console) -> Curves:
     """The subject's returns on every adaptation of the protocol, CHUNK adaptations at a time."""
-    torch.set_num_threads(1)
     config = replace(subject.adaptation, steps=protocol.steps, episodes=protocol.episodes)
     parts = []
-    with console.status("") as status:
+    with one_thread(), console.status("") as status:
         for first in range(0, len(protocol.rows), CHUNK):
             rows = protocol.rows[first : first + CHUNK]
             status.update(f"{subject.label}: {first} of {len(protocol.rows)} adaptations done")

@@ -27,6 +27,7 @@ from warprl.launch.outcome import Outcome, table, to_json
 from warprl.launch.runs import folders, stored
 from warprl.launch.runs.stored import StoredRun
 from warprl.seeding import generator
+from warprl.threads import one_thread
 from warprl.types import Params
 
 # Meta-World's defaults (metaworld.evaluation.metalearning_evaluation).
@@ -186,10 +187,12 @@ def evaluate(
     folders.require_writable(folder, "evaluation")
 
     # The evaluator collects the episodes; our agent acts and adapts.
-    torch.set_num_threads(1)
     family = run.family
     assert isinstance(family, MetaWorld)
-    with console.status(f"Meta-World's evaluator: {GOALS} goals of each test environment"):
+    with (
+        one_thread(),
+        console.status(f"Meta-World's evaluator: {GOALS} goals of each test environment"),
+    ):
         envs = family.make_test_envs()
         success, returned, each = metalearning_evaluation(Agent(run, seed), envs, **protocol)
         envs.close()

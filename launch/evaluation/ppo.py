@@ -30,6 +30,7 @@ from warprl.launch.evaluation.summaries import Measurement
 from warprl.launch.runs.config import steps_per_iteration
 from warprl.launch.runs.stored import StoredRun
 from warprl.seeding import generator
+from warprl.threads import one_thread
 from warprl.types import Task
 
 Env = gymnasium.Env[Any, Any]
@@ -57,6 +58,7 @@ def likeness(word: str, run: StoredRun) -> Likeness:
     return Likeness(policy.hidden, policy.log_std, adaptation.gamma, adaptation.lam, trained)
 
 
+@one_thread()
 def measure(word: str, run: StoredRun, protocol: Protocol, console: Console) -> Measured:
     """PPO like a run on every adaptation of a protocol.
 
@@ -70,7 +72,6 @@ def measure(word: str, run: StoredRun, protocol: Protocol, console: Console) -> 
     Returns:
         The curves, and how PPO was trained before them.
     """
-    torch.set_num_threads(1)
     reference = _Reference(run.config.family, likeness(word, run), protocol)
 
     # First the training on the task distribution, then each adaptation.

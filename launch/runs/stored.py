@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from warprl import checkpoint as checkpoints
 from warprl.agents.inner import Shard, adapt
 from warprl.agents.policy import Policy
@@ -20,6 +18,7 @@ from warprl.launch.runs import config as configuration
 from warprl.launch.runs.config import RunConfig
 from warprl.params import prefix, subtree
 from warprl.seeding import generator
+from warprl.threads import one_thread
 from warprl.types import BatchEnv, Params, Task, Trajectory
 
 IMPORTED = "init"  # the folder in a run for imported parameters
@@ -60,10 +59,10 @@ class StoredRun:
 
     def adapt(self, env: BatchEnv, task: Task, index: int, steps: int, seed: int) -> Trajectory:
         """The adaptation to one task in ``steps`` inner steps; ``index`` keys its randomness."""
-        torch.set_num_threads(1)
         config = replace(self.config.adaptation, steps=steps)
         shard = Shard([task], [index], seed, 0)
-        return adapt(env, self.policy, self.theta, self.phi, shard, config)[0]
+        with one_thread():
+            return adapt(env, self.policy, self.theta, self.phi, shard, config)[0]
 
 
 def open_run(folder: Path, iteration: int | None) -> StoredRun:
