@@ -16,7 +16,7 @@ import math
 import multiprocessing
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -205,12 +205,6 @@ def page(documents: Sequence[Document]) -> str:
     return "\n".join(parts)
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
-    ruler = ["---", *["---:"] * (len(header) - 1)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ruler, *rows))
-
-
 def by_method(document: Document) -> dict[str, Document]:
     """The groups of a comparison by their names."""
     return {group["group"]: group for group in document["groups"]}
@@ -230,7 +224,7 @@ def overview(documents: Sequence[Document]) -> str:
         late = (late_gain(groups[m]) if m in groups else "-" for m in ("warpgrad", "maml"))
         rows.append([document["experiment"], *shown, ", ".join(ahead) or "no", *late])
     header = ["experiment", *methods, "ahead", "late gain, warpgrad", "maml"]
-    return f"{ABOUT['warped']}\n{markdown_table(header, rows)}"
+    return f"{ABOUT['warped']}\n{compare_report.markdown_table(header, rows)}"
 
 
 def late_gain(group: Document) -> str:
@@ -255,14 +249,14 @@ def ablations(documents: Sequence[Document]) -> str:
             what = ", ".join(f"`{setting}`" for setting in settings) or "nothing"
             areas = (f"{common.interval(g['area'])}, {g['seeds']}" if g else "-" for g in found)
             rows.append([what, *areas])
-    return f"{ABOUT['ablations']}\n{markdown_table(['changed', *columns], rows)}"
+    return f"{ABOUT['ablations']}\n{compare_report.markdown_table(['changed', *columns], rows)}"
 
 
 def section(document: Document) -> str:
     """One experiment: table, curves, figure, how it was made, published figures."""
     name, family, groups = document["experiment"], document["family"], document["groups"]
     table = re.sub(r"\A# ", f"## {name}\n\n", compare_report.markdown(comparison_of(document)))
-    curves = markdown_table(
+    curves = compare_report.markdown_table(
         ["return after", *map(str, range(document["inner_steps"] + 1))],
         [[g["group"], *(f"{point['mean']:.1f}" for point in g["curve"])] for g in groups],
     )

@@ -503,7 +503,7 @@ def test_training_begins_with_the_imported_policy_and_again_if_it_is_stopped_at_
     folder = tmp_path / "a"
     resolved = config.load(folder / "config.yaml")
     theta, phi = stored.initial(folder, resolved)
-    expected = sb3.from_ppo(model, stored.make_policy(resolved), make_family(POINT).action_space)
+    expected = sb3.from_ppo(model, resolved.network, make_family(POINT).action_space)
     assert all(torch.equal(theta[name], expected[name]) for name in expected)
     (line,) = (folder / "metrics.jsonl").read_text().splitlines()
     # Every task starts at the origin, so the first returns tell which policy played them.

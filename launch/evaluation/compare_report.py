@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import starmap
 from pathlib import Path
 
 from warprl.launch.evaluation.curves import Floats
@@ -105,11 +106,11 @@ def markdown(summary: ComparisonSummary) -> str:
     """The tables, with notes on their numbers."""
     tables = [_cells(summary), *_step_cells(summary)]
     notes = [f"- {note}" for note in _notes(summary)]
-    return "\n".join([f"# {_heading(summary)}", "", *map(_markdown_table, tables), *notes, ""])
+    return "\n".join([f"# {_heading(summary)}", "", *starmap(markdown_table, tables), *notes, ""])
 
 
-def _markdown_table(cells: tuple[list[str], list[list[str]]]) -> str:
-    header, rows = cells
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first column is text and whose others are numbers."""
     ruler = ["---", *["---:"] * (len(header) - 1)]
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, ruler, *rows))
 

@@ -19,7 +19,6 @@ from warprl.envs.vector import gymnasium_id
 from warprl.launch.errors import RunFailedError, UserError, os_errors, whole_number, writing
 from warprl.launch.evaluation import sb3_models
 from warprl.launch.outcome import Outcome, parameters
-from warprl.launch.runs import stored
 from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.stored import Imported, StoredRun
 from warprl.types import Params, Task
@@ -149,7 +148,7 @@ def read(name: str, trust: bool, config: RunConfig) -> Imported:
             f"--init-from {name}: needs policy.memory = none: a policy of SB3's PPO has no memory"
         )
     path = Path(name)
-    policy, family = stored.make_policy(config), make_family(config.family)
+    policy, family = config.network, make_family(config.family)
     with os_errors(UserError, f"--init-from {name}: cannot be read"):
         content = path.read_bytes()
     try:

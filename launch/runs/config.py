@@ -30,7 +30,7 @@ from warprl.agents.presets import PRESETS
 from warprl.envs import UnknownFamily, family_names, is_meta_world, make_family
 from warprl.envs.physics import NoNativeBatchError
 from warprl.keys import Key, either
-from warprl.launch.errors import UserError, nearest
+from warprl.launch.errors import UserError, nearest, reading
 from warprl.launch.machine import available_cores
 from warprl.launch.runs import key_table, schema_1
 from warprl.launch.runs.advice import Advice
@@ -106,10 +106,14 @@ class RunConfig(BaseModel):
         return LearnerConfig(self.objective, self.init, self.loss, self.outer)
 
     @property
+    def network(self) -> Policy:
+        """The policy on the family's spaces, without parameters."""
+        return Policy.for_spaces(make_family(self.family).spaces, self.policy)
+
+    @property
     def choices(self) -> Choices:
         """The choices that make the agent; they know what works together and what has an effect."""
-        policy = Policy.for_spaces(make_family(self.family).spaces, self.policy)
-        return Choices.of(policy, self.adaptation, self.learner)
+        return Choices.of(self.network, self.adaptation, self.learner)
 
 
 KEYS = key_table.by_path(key_table.entries(RunConfig))
@@ -201,9 +205,9 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """A YAML mapping of plain values. Raises UserError if it cannot be read or is not one."""
     try:
         # Through JSON, which has no dates, no keys but text and no cycles.
-        data = json.loads(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8"))))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        with reading(path):
+            text = path.read_text(encoding="utf-8")
+        data = json.loads(json.dumps(yaml.safe_load(text)))
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML of plain values") from error
     if not isinstance(data, dict):

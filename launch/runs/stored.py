@@ -44,7 +44,7 @@ class StoredRun:
     @property
     def policy(self) -> Policy:
         """The network that the parameters belong to."""
-        return make_policy(self.config)
+        return self.config.network
 
     def held_out_task(self, number: int) -> Task:
         """The held-out task at this position. Raises UserError if there is none."""
@@ -127,15 +127,9 @@ def _require_fit(saved: Checkpoint, expected: Params, config: RunConfig) -> None
             )
 
 
-def make_policy(config: RunConfig) -> Policy:
-    """The policy of a run, without parameters."""
-    family = make_family(config.family)
-    return Policy.for_spaces(family.spaces, config.policy)
-
-
 def fresh(config: RunConfig) -> tuple[Params, Params]:
     """Random parameters (theta_0, phi), keyed by the run's seed."""
-    return make_policy(config).init(generator(config.seed, "init"))
+    return config.network.init(generator(config.seed, "init"))
 
 
 class Imported(NamedTuple):

@@ -9,17 +9,16 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from warprl import checkpoint
 from warprl.agents.meta import Agent, Experiment, InProcess, Sampler, iterate
-from warprl.agents.policy import Policy
 from warprl.envs import make_family
 from warprl.launch.machine import available_threads, keep_freed_memory
 from warprl.launch.runs.config import RunConfig
-from warprl.learner import LearnerState
+from warprl.learner import Learner, LearnerState
 from warprl.types import Params
 
 COUNTERS = ("env_steps", "wall_s", "workers_replaced")  # metrics that add up over a run
@@ -35,11 +34,12 @@ class Progress:
     counters: Mapping[str, float]
 
     @classmethod
-    def begin(cls, experiment: Experiment, theta: Params | None = None) -> Progress:
-        """Before the first iteration: random parameters, or an imported theta_0."""
-        state = experiment.agent.init(experiment.seed)
-        if theta is not None:
-            state = replace(state, theta=theta)
+    def begin(cls, experiment: Experiment, start: tuple[Params, Params] | None = None) -> Progress:
+        """Before the first iteration: at (theta_0, phi), by default random ones."""
+        if start is None:
+            state = experiment.agent.init(experiment.seed)
+        else:
+            state = Learner(experiment.agent.learner).init(*start)
         return cls(state, dict.fromkeys(COUNTERS, 0))
 
     @classmethod
@@ -64,10 +64,8 @@ class Progress:
 
 def experiment_of(config: RunConfig) -> Experiment:
     """What a configuration trains, apart from how it is carried out."""
-    family = make_family(config.family)
-    policy = Policy.for_spaces(family.spaces, config.policy)
-    agent = Agent(policy, config.adaptation, config.learner)
-    return Experiment(family, agent, config.tasks, config.seed)
+    agent = Agent(config.network, config.adaptation, config.learner)
+    return Experiment(make_family(config.family), agent, config.tasks, config.seed)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from warprl.launch.errors import UserError
+from warprl.launch.errors import UserError, os_errors
 from warprl.launch.outcome import Outcome
 from warprl.launch.training.cells import Cell, Result, plan, read
 from warprl.launch.training.train import say
@@ -39,10 +39,8 @@ def sweep(path: Path, console: Console) -> Outcome:
     waiting = [cell for cell in cells if not cell.finished]
     stopped = None
     if waiting:
-        try:
+        with os_errors(UserError, f"cannot make the folder {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
         from warprl.launch.training import trials
 
         trained, stopped = trials.train(waiting, folder, grid.concurrent, console)

@@ -141,7 +141,7 @@ def _run(
     if saved is not None:
         progress = Progress.load(saved)
     else:
-        progress = Progress.begin(experiment, stored.initial(folder, config)[0])
+        progress = Progress.begin(experiment, stored.initial(folder, config))
     with sampling(config, experiment) as sampler:
         with _writing(folder):
             done, writers = progress.learner.iteration, config.output.writers
