@@ -76,7 +76,6 @@ class RenderableBatch(BatchEnv, ABC):
         """
         return self.restart(np.arange(self.num_envs), tasks, generators)
 
-    @abstractmethod
     def restart(
         self,
         ids: NDArray[np.intp],
@@ -96,6 +95,17 @@ class RenderableBatch(BatchEnv, ABC):
         Raises:
             ValueError: T does not divide n, or there are more or fewer generators than tasks.
         """
+        check_reset(tasks, generators, len(ids))
+        return self._restart(ids, tasks, generators)
+
+    @abstractmethod
+    def _restart(
+        self,
+        ids: NDArray[np.intp],
+        tasks: Sequence[Task],
+        generators: Sequence[np.random.Generator],
+    ) -> NDArray[np.float64]:
+        """See :meth:`restart`; the tasks can share the simulations, and each has a generator."""
 
     def skip(self, ended: NDArray[np.bool_]) -> None:
         """Advance them all the same: by default, skipping saves nothing."""

@@ -19,7 +19,7 @@ from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from warprl.envs.family import ActionSpace, Definition, RenderableBatch, TaskFamily, check_reset
+from warprl.envs.family import ActionSpace, Definition, RenderableBatch, TaskFamily
 from warprl.envs.screen import Picture, Screen
 from warprl.envs.splits import Split, make_split
 from warprl.envs.tasks import TaskT
@@ -211,7 +211,7 @@ class GymBatch(RenderableBatch):
         self._running = np.zeros(num_envs, dtype=np.bool_)
         self._faults = np.zeros(num_envs, dtype=np.bool_)
 
-    def restart(
+    def _restart(
         self,
         ids: NDArray[np.intp],
         tasks: Sequence[Task],
@@ -219,7 +219,6 @@ class GymBatch(RenderableBatch):
     ) -> NDArray[np.float64]:
         """Start a new episode in environments ``ids``; see the base class."""
         # Draw the seeds and set the tasks.
-        check_reset(tasks, generators, len(ids))
         episodes = len(ids) // len(tasks)
         self._seeds[ids] = np.concatenate(
             [g.integers(_MAX_SEED, size=episodes) for g in generators]

@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Discrete
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from warprl.envs.family import Definition, RenderableBatch, TaskFamily, check_reset, task_rows
+from warprl.envs.family import Definition, RenderableBatch, TaskFamily, task_rows
 from warprl.envs.screen import Picture, Screen
 from warprl.envs.tasks import Cell, GoalCells
 from warprl.types import Task
@@ -138,7 +138,7 @@ class MazeBatch(RenderableBatch):
         self._sent_to = np.zeros((num_envs, family.horizon), dtype=np.intp)
         self._steps = np.zeros(num_envs, dtype=np.intp)
 
-    def restart(
+    def _restart(
         self,
         ids: NDArray[np.intp],
         tasks: Sequence[Task],
@@ -150,7 +150,6 @@ class MazeBatch(RenderableBatch):
         does not depend on when, or how often, the goal is reached.
         """
         # For each step, draw one of the free cells but the goal.
-        check_reset(tasks, generators, len(ids))
         shape = len(ids) // len(tasks), self.horizon
         goal = task_rows(tasks, len(ids)).astype(np.intp) @ (self._width, 1)
         drawn = np.concatenate(

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from warprl.envs.family import Definition, ModelFamily, RenderableBatch, check_reset, task_rows
+from warprl.envs.family import Definition, ModelFamily, RenderableBatch, task_rows
 from warprl.envs.tasks import HalfCircleGoals, SquareGoals
 from warprl.types import Task
 
@@ -163,14 +163,13 @@ class PointBatch(RenderableBatch):
         self._position: NDArray[np.float64] = np.zeros((num_envs, 2))
         self._goal = np.zeros((num_envs, 2))
 
-    def restart(
+    def _restart(
         self,
         ids: NDArray[np.intp],
         tasks: Sequence[Task],
         generators: Sequence[np.random.Generator],
     ) -> NDArray[np.float64]:
         """Put the points ``ids`` back at the origin; without noise, nothing is drawn."""
-        check_reset(tasks, generators, len(ids))
         self._goal[ids] = task_rows(tasks, len(ids))
         self._position[ids] = 0.0
         return self._position[ids]

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from warprl.envs.family import Definition, ModelFamily, RenderableBatch, check_reset, task_rows
+from warprl.envs.family import Definition, ModelFamily, RenderableBatch, task_rows
 from warprl.envs.physics import Physics, load_model, model_path, quiet_compiler
 from warprl.envs.robots.markers import mark
 from warprl.types import Task
@@ -230,14 +230,13 @@ class LocomotionBatch(RenderableBatch):
         self._target = np.full((num_envs, family.distribution.size), np.nan)
         self._running = np.ones(num_envs, dtype=np.bool_)
 
-    def restart(
+    def _restart(
         self,
         ids: NDArray[np.intp],
         tasks: Sequence[Task],
         generators: Sequence[np.random.Generator],
     ) -> NDArray[np.float64]:
         """Start a new episode in simulations ``ids``; see the base class."""
-        check_reset(tasks, generators, len(ids))
         self._target[ids] = task_rows(tasks, len(ids))
         self.family.change_model(self.physics, self._target[ids], ids)
         self.physics.reset(*self._initial_states(generators, len(ids)), ids)
