@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from rich.console import Console
 
 from warprl import checkpoint as checkpoints
-from warprl.agents.adapted import AdaptedPolicy, adapt_policy
+from warprl.agents.adapted import AdaptedPolicy
 from warprl.agents.adapter import Adapter
 from warprl.agents.inner import MAX_EPISODES, GradientAdaptation
 from warprl.counts import shown
@@ -30,7 +30,6 @@ from warprl.launch.runs.stored import StoredRun
 from warprl.launch.training import train as training
 from warprl.launch.training.interruption import Interruption
 from warprl.launch.training.train import Callback
-from warprl.threads import one_thread
 from warprl.types import Task
 
 ANY_ITERATION = sys.maxsize
@@ -126,9 +125,7 @@ class Run:
         >>> load("example").policy.predict([[0.0, 0.0]], deterministic=True)[0].shape
         (1, 2)
         """
-        found = self.stored
-        spaces, config = found.family.spaces, self.config.policy
-        return AdaptedPolicy(spaces, config, found.theta, found.phi, seed=self.config.seed)
+        return self.stored.start
 
     def adapt(
         self,
@@ -170,13 +167,7 @@ class Run:
                 "has one episode a step: give steps"
             )
         wanted = replace(config, steps=steps, episodes=episodes or 1)
-        goal = self._task(task)
-        with one_thread():
-            env = self.family.make_batch(wanted.episodes)
-            try:
-                return adapt_policy(env, self.policy, goal, wanted, seed)
-            except FloatingPointError as error:
-                raise RunFailedError(str(error)) from error
+        return self.stored.adapt(self._task(task), wanted, seed)
 
     def adapter(self, seed: int | None = None, episodes: int | None = None) -> Adapter:
         """An adapter, which adapts the policy in your own loop, on a robot or in any simulator.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from gymnasium.spaces import Box
 from helpers_launch import fabricate
 
 from warprl import params as P
-from warprl.agents.inner import Shard
+from warprl.agents.inner import Shard, adapt
 from warprl.agents.rollout import collect
 from warprl.launch.cli import main
 from warprl.launch.evaluation.meta_world import Agent
@@ -32,7 +33,7 @@ def run(tmp_path: Path) -> StoredRun:
 
 
 def first_rollout(run: StoredRun) -> Rollout:
-    """What run.adapt, with seed 4, draws of two held-out tasks before its first step."""
+    """What an adaptation, with seed 4, draws of two held-out tasks before its first step."""
     tasks = run.family.held_out_tasks()[:2]
     theta = P.broadcast(run.theta, 2)
     draws = Shard(tasks, [0, 1], 4, 0).draws(0)
@@ -63,9 +64,11 @@ def test_the_agent_adapts_as_the_run_does(run: StoredRun) -> None:
     before = agent.eval_action(seen)
     report(agent, rollout, run.family.horizon)
     agent.adapt()
-    batch = run.family.make_batch(3)
+    batch, config = run.family.make_batch(3), replace(run.config.adaptation, steps=1)
     for i, task in enumerate(run.family.held_out_tasks()[:2]):
-        adapted = P.select(run.adapt(batch, task, i, 1, 4).theta, 0, slice(1, 2))
+        shard = Shard([task], [i], 4, 0)
+        trajectory, _ = adapt(batch, run.policy, run.theta, run.phi, shard, config)
+        adapted = P.select(trajectory.theta, 0, slice(1, 2))
         mean = run.policy.outputs(adapted, run.phi, torch.from_numpy(seen[i]).float()[None, None])
         space = run.family.action_space
         assert isinstance(space, Box)

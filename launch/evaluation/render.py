@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from warprl.agents.inner import AdaptationConfig, Shard, adapt
 from warprl.launch import machine
 from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.outcome import Outcome, parameters
 from warprl.launch.runs import folders
+from warprl.threads import one_thread
 
 if TYPE_CHECKING:
-    from warprl.agents.inner import AdaptationConfig
     from warprl.envs.family import RenderableBatch, TaskFamily
     from warprl.envs.screen import Screen
     from warprl.launch.runs.stored import StoredRun
@@ -145,7 +146,10 @@ def record(
 ) -> tuple[list[Episode], list[float]]:
     """The first episode and the mean return after each of 0..``steps`` inner steps."""
     recorder = Recorder(run.family.make_batch(run.config.adaptation.episodes))
-    trajectory = run.adapt(recorder, task, number, steps, run.config.seed)
+    shard = Shard([task], [number], run.config.seed, 0)
+    config = replace(run.config.adaptation, steps=steps)
+    with one_thread():
+        trajectory, _ = adapt(recorder, run.policy, run.theta, run.phi, shard, config)
     if not trajectory.finite.all():
         raise RunFailedError(f"cannot render: the adaptation to task {number} diverged")
     return recorder.episodes, trajectory.returns[0].tolist()

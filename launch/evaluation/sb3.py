@@ -7,13 +7,12 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 
-from warprl import params as P
 from warprl.envs import family_names, make_family
 from warprl.envs.vector import gymnasium_id
 from warprl.launch.errors import RunFailedError, UserError, os_errors, whole_number, writing
@@ -21,7 +20,7 @@ from warprl.launch.evaluation import sb3_models
 from warprl.launch.outcome import Outcome, parameters
 from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.stored import Imported, StoredRun
-from warprl.types import Params, Task
+from warprl.types import Task
 
 LONG = 80  # characters of a task
 WHOLE = re.compile(r"-?[0-9]{1,9}")
@@ -52,10 +51,14 @@ def export(
     seed = whole_number("seed", run.config.seed if seed is None else seed, 0)
 
     # Adapt, and write the policy with the environment of its task.
-    theta, returns = adapted(run, task, steps, seed)
+    try:
+        policy = run.adapt(task, replace(run.config.adaptation, steps=steps), seed)
+    except RunFailedError as error:
+        name = parameters(asdict(task))
+        raise RunFailedError(f"the adaptation to {name} diverges: not exported") from error
     identifier, values = gymnasium_id(run.config.family), asdict(task)
     env = gymnasium.make(identifier, task=values)
-    _write_new(path, sb3_models.save_ppo(sb3_models.to_ppo(run.policy, theta, run.phi, env)))
+    _write_new(path, sb3_models.save_ppo(sb3_models.to_ppo(run.policy, policy.theta, run.phi, env)))
 
     # What was written, and how to use it. A held-out task may have dozens of values.
     data = {
@@ -67,9 +70,9 @@ def export(
         "checkpoint": run.iteration,
         "inner_steps": steps,
         "seed": seed,
-        "returns": returns,
+        "returns": list(policy.returns),
     }
-    shown = " > ".join(f"{value:.1f}" for value in returns)
+    shown = " > ".join(f"{value:.1f}" for value in policy.returns)
     shown_task, held_out = str(values), run.family.held_out_tasks()
     if len(shown_task) > LONG and task in held_out:
         position = held_out.index(task)
@@ -79,19 +82,6 @@ def export(
         f"PPO.load({str(path)!r}) acts in gymnasium.make({identifier!r}, task={shown_task})\n{path}"
     )
     return Outcome(data, text)
-
-
-def adapted(run: StoredRun, task: Task, steps: int, seed: int) -> tuple[Params, list[float]]:
-    """theta after ``steps`` inner steps on one task, and the mean returns on the way.
-
-    Raises RunFailedError if the adaptation diverges.
-    """
-    env = run.family.make_batch(run.config.adaptation.episodes)
-    trajectory = run.adapt(env, task, 0, steps, seed)
-    returns: list[float] = trajectory.returns[0].tolist()
-    if not trajectory.finite[0]:
-        raise RunFailedError(f"the adaptation to {parameters(asdict(task))} diverges: not exported")
-    return P.select(trajectory.theta, 0, steps), returns
 
 
 def parse_task(run: StoredRun, settings: Sequence[str]) -> Task:

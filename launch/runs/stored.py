@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from warprl import checkpoint as checkpoints
-from warprl.agents.inner import Shard, adapt
+from warprl.agents.adapted import AdaptedPolicy, adapt_policy
+from warprl.agents.inner import AdaptationConfig
 from warprl.agents.policy import Policy
 from warprl.checkpoint import Checkpoint, CheckpointError
 from warprl.counts import shown, whole
 from warprl.envs import TaskFamily, make_family
-from warprl.launch.errors import UserError, reading
+from warprl.launch.errors import RunFailedError, UserError, reading
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs.config import RunConfig
 from warprl.params import prefix, subtree
 from warprl.seeding import generator
 from warprl.threads import one_thread
-from warprl.types import BatchEnv, Params, Task, Trajectory
+from warprl.types import Params, Task
 
 IMPORTED = "init"  # the folder in a run for imported parameters
 
@@ -57,12 +58,23 @@ class StoredRun:
                 f"0 to {len(tasks) - 1}"
             ) from None
 
-    def adapt(self, env: BatchEnv, task: Task, index: int, steps: int, seed: int) -> Trajectory:
-        """The adaptation to one task in ``steps`` inner steps; ``index`` keys its randomness."""
-        config = replace(self.config.adaptation, steps=steps)
-        shard = Shard([task], [index], seed, 0)
-        with one_thread():
-            return adapt(env, self.policy, self.theta, self.phi, shard, config)[0]
+    @property
+    def start(self) -> AdaptedPolicy:
+        """The policy before adaptation, under theta_0, ready to act."""
+        spaces, seed = self.family.spaces, self.config.seed
+        return AdaptedPolicy(spaces, self.config.policy, self.theta, self.phi, seed=seed)
+
+    def adapt(self, task: Task, config: AdaptationConfig, seed: int) -> AdaptedPolicy:
+        """The policy adapted to one task, as :func:`warprl.agents.adapted.adapt_policy` says.
+
+        Raises RunFailedError if the adaptation diverges.
+        """
+        env = self.family.make_batch(config.episodes)
+        try:
+            with one_thread():
+                return adapt_policy(env, self.start, task, config, seed)
+        except FloatingPointError as error:
+            raise RunFailedError(str(error)) from error
 
 
 def open_run(folder: Path, iteration: int | None) -> StoredRun:
