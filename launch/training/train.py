@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 from rich.console import Console
@@ -26,6 +23,7 @@ from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.log import RunLog
 from warprl.launch.runs.metrics import adaptation, returns_text, truncate
 from warprl.launch.runs.stored import Imported
+from warprl.launch.training.interruption import stoppable
 from warprl.launch.training.loop import Progress, experiment_of, iterations, sampling
 from warprl.learner import LearnerState
 
@@ -244,38 +242,6 @@ def _last_returns(adaptation: AdaptationConfig) -> str:
 def say(console: Console, line: str) -> None:
     """Print one plain line, whatever is in it."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-class _Signals:
-    """Remembers the first SIGINT or SIGTERM; the second one ends the process at once."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self.signal: int | None = None
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            self._console.show_cursor(True)
-            os._exit(128 + number)
-        self.signal = number
-        os.write(2, b"warprl: stopping after this iteration; a second signal stops at once\n")
-
-
-@contextmanager
-def stoppable(console: Console) -> Iterator[Stop]:
-    """Catch signals. Enter it after Ray has started, because Ray installs handlers of its own.
-
-    Only the main thread can catch signals; in any other thread this does nothing.
-    """
-    stop = _Signals(console)
-    main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
-    before = [signal.signal(number, stop) for number in numbers]
-    try:
-        yield stop
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _writing(folder: Path) -> AbstractContextManager[None]:

@@ -25,6 +25,7 @@ from warprl.launch.errors import UserError, one_line
 from warprl.launch.machine import available_cores
 from warprl.launch.training import train as training
 from warprl.launch.training.cells import Cell, Result
+from warprl.launch.training.interruption import stoppable
 from warprl.launch.training.train import Stop, say
 from warprl.launch.training.workers import connect
 
@@ -54,7 +55,7 @@ def train(
     # Tune's records serve this sweep only: they lie in a temporary folder beside the runs.
     with (
         tempfile.TemporaryDirectory(prefix=".sweep-", dir=folder) as scratch,
-        training.stoppable(console) as stop,
+        stoppable(console) as stop,
     ):
         mark = Path(scratch) / "stop"
         progress = _Progress(cells, mark, stop, console)
