@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import signal
 import subprocess
 import sys
@@ -445,3 +446,30 @@ def test_training_works_in_a_thread(workers: int, run: warprl.Run, tmp_path: Pat
     thread.start()
     thread.join()
     assert same_bits(parameters(found[0]), parameters(run))
+
+
+TWICE = """
+import sys, threading, warprl
+
+def train(name):
+    warprl.train("point-navigation-v1", iterations=1, workers=1, run=name, set=SMALL)
+
+SMALL = {"tasks": 2, "adaptation.episodes": 2, "adaptation.steps": 1, "policy.hidden": [8]}
+thread = threading.Thread(target=train, args=("first",))
+thread.start()
+thread.join()
+train("second")
+print("trained twice")
+"""
+
+
+@pytest.mark.ray
+def test_ray_outlasts_the_thread_that_started_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"WARPRL_RUNS": str(tmp_path)},
+    )
+    assert (done.stdout.strip(), done.returncode) == ("trained twice", 0), done.stderr

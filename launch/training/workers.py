@@ -11,10 +11,13 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -204,13 +207,36 @@ def connect(workers: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's native log otherwise reaches the terminal; errors that matter are Python's exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if not os.environ.get("RAY_ADDRESS"):
+        cpus = max(available_cores(), workers)
+        settings |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     with _muted():
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(**quiet)
+        _lasting(partial(ray.init, **settings))
+
+
+def _lasting(start: Callable[[], object]) -> None:
+    """Call a function in a thread that lasts as long as the process.
+
+    On Linux the processes of Ray end with the *thread* that started them, and Ray then ends the
+    program, without a word, when it is used next.
+    """
+    if threading.current_thread() is threading.main_thread():
+        start()
+        return
+    started: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            start()
+        except BaseException as error:
+            started.set_exception(error)
         else:
-            cpus = max(available_cores(), workers)
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+            started.set_result(None)
+            threading.Event().wait()
+
+    threading.Thread(target=work, name="starts-ray", daemon=True).start()
+    started.result()
 
 
 @contextmanager
