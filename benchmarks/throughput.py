@@ -439,7 +439,7 @@ def measure_family(
     name: str, repeats: int, raw_steps: int, cores: Sequence[Executor], console: Console
 ) -> tuple[list[Sample], dict[str, Any]]:
     """All quantities of one family, ``repeats`` times each in turn."""
-    from warprl.launch.training.workers import connect
+    from warprl.launch.cluster.connection import connect
 
     connect(CORES * len(METHODS))  # the workers of all methods are there at once, and wait in turn
     samples: list[Sample] = []

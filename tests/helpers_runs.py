@@ -27,7 +27,7 @@ def start_ray() -> None:
     """Start Ray, or use the one that an earlier test module left if it is large enough."""
     import ray
 
-    from warprl.launch.training.workers import connect
+    from warprl.launch.cluster.connection import connect
 
     if ray.is_initialized() and ray.cluster_resources()["CPU"] < CPUS:  # type: ignore[no-untyped-call]
         ray.shutdown()

@@ -146,7 +146,8 @@ def is_inside(name: str, *packages: str) -> bool:
 
 ROOMS = {  # of launch/, and what each of them may not import of it
     "launch/runs": ("training", "evaluation", "cluster"),
-    "launch/training": ("evaluation", "cluster"),
+    "launch/cluster": ("training", "evaluation"),
+    "launch/training": ("evaluation",),
     "launch/evaluation": ("training", "cluster"),
 }
 THIRD_PARTY = {"warprl": {"torch", "numpy", "annotated_types", "safetensors"}}
@@ -200,6 +201,7 @@ def layer_of(path: Path) -> str:
         ("launch/runs", "from warprl.launch.evaluation.evaluate import measure"),
         ("launch/evaluation", "from warprl.launch.training.loop import sampling"),
         ("launch/training", "from warprl.launch.cli import main"),
+        ("launch/cluster", "from warprl.launch.training import loop"),
         ("warprl", "from gymnasium.spaces import Box"),
         ("warprl", "import pydantic"),
     ],

@@ -21,13 +21,13 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from rich.console import Console
 
 from warprl import checkpoint as checkpoints
+from warprl.launch.cluster.connection import connect
 from warprl.launch.errors import UserError, one_line
 from warprl.launch.machine import available_cores
 from warprl.launch.training import train as training
 from warprl.launch.training.cells import Cell, Result
 from warprl.launch.training.interruption import stoppable
 from warprl.launch.training.train import Stop, say
-from warprl.launch.training.workers import connect
 
 # We handle interruptions, files and output ourselves. Trials stay in the working directory, because
 # a user's own family may lie there.

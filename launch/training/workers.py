@@ -8,16 +8,9 @@ may be repeated on any worker, and the result has the same bits.
 from __future__ import annotations
 
 import logging
-import os
-import sys
-import tempfile
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,8 +23,9 @@ from warprl import params as P
 from warprl.agents.inner import Shard, adapt
 from warprl.agents.meta import Agent, Experiment, Sampled, mean_timing, shards_of
 from warprl.agents.rollout import Timing
-from warprl.envs import UnknownFamily, make_family
-from warprl.launch.errors import RunFailedError, UserError
+from warprl.envs import make_family
+from warprl.launch.cluster.connection import connect, require_family
+from warprl.launch.errors import RunFailedError
 from warprl.launch.machine import available_cores, keep_freed_memory
 from warprl.types import Batch, BatchEnv, Params, Task, Trajectory
 
@@ -105,7 +99,7 @@ class RaySampler:
     ) -> None:
         """Start the workers. Raises UserError if they do not find the family."""
         connect(workers)
-        _require_on_workers(family)
+        require_family(family)
         self._experiment, self._timeout_s, self._device = experiment, timeout_s, device
         remote: Any = ray.remote(num_cpus=1, max_restarts=-1)(Worker)
         self.actors: list[Any] = []
@@ -195,82 +189,6 @@ def collect_shards(
             _await_restart(actors[n])
             waiting[ask(n)] = n
     return [answers[n] for n in range(len(shards))], sum(losses)
-
-
-def connect(workers: int) -> None:
-    """Start Ray on this machine, unless it runs in this process or RAY_ADDRESS names a cluster.
-
-    There may be more workers than cores.
-    """
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray's native log otherwise reaches the terminal; errors that matter are Python's exceptions.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not os.environ.get("RAY_ADDRESS"):
-        cpus = max(available_cores(), workers)
-        settings |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-    with _muted():
-        _lasting(partial(ray.init, **settings))
-
-
-def _lasting(start: Callable[[], object]) -> None:
-    """Call a function in a thread that lasts as long as the process.
-
-    On Linux the processes of Ray end with the *thread* that started them, and Ray then ends the
-    program, without a word, when it is used next.
-    """
-    if threading.current_thread() is threading.main_thread():
-        start()
-        return
-    started: Future[None] = Future()
-
-    def work() -> None:
-        try:
-            start()
-        except BaseException as error:
-            started.set_exception(error)
-        else:
-            started.set_result(None)
-            threading.Event().wait()
-
-    threading.Thread(target=work, name="starts-ray", daemon=True).start()
-    started.result()
-
-
-@contextmanager
-def _muted() -> Iterator[None]:
-    """Drop what native code prints on stderr while Ray starts, unless starting fails."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            said.seek(0)
-            os.write(kept, said.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-def _require_on_workers(family: str) -> None:
-    """Raise UserError if a Ray worker cannot find the module of a user's own family."""
-    if ":" not in family:
-        return
-
-    @ray.remote(num_cpus=0)
-    def find() -> None:  # a local function, which Ray sends by value
-        make_family(family)
-
-    try:
-        ray.get(find.remote())
-    except UnknownFamily as error:
-        reason = getattr(error, "cause", error)  # Ray's error holds a traceback beside it
-        raise UserError(f"a Ray worker finds {reason}") from error
 
 
 def _await_restart(actor: Any) -> None:

@@ -1,0 +1,1 @@
+"""Clusters: the connection to Ray, here or elsewhere."""
