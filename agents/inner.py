@@ -92,6 +92,12 @@ class Shard(NamedTuple):
     seed: int
     iteration: int
 
+    def part(self, numbers: Sequence[int]) -> Shard:
+        """The shard of some of its tasks, given by their places in it."""
+        return self._replace(
+            tasks=[self.tasks[n] for n in numbers], indices=[self.indices[n] for n in numbers]
+        )
+
     def draws(self, k: int) -> Draws:
         """The tasks and generators of the rollout after k inner steps."""
         reset, action = (

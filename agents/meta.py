@@ -10,7 +10,7 @@ Nothing here knows Ray, a file or a terminal.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple, Protocol
 
@@ -27,6 +27,7 @@ from warprl.objective import MetaObjective
 from warprl.seeding import generator
 from warprl.threads import pool
 from warprl.trajectories import concatenate, to_device
+from warprl.tree import Span
 from warprl.types import BatchEnv, Params, Spaces, Task, Trajectory
 
 Metrics = Mapping[str, float]
@@ -52,11 +53,11 @@ class Family(Protocol):
 
 
 class Sampled(NamedTuple):
-    """A meta-batch, the seconds it took (mean over workers), and how many workers were lost."""
+    """A meta-batch, the seconds it took (mean over workers), and how many workers it has cost."""
 
     batch: MetaBatch
     timing: Timing
-    workers_replaced: int = 0
+    workers_lost: Callable[[], int] = lambda: 0
 
 
 class Sampler(Protocol):
@@ -101,17 +102,21 @@ class Agent:
         """The state before the first iteration of a run with this seed."""
         return Learner(self.learner).init(*self.policy.init(generator(seed, "init")))
 
-    def gather(self, parts: Sequence[Trajectory], threads: int, device: str) -> InMemory:
-        """The meta-batch of trajectories that lie in this process.
+    def gather(
+        self, parts: Sequence[Trajectory], threads: int, device: str, whole: Span | None = None
+    ) -> InMemory:
+        """The meta-batch of trajectories that lie in this process, or the part of it.
 
         Args:
             parts: the trajectories, in the order of the tasks.
             threads: how many compute gradients.
             device: where they are computed.
+            whole: the positions of the whole meta-batch, if this is a part of it.
         """
         trajectory = to_device(concatenate(parts), device)
-        chunk = CHUNK if self.policy.config.memory is None else LONG_CHUNK
-        return InMemory(trajectory, self.objective(), threads, chunk)
+        runs = self.policy.config.memory is not None  # step by step
+        chunk = LONG_CHUNK if runs else CHUNK
+        return InMemory(trajectory, self.objective(), threads, chunk, runs, whole)
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,7 @@ def metrics_of(
     return {
         "env_steps": steps,
         "wall_s": whole,
-        "workers_replaced": sampled.workers_replaced,
+        "workers_replaced": sampled.workers_lost(),
         **{f"return_step_{k}": value for k, value in enumerate(finite.tolist())},
         **report.metrics,
         "diverged_tasks": len(report.diverged),

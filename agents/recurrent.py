@@ -7,7 +7,7 @@ A cell stands in the place of a policy's first hidden layer. The input of a poli
 * ``start``: 1 at the first step of a sequence, where the memory begins at zero.
 
 So stored inputs say by themselves how the network ran over them, and a loss can run it again.
-Parameters of cells are stacked ``[S, ...]``; those of the warp, in phi, are not.
+Parameters of cells are stacked ``[S, ...]``; those of the warp, in phi, may be.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def begin(cell: Params, warp: Params, sequences: int) -> State:
 
     Args:
         cell: stacked ``[S, ...]``.
-        warp: unstacked; empty if there is none.
+        warp: ``[...]``, or stacked ``[S, ...]``; empty if there is none.
         sequences: E, how many sequences each of S tasks has.
     """
     weight = cell["weight_hidden"]
@@ -102,12 +102,12 @@ def advance(kind: MemoryKind, cell: Params, warp: Params, seen: Tensor, state: S
     Args:
         kind: of the cell.
         cell: stacked ``[S, ...]``.
-        warp: unstacked; empty if there is none.
+        warp: ``[...]``, or stacked ``[S, ...]``; empty if there is none.
         seen: the input of the step, ``[S, E, I + 2]``.
         state: the memory before it.
     """
     x, alive = seen[..., :-FLAGS], seen[..., -FLAGS, None]
-    stacked = P.broadcast(warp, len(seen))
+    stacked = _stacked(warp, len(seen))
     return _held(_step(kind, cell, stacked, _project(kind, cell, x), state), state, alive)
 
 
@@ -117,7 +117,7 @@ def run(kind: MemoryKind, cell: Params, warp: Params, seen: Tensor) -> Tensor:
     Args:
         kind: of the cell.
         cell: stacked ``[S, ...]``.
-        warp: unstacked; empty if there is none.
+        warp: ``[...]``, or stacked ``[S, ...]``; empty if there is none.
         seen: inputs ``[S, N, I + 2]``; the N steps are sequences of equal length, one after the
             other.
 
@@ -130,7 +130,7 @@ def run(kind: MemoryKind, cell: Params, warp: Params, seen: Tensor) -> Tensor:
     steps = _steps_first(x, sequences).unbind()
     alive = _steps_first(seen[..., -FLAGS, None], sequences)
     whole = alive.flatten(1).all(1).tolist()
-    stacked = P.broadcast(warp, len(seen))
+    stacked = _stacked(warp, len(seen))
 
     # Step by step.
     state = begin(cell, warp, sequences)
@@ -140,6 +140,11 @@ def run(kind: MemoryKind, cell: Params, warp: Params, seen: Tensor) -> Tensor:
         state = after if whole[t] else _held(after, state, alive[t])
         outputs.append(state[0])
     return torch.stack(outputs, 2).flatten(1, 2)
+
+
+def _stacked(warp: Params, rows: int) -> Params:
+    """The warp once for each row, unless it is stacked already."""
+    return warp if warp and warp["bias"].dim() > 1 else P.broadcast(warp, rows)
 
 
 def _project(kind: MemoryKind, cell: Params, x: Tensor) -> Tensor:

@@ -361,7 +361,7 @@ class Trainer:
         """Start the workers and run one meta-iteration to warm everything up."""
         from warprl.launch.runs.config import resolve
         from warprl.launch.training.loop import Progress, experiment_of, iterations
-        from warprl.launch.training.workers import RaySampler
+        from warprl.launch.training.ray_sampler import RaySampler
 
         settings = [
             f"tasks={tasks}",
@@ -375,7 +375,7 @@ class Trainer:
         shorten(name)
         experiment = experiment_of(config)
         self.name = name
-        self.sampler = RaySampler(experiment, name, CORES, config.compute.worker_timeout_s)
+        self.sampler = RaySampler(experiment, name, config.compute)
         self._each(lambda worker: shorten(name))
         self._iterations = iterations(experiment, self.sampler, Progress.begin(experiment))
         self.metrics = self._train()
@@ -408,7 +408,7 @@ class Trainer:
         import ray
 
         answers: list[Any] = ray.get(
-            [actor.__ray_call__.remote(function) for actor in self.sampler.actors]
+            [actor.__ray_call__.remote(function) for actor in self.sampler.crew.actors]
         )
         return answers
 

@@ -16,9 +16,9 @@ from warprl import params as P
 from warprl.agents.meta import InProcess
 from warprl.launch.runs.config import resolve
 from warprl.launch.training.loop import experiment_of
-from warprl.meta_batch import mean_gradients
+from warprl.meta_batch import finite_tasks
 from warprl.seeding import generator
-from warprl.trajectories import without
+from warprl.sums import mean_gradients
 from warprl.types import Params
 
 
@@ -47,8 +47,7 @@ def main() -> None:
         batch = sampler.sample(theta, phi, tasks, iteration).batch
 
         # Take the mean gradients over the tasks that stayed finite, without a KL penalty.
-        which = without(batch.names, batch.steps, ())
-        found = mean_gradients(batch.gradient(theta, phi, which, 0.0))
+        found = mean_gradients(batch.gradient(theta, phi, finite_tasks(batch), 0.0))
 
         # Take one step of each.
         theta, of_theta = lion(theta, momenta[0], found.theta, lr=3e-4)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from helpers_runs import History, running, small
+from torch import Tensor
 
-from warprl import checkpoint
-from warprl.agents.meta import InProcess
+from warprl import checkpoint, tree
+from warprl.agents.inner import adapt
+from warprl.agents.meta import Experiment, InProcess, Sampled, shards_of
+from warprl.agents.presets import PRESETS
 from warprl.launch.runs.config import RunConfig, resolve
 from warprl.launch.training.loop import Progress, experiment_of
+from warprl.meta_batch import At, Group, InMemory
+from warprl.sums import GradientSums, joined
+from warprl.trajectories import Selection
+from warprl.types import Params, Task
 
 ITERATIONS = 3
 FAMILIES = ["half-cheetah-dir-v1", "maze-11-v1"]
@@ -69,6 +78,83 @@ def interrupted(first: RunConfig, then: RunConfig, folder: Path) -> History:
     with running(then, Progress.load(checkpoint.load(folder))) as run:
         after = run.history(ITERATIONS - 1)
     return History(before.metrics + after.metrics, after.tensors, after.scalars)
+
+
+class Apart:
+    """A sampler whose meta-batches are held in parts, each of which computes its own sums."""
+
+    def __init__(self, experiment: Experiment, parts: int) -> None:
+        self.experiment, self.parts = experiment, parts
+
+    def sample(self, theta: Params, phi: Params, tasks: Sequence[Task], iteration: int) -> Sampled:
+        """See :class:`warprl.agents.meta.Sampler`."""
+        agent, here = self.experiment.agent, []
+        for shard in shards_of(tasks, self.parts, self.experiment.seed, iteration):
+            env = self.experiment.family.make_batch(len(shard.tasks) * agent.adaptation.episodes)
+            found, timing = adapt(env, agent.policy, theta, phi, shard, agent.adaptation)
+            here.append(agent.gather([found], 1, "cpu", (0, len(tasks))))
+        return Sampled(Parts(here), timing)
+
+
+class Parts:
+    """A meta-batch in parts."""
+
+    def __init__(self, here: list[InMemory]) -> None:
+        self.here, self.steps = here, here[0].steps
+        self.task, self.returns, self.finite = (
+            torch.cat([getattr(part, name) for part in here])
+            for name in ("task", "returns", "finite")
+        )
+
+    def gradient(
+        self, theta: Params, phi: Params, which: Selection, kl_coefficient: float
+    ) -> GradientSums:
+        """The sums of all parts, in the order of the tree."""
+        found: dict[tree.Span, GradientSums] = {}
+        for part in self.here:
+            found |= part.gradient_parts(At(theta, phi, kl_coefficient), which)
+        return tree.total((0, len(self.task)), found, joined) or GradientSums()
+
+    def curvature(
+        self, theta: Params, phi: Params, group: Group, which: Selection
+    ) -> Callable[[Tensor], Tensor]:
+        """The products of all parts, in the order of the tree."""
+
+        def product(vector: Tensor) -> Tensor:
+            found: dict[tree.Span, Tensor] = {}
+            for part in self.here:
+                found |= part.curvature_parts(At(theta, phi), group, which, vector)
+            total = tree.total((0, len(self.task)), found, torch.add)
+            assert total is not None
+            return total / len(which.states if group == "phi" else which.tasks)
+
+        return product
+
+
+VARIANTS = [
+    *((agent, ()) for agent in PRESETS if agent != "random"),
+    ("warpgrad", ("outer.type=trpo",)),
+    ("warp-leap", ("outer.type=trpo",)),
+    ("rl2", ("outer.type=trpo",)),
+    ("warpgrad", ("outer.minibatches=3",)),
+    ("warp-promp", ("outer.minibatches=2", "objective.kind=approximate")),
+    ("maml", ("adaptation.inner_lr=3e2",)),  # some tasks diverge
+]
+
+
+@pytest.mark.parametrize(("agent", "settings"), VARIANTS)
+def test_sums_have_the_same_bits_wherever_the_trajectories_are(
+    agent: str, settings: tuple[str, ...]
+) -> None:
+    small = ["policy.hidden=[8,8]", "adaptation.episodes=2"]
+    options = {"workers": 0, "tasks": 5, "seed": 3}
+    config = resolve("point-navigation-v1", agent, options, [*small, *settings])
+    expected = alone(config, 2)
+    for parts in (1, 2, 3, 5):
+        with running(config, sampler=Apart(experiment_of(config), parts)) as run:
+            assert run.history(2) == expected
+    if "adaptation.inner_lr=3e2" in settings:
+        assert any(0 < row["diverged_tasks"] < 5 for row in expected.metrics)
 
 
 def with_memory(agent: str, workers: int = 0) -> RunConfig:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-from helpers_runs import CPUS, History, Run, running, small, start_ray
+from helpers_runs import CPUS, History, Run, running, small, start_ray, timeless
 from ray.exceptions import RayActorError, RayTaskError
 
+from warprl.agents.inner import Shard
 from warprl.launch.errors import RunFailedError
 from warprl.launch.runs.config import RunConfig
-from warprl.launch.training import workers
+from warprl.launch.training import crew
+from warprl.launch.training.crew import Crew, Piece
 from warprl.launch.training.loop import experiment_of
-from warprl.launch.training.workers import RaySampler, collect_shards
+from warprl.launch.training.ray_sampler import RaySampler
 from warprl.types import Task
 
 pytestmark = pytest.mark.ray
@@ -31,7 +34,7 @@ def slow(*settings: str, number: int = 0) -> RunConfig:
 
 def pid_of_a_worker(run: Run) -> int:
     assert isinstance(run.sampler, RaySampler)
-    pid: int = ray.get(run.sampler.actors[-1].__ray_call__.remote(lambda worker: os.getpid()))
+    pid: int = ray.get(run.sampler.crew.actors[-1].__ray_call__.remote(lambda worker: os.getpid()))
     return pid
 
 
@@ -42,19 +45,24 @@ def expected() -> History:
         return undisturbed.history(2)
 
 
+@pytest.mark.parametrize("round_", ["sampling", "second epoch"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_worker_that_dies_or_hangs_while_sampling_is_replaced_and_changes_nothing(
+def test_a_worker_that_dies_or_hangs_is_replaced_and_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     expected: History,
     number: signal.Signals,
+    round_: str,
 ) -> None:
-    with running(slow("compute.worker_timeout_s=8", number=2)) as run:
+    with running(slow("compute.worker_timeout_s=15", number=2)) as run:
         victims = [pid_of_a_worker(run)]
+        waits = {"sampling": 1, "second epoch": 5}[round_]  # two answers a round
         wait = ray.wait
 
         def kill_and_wait(*args: Any, **kwargs: Any) -> Any:
-            if victims:
+            nonlocal waits
+            waits -= 1
+            if waits == 0:
                 time.sleep(0.1)  # the requests are out: let it get to work
                 os.kill(victims.pop(), number)
             return wait(*args, **kwargs)
@@ -62,13 +70,37 @@ def test_a_worker_that_dies_or_hangs_while_sampling_is_replaced_and_changes_noth
         monkeypatch.setattr(ray, "wait", kill_and_wait)
         disturbed = run.train()
         rest = run.history(1)
+    assert not victims
     assert disturbed["workers_replaced"] == 1
     assert run.progress.counters["workers_replaced"] == 1
-    assert "iteration 1: workers lost and replaced: 1" in caplog.text
+    assert "iteration 1: a worker was lost; tasks that are computed again: 2" in caplog.text
     hung = number == signal.SIGSTOP
-    assert ("a worker that gave no answer for 8 s is replaced" in caplog.text) == hung
-    assert disturbed["return_step_2"] == expected.metrics[0]["return_step_2"]
+    assert ("a worker that gave no answer for 15 s is replaced" in caplog.text) == hung
+    assert timeless(disturbed) == expected.metrics[0]
     assert rest.metrics == expected.metrics[1:]
+    assert rest.tensors == expected.tensors
+
+
+def test_a_worker_that_was_lost_gets_tasks_again_when_it_is_back(expected: History) -> None:
+    with running(slow(number=2)) as run:
+        assert isinstance(run.sampler, RaySampler)
+        os.kill(pid_of_a_worker(run), signal.SIGKILL)
+        run.train()
+        deadline = time.monotonic() + 60.0
+        while run.sampler.crew.living() != [0, 1]:
+            assert time.monotonic() < deadline, "it did not come back"
+            time.sleep(0.1)
+        pieces: list[int] = []
+        answer = Crew.ask
+
+        def watched(self: Crew, asked: Any, *rest: Any) -> Any:
+            pieces.append(len(asked))
+            return answer(self, asked, *rest)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Crew, "ask", watched)
+            rest = run.history(1)
+    assert set(pieces) == {2}
     assert rest.tensors == expected.tensors
 
 
@@ -96,7 +128,7 @@ def test_workers_end_if_not_all_of_them_start(monkeypatch: pytest.MonkeyPatch) -
         patch.setattr(ray, "get", interrupted)
         # It holds on to the sampler, by way of its traceback.
         with pytest.raises(KeyboardInterrupt) as caught:
-            RaySampler(experiment_of(config), config.family, 2, timeout_s=60.0)
+            RaySampler(experiment_of(config), config.family, replace(config.compute, workers=2))
     deadline = time.monotonic() + 60.0
     while ray.available_resources().get("CPU", 0) < CPUS:  # type: ignore[no-untyped-call]
         assert time.monotonic() < deadline, "their cores are still taken"
@@ -108,43 +140,61 @@ def mortal(deaths: int, log: Path, sleeps: bool = False) -> Any:
     """A worker that ends its process, or falls asleep, so many times; it counts in a file."""
 
     class Mortal:  # local, and without our types, for its workers import nothing of ours
-        def sample(self, parameters: Any, shard: Any) -> Any:
+        def answer(self, shard: Any, start: Any, question: Any) -> Any:
             with log.open("a") as file:
                 file.write("asked\n")
             if len(log.read_text().splitlines()) <= deaths:
                 time.sleep(999) if sleeps else os._exit(1)
-            return f"answer to {shard}"
+            return f"{question} of {shard.indices}"
 
     worker: Any = ray.remote(num_cpus=0, max_restarts=-1)(Mortal).remote()
     ray.get(worker.__ray_ready__.remote())
     return worker
 
 
-def test_a_request_is_put_again_until_its_worker_survives(tmp_path: Path) -> None:
+def pieces_of(number: int) -> list[Piece]:
+    """Shards of two tasks, one for each worker."""
+    return [Piece(Shard([Task()] * 2, [2 * n, 2 * n + 1], 0, 1), n) for n in range(number)]
+
+
+def test_a_question_is_put_again_until_every_task_is_answered_for(tmp_path: Path) -> None:
     start_ray()
     mortals = [
         mortal(0, tmp_path / "a"),
-        mortal(2, tmp_path / "b"),
+        mortal(1, tmp_path / "b"),
         mortal(1, tmp_path / "c", sleeps=True),
     ]
-    shards: list[Any] = ["the first", "the second", "the third"]
-    answers, replaced = collect_shards(mortals, {}, shards, 3.0)
-    assert list(map(str, answers)) == [f"answer to {shard}" for shard in shards]
-    assert replaced == 3
+    crew = Crew(mortals, 3.0, 60.0)
+    start: Any = None
+    question: Any = "answer"
+    pieces, answers = crew.ask(pieces_of(3), start, question)
+    tasks = [index for piece in pieces for index in piece.shard.indices]
+    assert tasks == list(range(6)) and crew.lost == 2
+    assert list(map(str, answers)) == [f"answer of {piece.shard.indices}" for piece in pieces]
 
 
-def test_a_request_that_kills_every_worker_is_given_up(tmp_path: Path) -> None:
+def ask_one(worker: Any, timeout_s: float, restart_timeout_s: float = 60.0) -> None:
+    start: Any = None
+    question: Any = "answer"
+    Crew([worker], timeout_s, restart_timeout_s).ask(pieces_of(1), start, question)
+
+
+def test_a_shard_that_kills_every_worker_is_given_up(tmp_path: Path) -> None:
     start_ray()
-    shards: list[Any] = ["deadly"]
     with pytest.raises(RayActorError):
-        collect_shards([mortal(99, tmp_path / "log")], {}, shards, 60.0)
-    assert len((tmp_path / "log").read_text().splitlines()) == workers.ATTEMPTS
+        ask_one(mortal(99, tmp_path / "log"), 60.0)
+    assert len((tmp_path / "log").read_text().splitlines()) == crew.ATTEMPTS
 
 
-def test_a_request_that_hangs_every_worker_is_given_up_and_the_limit_named(tmp_path: Path) -> None:
+def test_a_shard_that_hangs_every_worker_is_given_up_and_the_limit_named(tmp_path: Path) -> None:
     start_ray()
-    shards: list[Any] = ["endless"]
     with pytest.raises(
         RunFailedError, match=r"no answer for 1 s, 4 times.* larger compute.worker_timeout_s$"
     ):
-        collect_shards([mortal(99, tmp_path / "log", sleeps=True)], {}, shards, 1.0)
+        ask_one(mortal(99, tmp_path / "log", sleeps=True), 1.0)
+
+
+def test_a_run_ends_if_all_workers_are_lost_and_none_comes_back(tmp_path: Path) -> None:
+    start_ray()
+    with pytest.raises(RunFailedError, match="all 1 workers were lost, and none came back"):
+        ask_one(mortal(99, tmp_path / "log"), 60.0, restart_timeout_s=1e-3)

@@ -487,9 +487,9 @@ def test_a_task_that_is_not_finite_is_found_in_whichever_part_it_is(
 def test_names_are_those_of_the_meta_batch_not_of_the_rows(problem: Problem) -> None:
     finite = torch.ones(TASKS, dtype=torch.bool)
     finite[0] = False
-    renamed = problem.trajectory._replace(task=torch.tensor([7, 3, 9, 1, 4]), finite=finite)
+    renamed = problem.trajectory._replace(task=torch.tensor([1, 3, 4, 7, 9]), finite=finite)
     renamed = poisoned(renamed, 2, logp=-1e4)
-    assert update(problem, ONLINE, renamed)[1].diverged == (7, 9)
+    assert update(problem, ONLINE, renamed)[1].diverged == (1, 4)
 
 
 @pytest.mark.parametrize("config", [ONLINE, OFFLINE])

@@ -35,29 +35,30 @@ def trajectory(tasks: int, steps: int, start: int = 0) -> Trajectory:
 def test_one_pass_draws_every_state_and_every_task_once(
     tasks: int, steps: int, parts: int, seed: int
 ) -> None:
-    drawn = list(trajectories.draw(np.random.default_rng(seed), tasks, steps, parts))
+    every = trajectories.of_tasks(range(tasks), steps)
+    drawn = list(trajectories.draw(np.random.default_rng(seed), every, parts))
     assert len(drawn) == parts
     states = np.concatenate([part.states for part in drawn])
-    rows = np.concatenate([part.rows for part in drawn])
+    drawn_tasks = np.concatenate([part.tasks for part in drawn])
     assert sorted(states.tolist()) == list(range(tasks * steps))
-    assert sorted(rows.tolist()) == list(range(tasks))
+    assert sorted(drawn_tasks.tolist()) == list(range(tasks))
     sizes = [len(part.states) for part in drawn]
     assert max(sizes) - min(sizes) <= 1
 
 
 def test_passes_differ_and_equal_generators_draw_alike() -> None:
-    rng = np.random.default_rng(0)
+    rng, every = np.random.default_rng(0), trajectories.of_tasks(range(6), 3)
     first, second = (
-        [part.states.tolist() for part in trajectories.draw(rng, 6, 3, 3)] for _ in range(2)
+        [part.states.tolist() for part in trajectories.draw(rng, every, 3)] for _ in range(2)
     )
     assert first != second
-    again = trajectories.draw(np.random.default_rng(0), 6, 3, 3)
+    again = trajectories.draw(np.random.default_rng(0), every, 3)
     assert [part.states.tolist() for part in again] == first
 
 
-def test_what_is_left_out_is_left_out_by_name() -> None:
-    found = trajectories.without([7, 3, 9], 2, {3})
-    assert found.rows.tolist() == [0, 2]
+def test_states_are_numbered_by_the_positions_of_their_tasks() -> None:
+    found = trajectories.of_tasks([0, 2], 2)
+    assert found.tasks.tolist() == [0, 2]
     assert found.states.tolist() == [0, 1, 4, 5]
 
 

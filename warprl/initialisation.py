@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -47,6 +48,9 @@ Adapted = Callable[[MetaObjective, Params, Params, Trajectory], Params]
 
 It is a function of theta_0, to be differentiated.
 """
+
+AdaptedLoss = Callable[[MetaObjective, Params, Params, Trajectory, float], MetaLossValue]
+"""(objective, theta_0 once a task ``[T, ...]``, phi, trajectory, kl_coefficient) to ``[T]``."""
 
 Gradient = Callable[[MetaObjective, Params, Params, Trajectory, float], InitGradient]
 """(objective, theta_0, phi, trajectory, kl_coefficient) to the gradient of ``C``."""
@@ -245,7 +249,8 @@ def _gradient(loss: Tensor, inputs: Params) -> Params:
 
 def _squares(params: Params) -> Tensor:
     """Squared norm of each row of stacked parameters, ``[T]``."""
-    return torch.stack([tensor.square().flatten(1).sum(1) for tensor in params.values()]).sum(0)
+    # Added one after the other: a sum along the first axis has another order for a single row.
+    return reduce(torch.add, [tensor.square().flatten(1).sum(1) for tensor in params.values()])
 
 
 def _theta(trajectory: Trajectory, k: int) -> Params:

@@ -20,10 +20,11 @@ from warprl import params as P
 from warprl.adam import Adam, Point, adam_step
 from warprl.initialisation import INITIALISATIONS, LEARNED_INIT, META_LOSS
 from warprl.keys import LEARNING, SEVERAL_STEPS, WARPS, Key, Need
-from warprl.meta_batch import Gradients, MetaBatch, mean_gradients
+from warprl.meta_batch import MetaBatch, finite_tasks
 from warprl.natural_step import Trpo, natural_step
 from warprl.objective import InitKind, LookAhead, Objective, TwoTimeScale
-from warprl.trajectories import Selection, draw, without
+from warprl.sums import Gradients, mean_gradients
+from warprl.trajectories import Selection, draw
 from warprl.types import Params
 
 MIN_PENALTY, MAX_PENALTY = 1e-4, 1e2
@@ -202,7 +203,7 @@ class Learner:
         parts = (
             part
             for _ in range(adam.epochs)
-            for part in draw(rng, len(batch.names), batch.steps, adam.minibatches)
+            for part in draw(rng, finite_tasks(batch), adam.minibatches)
         )
         done = guarded(state, parts, gradients, step, adam.kl_limit, diverged)
 
@@ -241,11 +242,11 @@ class Learner:
         self, trpo: Trpo, state: LearnerState, batch: MetaBatch, diverged: frozenset[int]
     ) -> tuple[LearnerState, Report]:
         """One natural step on all states of the tasks whose gradient is finite."""
-        which = without(batch.names, batch.steps, diverged)
+        which = finite_tasks(batch, diverged)
         at = mean_gradients(batch.gradient(state.theta, state.phi, which, 0.0))
         if at.diverged:  # both objectives have to be of the same tasks, to be compared
             diverged |= at.diverged
-            which = without(batch.names, batch.steps, diverged)
+            which = finite_tasks(batch, diverged)
             at = mean_gradients(batch.gradient(state.theta, state.phi, which, 0.0))
         meta_loss = INITIALISATIONS[self.config.init].meta_loss
         done = natural_step(trpo, batch, at, (state.theta, state.phi), which, meta_loss)

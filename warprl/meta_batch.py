@@ -1,62 +1,52 @@
 """The meta-batch: the trajectory states of one iteration, which answer questions about gradients.
 
 The learner only asks; where the trajectories lie is the meta-batch's own affair. :class:`InMemory`
-holds them all. Gradients are summed over small chunks of states, which fit the processor's cache,
-in a fixed order; several threads may compute the chunks, and the result has the same bits for any
-number of them.
+holds them all, or a part of them on behalf of a meta-batch that is spread over workers. Gradients
+are summed up task by task, and then over tasks in a fixed tree (:mod:`warprl.tree`): the result has
+the same bits however many threads compute it and however the tasks are spread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from warprl import params as P
-from warprl import trajectories
-from warprl.initialisation import INITIALISATIONS, adapted_loss, init_gradient, loss_at_start
+from warprl import trajectories, tree
+from warprl.initialisation import (
+    INITIALISATIONS,
+    AdaptedLoss,
+    adapted_loss,
+    init_gradient,
+    loss_at_start,
+)
 from warprl.objective import LookAhead, MetaObjective, look_ahead
+from warprl.sums import NOTHING, GradientSums, Sums, joined, row_by_row, summed
 from warprl.threads import pool
-from warprl.trajectories import Indices, Selection
+from warprl.trajectories import Indices, Selection, of_tasks
+from warprl.tree import Span
 from warprl.types import MetaLossValue, Params, Trajectory
 
-CHUNK = 2  # states differentiated in one call: they fit the cache, and threads end together
+CHUNK = 3  # states differentiated in one call: they fit the cache, and threads end together
 LONG_CHUNK = 5  # where a network runs step by step, which costs the same for several states
 
 Group = Literal["theta", "phi"]
+Leaf = tuple[int, GradientSums]  # the position of a task, and what it adds to the sums
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
-
-
-class Sums(NamedTuple):
-    """Sums over states (or tasks), and how many there were."""
-
-    gradient: Params
-    loss: float
-    kl: float
-    number: int
-    diverged: frozenset[int]
-
-
-NOTHING = Sums({}, 0.0, 0.0, 0, frozenset())
-
-
-class GradientSums(NamedTuple):
-    """What phi's objective sums up to over states, and theta_0's over tasks."""
-
-    warp: Sums = NOTHING
-    init: Sums = NOTHING
 
 
 class MetaBatch(Protocol):
     """The trajectories of one iteration, in memory or spread over workers.
 
     ``task``, ``returns`` and ``finite`` are those of :class:`warprl.types.Trajectory`, of all
-    tasks. A selection counts the trajectories that are finite, in ``names`` order.
+    tasks.
     """
 
     @property
@@ -72,11 +62,6 @@ class MetaBatch(Protocol):
     @property
     def finite(self) -> Tensor:
         """``[T]``, False where the adaptation diverged."""
-        ...
-
-    @property
-    def names(self) -> Sequence[int]:
-        """The tasks of the finite trajectories, one a row."""
         ...
 
     @property
@@ -117,50 +102,45 @@ class MetaBatch(Protocol):
         ...
 
 
-class Gradients(NamedTuple):
-    """The mean gradients of both objectives, with the meta-loss and the larger KL.
+def finite_tasks(batch: MetaBatch, left_out: Collection[int] = ()) -> Selection:
+    """All states and trajectories of the tasks whose adaptation stayed finite.
 
-    A gradient is empty where nothing finite contributed to it; its parameters then stay. The
-    meta-loss is that of the warps where there are any; ``losses`` are those of both.
+    Args:
+        batch: the meta-batch.
+        left_out: positions of tasks that are left out all the same.
     """
+    finite: list[int] = batch.task[batch.finite].tolist()
+    return of_tasks([task for task in finite if task not in left_out], batch.steps)
+
+
+class At(NamedTuple):
+    """Where a gradient is taken: theta_0 ``[...]``, phi ``[...]``, and the weight of the KL."""
 
     theta: Params
     phi: Params
-    loss: float
-    losses: tuple[float, float]
-    kl: float
-    diverged: frozenset[int]
-
-
-def mean_gradients(sums: GradientSums) -> Gradients:
-    """The means over states and over tasks."""
-    warp, init = mean(sums.warp), mean(sums.init)
-    driver = warp if warp.gradient else init
-    return Gradients(
-        init.gradient,
-        warp.gradient,
-        driver.loss,
-        (warp.loss, init.loss),
-        max(warp.kl, init.kl),
-        warp.diverged | init.diverged,
-    )
+    kl_coefficient: float = 0.0
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """A meta-batch whose trajectories are all in this process.
+    """Trajectories in this process: those of a whole meta-batch, or of a part of it.
 
     Args:
-        trajectory: of all tasks; those that are not finite are left out of every answer.
+        trajectory: of the tasks, in the order of their positions.
         objective: what is differentiated.
         threads: how many compute chunks.
-        chunk: states or tasks in one chunk.
+        chunk: states in one chunk.
+        stacked: whether one chunk may hold states of several tasks, with phi stacked like theta.
+            It pays where a network runs step by step.
+        whole: the positions of the whole meta-batch, if the trajectories are a part of it.
     """
 
     trajectory: Trajectory
     objective: MetaObjective
     threads: int = 1
     chunk: int = CHUNK
+    stacked: bool = False
+    whole: Span | None = None
 
     @property
     def task(self) -> Tensor:
@@ -177,17 +157,6 @@ class InMemory:
         """See :class:`MetaBatch`."""
         return self.trajectory.finite
 
-    @cached_property
-    def _kept(self) -> Trajectory:
-        rows = torch.nonzero(self.trajectory.finite).squeeze(1)
-        return trajectories.select(self.trajectory, rows)
-
-    @cached_property
-    def names(self) -> Sequence[int]:
-        """See :class:`MetaBatch`."""
-        names: list[int] = self._kept.task.tolist()
-        return names
-
     @property
     def steps(self) -> int:
         """See :class:`MetaBatch`."""
@@ -197,102 +166,211 @@ class InMemory:
         self, theta: Params, phi: Params, which: Selection, kl_coefficient: float
     ) -> GradientSums:
         """See :meth:`MetaBatch.gradient`."""
-        kind = INITIALISATIONS[self.objective.init]
-        jobs: list[tuple[Callable[[Indices], GradientSums], Indices]] = []
-
-        # Which objective is computed from which states or tasks.
-        if not isinstance(self.objective.objective, LookAhead):
-            both = partial(self._at_start, theta, phi, kl_coefficient)
-            jobs += [(both, chunk) for chunk in self._chunks(which.rows)]
-        else:
-            if phi:
-                of_phi = partial(self._of_states, theta, phi, kl_coefficient)
-                jobs += [(of_phi, chunk) for chunk in self._chunks(which.states)]
-            if kind.learned and not (phi and kind.at_last_state):
-                of_theta = partial(self._of_tasks, theta, phi, kl_coefficient)
-                jobs += [(of_theta, chunk) for chunk in self._chunks(which.rows)]
-
-        # The sums, in the order of the chunks.
-        parts = self._map(lambda job: finite_part(*job), jobs)
-        return GradientSums(add([p.warp for p in parts]), add([p.init for p in parts]))
+        parts = self.gradient_parts(At(theta, phi, kl_coefficient), which)
+        return tree.total(self._positions, parts, joined) or GradientSums()
 
     def curvature(
         self, theta: Params, phi: Params, group: Group, which: Selection
     ) -> Callable[[Tensor], Tensor]:
         """See :meth:`MetaBatch.curvature`."""
-        items = which.states if group == "phi" else which.rows
-
-        def kl(chunk: Indices, leaves: Params) -> Tensor:
-            if group == "phi":
-                states = trajectories.states(self._kept, chunk)
-                return look_ahead(self.objective, theta, leaves, states, 0.0).value.kl
-            start = P.broadcast(leaves, len(chunk))
-            rows = trajectories.select(self._kept, chunk)
-            return adapted_loss(self.objective, start, phi, rows, 0.0).kl
+        number = len(which.states if group == "phi" else which.tasks)
 
         def product(vector: Tensor) -> Tensor:
-            def part(chunk: Indices) -> Tensor:
-                leaves = P.leaves(phi if group == "phi" else theta)
-                return hessian_product(kl(chunk, leaves).sum(), leaves, vector)
-
-            return torch.stack(self._map(part, self._chunks(items))).sum(0) / len(items)
+            parts = self.curvature_parts(At(theta, phi), group, which, vector)
+            found = tree.total(self._positions, parts, torch.add)
+            assert found is not None, "there is no curvature of nothing"
+            return found / number
 
         return product
 
-    def _of_states(
-        self, theta: Params, phi: Params, kl_coefficient: float, chunk: Indices
-    ) -> GradientSums:
+    def gradient_parts(self, at: At, which: Selection) -> dict[Span, GradientSums]:
+        """The sums of the largest subtrees whose tasks are all here.
+
+        Args:
+            at: where the gradients are taken.
+            which: the states and tasks that count; those that are not here are passed over.
+        """
+        kind, which = INITIALISATIONS[self.objective.init], self._here(which)
+        jobs: list[tuple[Callable[[Indices], list[Leaf]], Indices]] = []
+
+        # Which objective is computed from which states or tasks.
+        loss = self._common_loss(at)
+        if loss is not None:
+            both = partial(self._of_both, loss, at)
+            jobs += [(both, chunk) for chunk in self._chunks(which.tasks, 1)]
+        else:
+            if at.phi:
+                chunks = self._chunks(which.states, self.steps)
+                jobs += [(partial(self._of_states, at), chunk) for chunk in chunks]
+            if kind.learned and not (at.phi and kind.at_last_state):
+                chunks = self._chunks(which.tasks, 1)
+                jobs += [(partial(self._of_tasks, at), chunk) for chunk in chunks]
+
+        # The sums of each task, in the order of the chunks.
+        leaves: dict[Span, GradientSums] = {}
+        for found in self._map(lambda job: finite_part(*job), jobs):
+            for position, sums in found:
+                span = position, position + 1
+                leaves[span] = joined(leaves[span], sums) if span in leaves else sums
+        return self._subtrees(leaves, joined)
+
+    def curvature_parts(
+        self, at: At, group: Group, which: Selection, vector: Tensor
+    ) -> dict[Span, Tensor]:
+        """The summed products of the largest subtrees whose tasks are all here.
+
+        Args:
+            at: where the Hessian of the KL is taken.
+            group: in which parameters.
+            which: the states and tasks that count; those that are not here are passed over.
+            vector: of the product, ``[n]``.
+        """
+        which = self._here(which)
+
+        def kl(chunk: Indices, leaves: Params) -> Tensor:
+            if group == "phi":
+                states = trajectories.states(self.trajectory, self._numbers(chunk, self.steps))
+                return look_ahead(self.objective, at.theta, leaves, states, 0.0).value.kl
+            rows = trajectories.select(self.trajectory, self._numbers(chunk, 1))
+            return adapted_loss(
+                self.objective, P.broadcast(leaves, len(chunk)), at.phi, rows, 0.0
+            ).kl
+
+        def part(chunk: Indices) -> Tensor:
+            leaves = P.leaves(at.phi if group == "phi" else at.theta)
+            return hessian_product(kl(chunk, leaves).sum(), leaves, vector)
+
+        # The products of each task, in the order of its chunks.
+        numbers, size = (which.states, self.steps) if group == "phi" else (which.tasks, 1)
+        chunks = [piece for own in _by_task(numbers, size) for piece in _split(own, self.chunk)]
+        leaves: dict[Span, Tensor] = {}
+        for chunk, found in zip(chunks, self._map(part, chunks), strict=True):
+            span = int(chunk[0]) // size, int(chunk[0]) // size + 1
+            leaves[span] = leaves[span] + found if span in leaves else found
+        return self._subtrees(leaves, torch.add)
+
+    def _of_states(self, at: At, numbers: Indices) -> list[Leaf]:
         """phi's objective over some states, and theta_0's where it comes out on the way.
 
         First-order MAML's gradient is the outer factor of the look-ahead's gradient from the last
         visited point, so that beside warps it costs nothing.
         """
-        leaves, states = P.leaves(phi), trajectories.states(self._kept, chunk)
-        ahead, value = look_ahead(self.objective, theta, leaves, states, kl_coefficient)
+        states = trajectories.states(self.trajectory, self._numbers(numbers, self.steps))
+        leaves = self._leaves_of(at.phi, len(numbers))
+        ahead, value = look_ahead(self.objective, at.theta, leaves, states, at.kl_coefficient)
         on_the_way = INITIALISATIONS[self.objective.init].at_last_state
 
         # One backward pass for both.
         inputs = [*leaves.values(), *(ahead.values() if on_the_way else ())]
         gradients = iter(torch.autograd.grad(value.loss.sum(), inputs, materialize_grads=True))
-        of_phi = summed({name: next(gradients) for name in leaves}, value, states.task)
+        of_phi = {name: next(gradients) for name in leaves}
+        sums = self._sums(of_phi, value, states.task)
+        found = _leaves(states.task, [GradientSums(warp=own) for own in sums])
         if not on_the_way:
-            return GradientSums(of_phi)
+            return found
 
         # theta_0's share is that of the last states.
         end = states.step == self.steps - 1
-        of_theta = {name: next(gradients)[end].sum(0) for name in ahead}
+        of_theta = {name: next(gradients)[end] for name in ahead}
         at_end = MetaLossValue(value.loss[end], value.kl[end])
-        return GradientSums(of_phi, summed(of_theta, at_end, states.task[end]))
+        sums = row_by_row(of_theta, at_end, states.task[end])
+        return found + _leaves(states.task[end], [GradientSums(init=own) for own in sums])
 
-    def _of_tasks(
-        self, theta: Params, phi: Params, kl_coefficient: float, chunk: Indices
-    ) -> GradientSums:
+    def _of_tasks(self, at: At, numbers: Indices) -> list[Leaf]:
         """theta_0's objective over some tasks."""
-        rows = trajectories.select(self._kept, chunk)
-        stacked, value = init_gradient(self.objective, theta, phi, rows, kl_coefficient)
-        gradient = P.tree_map(lambda g: g.sum(0), stacked)
-        return GradientSums(init=summed(gradient, value, rows.task))
+        rows = trajectories.select(self.trajectory, self._numbers(numbers, 1))
+        gradient, value = init_gradient(self.objective, at.theta, at.phi, rows, at.kl_coefficient)
+        found = row_by_row(gradient, value, rows.task)
+        return [
+            (name, GradientSums(init=s)) for name, s in zip(rows.task.tolist(), found, strict=True)
+        ]
 
-    def _at_start(
-        self, theta: Params, phi: Params, kl_coefficient: float, chunk: Indices
-    ) -> GradientSums:
-        """The meta-loss at theta_0, without any step, in phi and theta_0."""
-        rows = trajectories.select(self._kept, chunk)
-        initial, warps = P.leaves(theta), P.leaves(phi)
-        start = P.broadcast(initial, len(chunk))
-        value = loss_at_start(self.objective, start, warps, rows, kl_coefficient)
+    def _common_loss(self, at: At) -> AdaptedLoss | None:
+        """The loss that phi and theta_0 both descend, if they descend the same one.
 
-        inputs = [*warps.values(), *initial.values()]
+        On two time scales it is the loss at theta_0. With a single inner step, the look-ahead from
+        theta_0 is all of MAML's objective, too.
+        """
+        objective = self.objective.objective
+        if not isinstance(objective, LookAhead):
+            return loss_at_start
+        exact = objective.kind == "exact" and self.objective.init == "maml"
+        return adapted_loss if exact and at.phi and self.steps == 1 else None
+
+    def _of_both(self, loss: AdaptedLoss, at: At, numbers: Indices) -> list[Leaf]:
+        """The same loss of some tasks in phi and theta_0."""
+        rows = trajectories.select(self.trajectory, self._numbers(numbers, 1))
+        start = P.leaves(P.broadcast(at.theta, len(numbers)))
+        warps = self._leaves_of(at.phi, len(numbers))
+        value = loss(self.objective, start, warps, rows, at.kl_coefficient)
+
+        # One backward pass for both.
+        inputs = [*warps.values(), *start.values()]
         gradients = iter(torch.autograd.grad(value.loss.sum(), inputs, materialize_grads=True))
-        found = [{name: next(gradients) for name in group} for group in (warps, initial)]
-        return GradientSums(*(summed(gradient, value, rows.task) for gradient in found))
+        of_phi, of_theta = ({name: next(gradients) for name in group} for group in (warps, start))
+        sums = self._sums(of_phi, value, rows.task), row_by_row(of_theta, value, rows.task)
+        return _leaves(rows.task, [GradientSums(*both) for both in zip(*sums, strict=True)])
 
-    def _chunks(self, numbers: Indices) -> list[Indices]:
-        return [numbers[i : i + self.chunk] for i in range(0, len(numbers), self.chunk)]
+    def _leaves_of(self, phi: Params, rows: int) -> Params:
+        return P.leaves(P.broadcast(phi, rows) if self.stacked else phi)
+
+    def _sums(self, of_phi: Params, value: MetaLossValue, task: Tensor) -> list[Sums]:
+        """phi's sums of each row if it is stacked, or of the one task that all rows are of."""
+        if self.stacked:
+            return row_by_row(of_phi, value, task)
+        return [summed(of_phi, value, int(task[0]))]
+
+    def _chunks(self, numbers: Indices, size: int) -> list[Indices]:
+        """States or tasks that are differentiated together: of one task, unless phi is stacked."""
+        if self.stacked:
+            return _split(numbers, self.chunk)
+        return [chunk for own in _by_task(numbers, size) for chunk in _split(own, self.chunk)]
+
+    @property
+    def _positions(self) -> Span:
+        """The span of the tree."""
+        return self.whole or (0, int(self.task[-1]) + 1)
+
+    def _subtrees(
+        self, leaves: Mapping[Span, Answer], join: Callable[[Answer, Answer], Answer]
+    ) -> dict[Span, Answer]:
+        here = int(self.task[0]), int(self.task[-1]) + 1
+        sums = {s: tree.total(s, leaves, join) for s in tree.subtrees(self._positions, here)}
+        return {span: found for span, found in sums.items() if found is not None}
+
+    def _here(self, which: Selection) -> Selection:
+        """The part of a selection whose tasks are here."""
+        task = self.task.cpu().numpy()
+        states = which.states[np.isin(which.states // max(self.steps, 1), task)]
+        return Selection(states, which.tasks[np.isin(which.tasks, task)])
+
+    def _numbers(self, numbers: Indices, size: int) -> Indices:
+        """Numbers of states (size K) or tasks (size 1) here, from those in the meta-batch."""
+        row = np.searchsorted(self.task.cpu().numpy(), numbers // size)
+        return row * size + numbers % size
 
     def _map(self, function: Callable[[Job], Answer], jobs: Sequence[Job]) -> list[Answer]:
         with pool(self.threads) as executor:
             return list(executor.map(function, jobs))
+
+
+def finite_part(function: Callable[[Indices], list[Leaf]], numbers: Indices) -> list[Leaf]:
+    """What states or tasks add to the sums, without those that make them non-finite.
+
+    Args:
+        function: what states or tasks with these numbers add.
+        numbers: of the states or tasks.
+
+    Returns:
+        What the finite ones add; the tasks of the others are named.
+    """
+    found = function(numbers)
+    diverged = frozenset().union(*(sums.warp.diverged | sums.init.diverged for _, sums in found))
+    if not diverged:
+        return found
+    if len(numbers) == 1:
+        return [(found[0][0], GradientSums(NOTHING._replace(diverged=diverged)))]
+    return [leaf for n in range(len(numbers)) for leaf in finite_part(function, numbers[n : n + 1])]
 
 
 def hessian_product(scalar: Tensor, leaves: Params, vector: Tensor) -> Tensor:
@@ -313,64 +391,15 @@ def hessian_product(scalar: Tensor, leaves: Params, vector: Tensor) -> Tensor:
     return P.flatten(dict(zip(leaves, found, strict=True)))
 
 
-def summed(gradient: Params, value: MetaLossValue, task: Tensor) -> Sums:
-    """The sums of one chunk, with its tasks named if a number is not finite.
-
-    Args:
-        gradient: summed over the chunk.
-        value: loss and KL of each state or task, ``[S]``.
-        task: the task of each of them, ``[S]``.
-    """
-    finite = P.all_finite(gradient) and bool(torch.isfinite(value.loss).all())
-    diverged = frozenset() if finite else frozenset(task.tolist())
-    loss, kl = (float(x.detach().sum()) for x in value)
-    return Sums(gradient, loss, kl, len(task), diverged)
+def _leaves(task: Tensor, sums: Sequence[GradientSums]) -> list[Leaf]:
+    """Sums with the position of the task of each; the sum of several rows is the first row's."""
+    return list(zip(task.tolist(), sums, strict=False))
 
 
-def finite_part(function: Callable[[Indices], GradientSums], chunk: Indices) -> GradientSums:
-    """The chunk's sums without the states that make them non-finite.
-
-    Args:
-        function: the sums over states or tasks of some numbers.
-        chunk: the numbers.
-
-    Returns:
-        The sums over the finite ones, with the tasks of the others named.
-    """
-    whole = function(chunk)
-    diverged = whole.warp.diverged | whole.init.diverged
-    if not diverged:
-        return whole
-    if len(chunk) == 1:
-        return GradientSums(NOTHING._replace(diverged=diverged))
-    parts = [finite_part(function, chunk[i : i + 1]) for i in range(len(chunk))]
-    return GradientSums(add([part.warp for part in parts]), add([part.init for part in parts]))
+def _split(numbers: Indices, size: int) -> list[Indices]:
+    return [numbers[i : i + size] for i in range(0, len(numbers), size)]
 
 
-def add(parts: Sequence[Sums]) -> Sums:
-    """Sums added up in their order."""
-    total = NOTHING
-    for part in parts:
-        if part.number:
-            gradient = P.add(total.gradient, part.gradient) if total.number else part.gradient
-            total = Sums(
-                gradient,
-                total.loss + part.loss,
-                total.kl + part.kl,
-                total.number + part.number,
-                total.diverged,
-            )
-        total = total._replace(diverged=total.diverged | part.diverged)
-    return total
-
-
-def mean(total: Sums) -> Sums:
-    """The means of sums; no gradient where there was nothing to sum."""
-    number = total.number
-    if not number:
-        return total._replace(gradient={})
-    return total._replace(
-        gradient=P.tree_map(lambda g: g / number, total.gradient),
-        loss=total.loss / number,
-        kl=total.kl / number,
-    )
+def _by_task(numbers: Indices, size: int) -> list[Indices]:
+    """Numbers in ascending order, in groups of one task each, which has ``size`` of them."""
+    return np.split(numbers, np.flatnonzero(np.diff(numbers // size)) + 1) if len(numbers) else []

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from warprl import params as P
 from warprl.keys import LEARNING, Key
-from warprl.meta_batch import Gradients, Group, MetaBatch, mean_gradients
+from warprl.meta_batch import Group, MetaBatch
+from warprl.sums import Gradients, mean_gradients
 from warprl.trajectories import Selection
 from warprl.types import Params
 

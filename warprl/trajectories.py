@@ -1,12 +1,13 @@
 """What a meta-update draws from adaptation trajectories: their states, and whole ones. Pure.
 
-The trajectory states of T trajectories with K inner steps are numbered: state ``s`` is step
-``s % K`` of the trajectory in row ``s // K``. They are on-policy data and serve one update only.
+The trajectory states of a meta-batch with K inner steps are numbered: state ``s`` is step ``s % K``
+of the trajectory of task ``s // K``. They are on-policy data and serve one update only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,49 +22,46 @@ Indices = NDArray[np.int64]
 
 
 class Selection(NamedTuple):
-    """A part of a meta-batch: numbers of states, for phi, and rows of trajectories, for theta_0."""
+    """A part of a meta-batch: numbers of states, for phi, and of tasks, for theta_0; ascending."""
 
     states: Indices
-    rows: Indices
+    tasks: Indices
 
 
-def draw(rng: np.random.Generator, rows: int, steps: int, parts: int) -> Iterator[Selection]:
-    """One pass over all states and all trajectories without replacement.
+def of_tasks(tasks: Sequence[int], steps: int) -> Selection:
+    """All states and trajectories of some tasks.
+
+    Args:
+        tasks: their positions, ascending.
+        steps: K.
+    """
+    positions = np.array(tasks, dtype=np.int64)
+    return Selection((positions[:, None] * steps + np.arange(steps)).reshape(-1), positions)
+
+
+def draw(rng: np.random.Generator, every: Selection, parts: int) -> Iterator[Selection]:
+    """One pass over states and trajectories without replacement.
 
     States and trajectories are shuffled and split each on their own, so that every part carries
     its share of both.
 
     Args:
         rng: decides the order.
-        rows: how many trajectories there are.
-        steps: K, how many states each of them has.
+        every: the states and trajectories.
         parts: how many parts the pass has.
 
     Returns:
         The parts, each in ascending order.
     """
-    states = np.array_split(rng.permutation(rows * steps), parts)
-    trajectories = np.array_split(rng.permutation(rows), parts)
-    return iter(
-        [Selection(np.sort(s), np.sort(r)) for s, r in zip(states, trajectories, strict=True)]
-    )
-
-
-def without(names: Sequence[int], steps: int, left_out: Collection[int]) -> Selection:
-    """All states and trajectories but those of some tasks.
-
-    Args:
-        names: the task of each row.
-        steps: K.
-        left_out: the tasks to leave out.
-    """
-    kept = [row for row, name in enumerate(names) if name not in left_out]
-    rows = np.array(kept, dtype=np.int64)
-    return Selection((rows[:, None] * steps + np.arange(steps)).reshape(-1), rows)
+    drawn = [
+        [numbers[np.sort(part)] for part in np.array_split(rng.permutation(len(numbers)), parts)]
+        for numbers in every
+    ]
+    return itertools.starmap(Selection, zip(*drawn, strict=True))
 
 
 def states(trajectory: Trajectory, numbers: Indices) -> TrajectoryState:
-    """Trajectory states by their numbers.
+    """Trajectory states by their numbers, counted from the first trajectory that is given.
 
     Args:
         trajectory: T trajectories with K inner steps.

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 from warprl.envs import UnknownFamily, make_family
+from warprl.launch.cluster.silence import silence_raylet
 from warprl.launch.errors import UserError
 from warprl.launch.machine import available_cores
 
@@ -27,6 +28,7 @@ def connect(workers: int) -> None:
     """
     if ray.is_initialized():
         return
+    silence_raylet()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's native log otherwise reaches the terminal; errors that matter are Python's exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

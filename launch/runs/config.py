@@ -65,6 +65,12 @@ class Compute:
         Le(MAX_TIMEOUT_S),
         Key("seconds after which a worker without an answer is replaced"),
     ] = WORKER_TIMEOUT_S
+    restart_timeout_s: Annotated[
+        float,
+        Gt(0),
+        Le(MAX_TIMEOUT_S),
+        Key("seconds to wait for a worker to come back when all of them are lost"),
+    ] = 120.0
 
 
 @dataclass(frozen=True)

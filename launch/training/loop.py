@@ -77,11 +77,9 @@ def sampling(config: RunConfig, experiment: Experiment) -> Iterator[Sampler]:
         yield InProcess(experiment, available_threads(), compute.device)
         return
 
-    from warprl.launch.training.workers import RaySampler
+    from warprl.launch.training.ray_sampler import RaySampler
 
-    sampler = RaySampler(
-        experiment, config.family, compute.workers, compute.worker_timeout_s, compute.device
-    )
+    sampler = RaySampler(experiment, config.family, compute)
     try:
         yield sampler
     finally:

@@ -1,199 +1,155 @@
-"""Ray workers that adapt shards of the meta-batch, and how lost workers are replaced.
+"""Ray workers, which adapt to shards of a meta-batch and compute gradients where the data are.
 
-Each worker gets one request in a meta-iteration: tasks and parameters go in, the adaptation
-trajectories come out. Between requests a worker keeps nothing but compiled physics, so a request
-may be repeated on any worker, and the result has the same bits.
+A request says which shard it is about, where the adaptation began, and what is asked of the
+trajectories. A worker keeps the trajectories of one meta-batch; if it does not have those of a
+shard, it makes them, with the same bits as any other worker. So any worker can answer any request,
+at any time.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
-from ray.exceptions import RayError, RayTaskError
+from torch import Tensor
 
 from warprl import params as P
 from warprl.agents.inner import Shard, adapt
-from warprl.agents.meta import Agent, Experiment, Sampled, mean_timing, shards_of
+from warprl.agents.meta import Agent
 from warprl.agents.rollout import Timing
 from warprl.envs import make_family
-from warprl.launch.cluster.connection import connect, require_family
-from warprl.launch.errors import RunFailedError
-from warprl.launch.machine import available_cores, keep_freed_memory
-from warprl.types import Batch, BatchEnv, Params, Task, Trajectory
-
-if TYPE_CHECKING:
-    from ray.actor import ActorHandle
-
-ATTEMPTS = 4  # if a shard's worker is lost so often, the shard is the likely cause
-
-log = logging.getLogger(__name__)
+from warprl.launch.machine import keep_freed_memory
+from warprl.meta_batch import At, Group, InMemory
+from warprl.sums import GradientSums, Sums
+from warprl.trajectories import Selection
+from warprl.tree import Span
+from warprl.types import BatchEnv, Params
 
 Arrays = dict[str, NDArray[Any]]
 
 
+class Question(Protocol):
+    """Something that is asked of the trajectories of a shard."""
+
+    def __call__(self, here: InMemory) -> Any:
+        """The answer, made of what Ray moves without copying: arrays and plain data."""
+        ...
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the adaptations of a meta-batch begin, and how many tasks there are in all."""
+
+    number: int  # of the meta-batch, among those of a sampler
+    tasks: int
+    parameters: Any  # a reference to the arrays theta.* and phi.*, fetched only if needed
+
+
+class Facts(NamedTuple):
+    """What the learner's process keeps of a shard: see :class:`warprl.types.Trajectory`."""
+
+    returns: NDArray[Any]  # [T, K+1]
+    finite: NDArray[np.bool_]  # [T]
+    steps: int
+
+
+@dataclass(frozen=True)
+class AskFacts:
+    """Returns, and who stayed finite."""
+
+    def __call__(self, here: InMemory) -> Facts:
+        """See :class:`Facts`."""
+        return Facts(here.returns.cpu().numpy(), here.finite.cpu().numpy(), here.steps)
+
+
+@dataclass(frozen=True)
+class AskGradient:
+    """The sums of the meta-gradient; see :meth:`warprl.meta_batch.InMemory.gradient_parts`."""
+
+    parameters: Arrays  # theta.* and phi.*
+    kl_coefficient: float
+    which: Selection
+
+    def __call__(self, here: InMemory) -> dict[Span, list[tuple[Any, ...]]]:
+        """The sums of the largest subtrees in the shard, to be read by :func:`read_sums`."""
+        at = _at(self.parameters, self.kl_coefficient, here)
+        found = here.gradient_parts(at, self.which)
+        return {
+            span: [(to_arrays(part.gradient), *part[1:]) for part in sums]
+            for span, sums in found.items()
+        }
+
+
+def read_sums(found: list[tuple[Any, ...]], device: str | torch.device) -> GradientSums:
+    """Sums of gradients on a device, from the form in which they travel."""
+    return GradientSums(*(Sums(to_tensors(arrays, device), *rest) for arrays, *rest in found))
+
+
+@dataclass(frozen=True)
+class AskCurvature:
+    """Summed Hessian products; see :meth:`warprl.meta_batch.InMemory.curvature_parts`."""
+
+    parameters: Arrays  # theta.* and phi.*
+    group: Group
+    which: Selection
+    vector: NDArray[Any]
+
+    def __call__(self, here: InMemory) -> dict[Span, NDArray[Any]]:
+        """The products of the largest subtrees in the shard."""
+        at, vector = _at(self.parameters, 0.0, here), to_tensor(self.vector, here.task.device)
+        found = here.curvature_parts(at, self.group, self.which, vector)
+        return {span: product.cpu().numpy() for span, product in found.items()}
+
+
 class Answer(NamedTuple):
-    """The trajectories of a shard as a worker sends them, and the seconds they took."""
+    """The answer to a question, and the seconds of sampling and of answering that it took."""
 
-    arrays: Arrays
-    timing: Timing
-
-    @property
-    def trajectory(self) -> Trajectory:
-        """The trajectories, as views of the arrays."""
-        named = to_tensors(self.arrays)
-        return Trajectory(
-            task=named["task"],
-            theta=P.subtree("theta", named),
-            data=Batch(**P.subtree("data", named)),
-            returns=named["returns"],
-            finite=named["finite"],
-        )
+    content: Any
+    sampling: Timing
+    answering: float
 
 
 class Worker:
     """Adapts an agent to the tasks of one family, on one thread; an actor of Ray."""
 
-    def __init__(self, family: str, agent: Agent) -> None:
+    def __init__(self, family: str, agent: Agent, device: str) -> None:
         """``family`` is a name, because physics cannot be sent to another process."""
         torch.set_num_threads(1)
         keep_freed_memory()
-        self._family, self._agent = make_family(family), agent
-        self._batch: BatchEnv | None = None
+        self._family, self._agent, self._device = make_family(family), agent, device
+        self._simulated: BatchEnv | None = None
+        self._number = 0
+        self._here: dict[tuple[int, ...], InMemory] = {}  # by the positions of the tasks
 
-    def sample(self, parameters: Arrays, shard: Shard) -> Answer:
-        """Adapt to the tasks of a shard, from ``theta.*`` and ``phi.*`` of ``parameters``."""
-        named, agent = to_tensors(parameters), self._agent
+    def answer(self, shard: Shard, start: Start, question: Question) -> Answer:
+        """The answer of a shard's trajectories, which are made first if they are not here."""
+        if start.number != self._number:  # what is left of an earlier meta-batch
+            self._here.clear()
+            self._number = start.number
+        key, timing = tuple(shard.indices), Timing()
+        if key not in self._here:
+            self._here[key], timing = self._sample(shard, start)
+        began = time.perf_counter()
+        content = question(self._here[key])
+        return Answer(content, timing, time.perf_counter() - began)
+
+    def _sample(self, shard: Shard, start: Start) -> tuple[InMemory, Timing]:
+        named, agent = to_tensors(ray.get(start.parameters)), self._agent
         env = self._simulations(len(shard.tasks) * agent.adaptation.episodes)
         theta, phi = (P.subtree(group, named) for group in ("theta", "phi"))
         trajectory, timing = adapt(env, agent.policy, theta, phi, shard, agent.adaptation)
-        return Answer(_pack(trajectory), timing)
+        return agent.gather([trajectory], 1, self._device, (0, start.tasks)), timing
 
     def _simulations(self, number: int) -> BatchEnv:
-        if self._batch is None or self._batch.num_envs != number:
-            self._batch = self._family.make_batch(number)
-        return self._batch
-
-
-class RaySampler:
-    """A sampler on Ray: one worker a core, here or on any node of a cluster.
-
-    A worker that is lost, or that gives no answer for ``timeout_s`` seconds, is replaced, and its
-    shard computed again.
-    """
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        family: str,
-        workers: int,
-        timeout_s: float,
-        device: str = "cpu",
-    ) -> None:
-        """Start the workers. Raises UserError if they do not find the family."""
-        connect(workers)
-        require_family(family)
-        self._experiment, self._timeout_s, self._device = experiment, timeout_s, device
-        remote: Any = ray.remote(num_cpus=1, max_restarts=-1)(Worker)
-        self.actors: list[Any] = []
-        try:
-            for _ in range(workers):
-                self.actors.append(remote.remote(family, experiment.agent))
-            ray.get([actor.__ray_ready__.remote() for actor in self.actors])
-        except BaseException:
-            self.stop()  # otherwise the workers that did start would keep their cores
-            raise
-
-    def sample(self, theta: Params, phi: Params, tasks: Sequence[Task], iteration: int) -> Sampled:
-        """See :class:`warprl.agents.meta.Sampler`."""
-        parameters = P.prefix("theta", theta) | P.prefix("phi", phi)
-        shards = shards_of(tasks, len(self.actors), self._experiment.seed, iteration)
-        answers, lost = collect_shards(self.actors, parameters, shards, self._timeout_s)
-        if lost:
-            log.warning("iteration %d: workers lost and replaced: %d", iteration, lost)
-        batch = self._experiment.agent.gather(
-            [answer.trajectory for answer in answers], available_cores(), self._device
-        )
-        return Sampled(batch, mean_timing(answer.timing for answer in answers), lost)
-
-    def stop(self) -> None:
-        """End the workers, unless Ray has ended with all of them."""
-        while self.actors and ray.is_initialized():
-            ray.kill(self.actors.pop())
-
-
-def collect_shards(
-    actors: Sequence[ActorHandle[Worker]],
-    parameters: Params,
-    shards: Sequence[Shard],
-    timeout_s: float,
-) -> tuple[list[Answer], int]:
-    """Let the worker at each position adapt to the shard at the same position.
-
-    Ray restarts a worker that dies, and the worker gets its shard again. A worker that has not
-    answered after ``timeout_s`` seconds is killed and handled in the same way.
-
-    Returns:
-        The answers in the order of the shards, and how many workers were replaced.
-
-    Raises:
-        RayTaskError: at once, if a worker raised an exception; it holds the traceback.
-        RayError: after ATTEMPTS losses of one shard's worker, the last of these errors.
-        RunFailedError: in place of RayError, if that worker hung.
-    """
-    parameters_ref = ray.put(to_arrays(parameters))
-    deadlines = [0.0] * len(shards)
-
-    def ask(n: int) -> Any:
-        deadlines[n] = time.monotonic() + timeout_s
-        return actors[n].sample.remote(parameters_ref, shards[n])
-
-    waiting = {ask(n): n for n in range(len(shards))}
-    answers: dict[int, Answer] = {}
-    losses = [0] * len(shards)
-    hung: set[int] = set()
-    while waiting:
-        # Wait for the next answer, or until a worker counts as hung.
-        n = min(waiting.values(), key=deadlines.__getitem__)
-        ready, _ = ray.wait(list(waiting), timeout=max(deadlines[n] - time.monotonic(), 0.0))
-        if not ready:
-            log.warning("a worker that gave no answer for %g s is replaced", timeout_s)
-            ray.kill(actors[n], no_restart=False)  # from here on it counts as dead
-            hung.add(n)
-            deadlines[n] += timeout_s
-            continue
-
-        # Take the answer, or handle the loss of the worker.
-        n = waiting.pop(ready[0])
-        try:
-            answers[n] = ray.get(ready[0])
-        except RayTaskError:
-            raise
-        except RayError as error:
-            losses[n] += 1
-            if losses[n] == ATTEMPTS:
-                if n in hung:
-                    raise RunFailedError(
-                        f"a worker gave no answer for {timeout_s:g} s, {ATTEMPTS} times in a row: "
-                        "if its tasks take so long, set a larger compute.worker_timeout_s"
-                    ) from error
-                raise
-            hung.discard(n)
-            _await_restart(actors[n])
-            waiting[ask(n)] = n
-    return [answers[n] for n in range(len(shards))], sum(losses)
-
-
-def _await_restart(actor: Any) -> None:
-    # A call to an actor that is restarting fails, unless it has retries: then it is queued.
-    ray.get(actor.__ray_ready__.options(max_task_retries=-1).remote())
+        if self._simulated is None or self._simulated.num_envs != number:
+            self._simulated = self._family.make_batch(number)
+        return self._simulated
 
 
 def to_arrays(params: Params) -> Arrays:
@@ -201,14 +157,18 @@ def to_arrays(params: Params) -> Arrays:
     return {name: tensor.detach().cpu().numpy() for name, tensor in params.items()}
 
 
-def to_tensors(arrays: Arrays) -> Params:
-    """Read-only views of arrays: arrays from the object store must not be written to."""
+def to_tensors(arrays: Arrays, device: str | torch.device = "cpu") -> Params:
+    """The inverse of :func:`to_arrays`, on any device."""
+    return {name: to_tensor(array, device) for name, array in arrays.items()}
+
+
+def to_tensor(array: NDArray[Any], device: str | torch.device = "cpu") -> Tensor:
+    """A tensor of an array; on the processor a view, which must not be written to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
+        return torch.from_numpy(np.asarray(array)).to(device)
 
 
-def _pack(trajectory: Trajectory) -> Arrays:
-    named = {name: getattr(trajectory, name) for name in ("task", "returns", "finite")}
-    named |= P.prefix("theta", trajectory.theta) | P.prefix("data", trajectory.data._asdict())
-    return to_arrays(named)
+def _at(parameters: Arrays, kl_coefficient: float, here: InMemory) -> At:
+    named = to_tensors(parameters, here.task.device)
+    return At(P.subtree("theta", named), P.subtree("phi", named), kl_coefficient)

@@ -1,0 +1,179 @@
+"""A crew of Ray workers: it puts questions to them, and goes on when some of them are lost.
+
+The shards of a lost worker go to those that live; Ray starts the worker anew as soon as there is a
+core for it, and it gets a shard again with the next meta-batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from warprl.agents.inner import Shard
+from warprl.launch.errors import RunFailedError
+from warprl.launch.training.workers import Answer, Question, Start
+
+POLL_S = 0.2
+ATTEMPTS = 4  # if a shard's worker is lost so often, the shard is the likely cause
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A shard, the number of the worker that has it, and how many it has cost."""
+
+    shard: Shard
+    worker: int
+    losses: int = 0
+
+
+@dataclass
+class Crew:
+    """Workers that answer questions about shards.
+
+    Args:
+        actors: their handles; Ray restarts those that die.
+        timeout_s: seconds after which a worker that has not answered is replaced.
+        restart_timeout_s: seconds to wait for any of them when all are lost.
+    """
+
+    actors: list[Any]
+    timeout_s: float
+    restart_timeout_s: float
+    lost: int = 0  # workers, so far
+
+    def __post_init__(self) -> None:
+        """All workers are there."""
+        self._away: dict[int, Any] = {}  # lost workers, each with the sign that it is back
+
+    def living(self) -> list[int]:
+        """The numbers of the workers that are there."""
+        for worker, sign in list(self._away.items()):
+            if ray.wait([sign], timeout=0)[0]:
+                try:
+                    ray.get(sign)
+                    del self._away[worker]
+                except RayError:  # it is not back yet
+                    self._away[worker] = self._call(worker)
+        return [worker for worker in range(len(self.actors)) if worker not in self._away]
+
+    def at_least_one(self) -> list[int]:
+        """The workers that live; if there is none, the first to come back.
+
+        Raises RunFailedError if none comes back in time.
+        """
+        deadline = time.monotonic() + self.restart_timeout_s
+        while not (living := self.living()):
+            if time.monotonic() > deadline:
+                raise RunFailedError(
+                    f"all {len(self.actors)} workers were lost, and none came back within "
+                    f"{self.restart_timeout_s:g} s: 'warprl resume' continues the run"
+                )
+            time.sleep(POLL_S)
+        return living
+
+    def _call(self, worker: int) -> Any:
+        """A sign of life: an answer, or an error as long as the worker has not been restarted."""
+        return self.actors[worker].__ray_ready__.remote()
+
+    def ask(
+        self, pieces: Sequence[Piece], start: Start, question: Question
+    ) -> tuple[list[Piece], list[Answer]]:
+        """The answer of every shard to a question.
+
+        A worker that dies, or that gives no answer in time and is ended, loses its shards to the
+        living, each of which takes a part of them.
+
+        Args:
+            pieces: the shards, and who has them.
+            start: where their adaptations begin.
+            question: what is asked.
+
+        Returns:
+            The shards as they are spread now, in the order of their tasks, and their answers.
+
+        Raises:
+            RayTaskError: at once, if a worker raised an exception; it holds the traceback.
+            RayError: after ATTEMPTS losses of one shard's workers, the last of these errors.
+            RunFailedError: in place of RayError, if that worker hung, or if none is left.
+        """
+        asked = ray.put(question)
+        waiting: dict[Any, Piece] = {}
+        since: dict[int, float] = {}  # when each worker began with what it does now
+        answers: dict[int, tuple[Piece, Answer]] = {}
+        unsent = list(pieces)
+        while unsent or waiting:
+            busy = {piece.worker for piece in waiting.values()}
+            for piece in unsent:
+                request = self.actors[piece.worker].answer.remote(piece.shard, start, asked)
+                waiting[request] = piece
+                if piece.worker not in busy:
+                    since[piece.worker] = time.monotonic()
+            piece, answer = self._next(waiting, since)
+            since[piece.worker] = time.monotonic()
+            if answer is None:
+                unsent = self._divided(piece)
+            else:
+                unsent = []
+                answers[piece.shard.indices[0]] = replace(piece, losses=0), answer
+        ordered = [answers[first] for first in sorted(answers)]
+        return [piece for piece, _ in ordered], [answer for _, answer in ordered]
+
+    def _next(
+        self, waiting: dict[Any, Piece], since: Mapping[int, float]
+    ) -> tuple[Piece, Answer | None]:
+        """The next shard whose answer is there, or, with None, whose worker was lost."""
+        limit = min(since[piece.worker] for piece in waiting.values()) + self.timeout_s
+        ready, _ = ray.wait(list(waiting), timeout=max(limit - time.monotonic(), 0.0))
+        if ready:
+            piece = waiting.pop(ready[0])
+            try:
+                return piece, ray.get(ready[0])
+            except RayTaskError:
+                raise
+            except RayError:
+                if piece.losses + 1 == ATTEMPTS:
+                    raise
+                return piece, None
+
+        # The worker whose time is over hangs: from here on it counts as dead.
+        piece = waiting.pop(min(waiting, key=lambda request: since[waiting[request].worker]))
+        log.warning("a worker that gave no answer for %g s is replaced", self.timeout_s)
+        ray.kill(self.actors[piece.worker], no_restart=False)
+        if piece.losses + 1 == ATTEMPTS:
+            raise RunFailedError(
+                f"a worker gave no answer for {self.timeout_s:g} s, {ATTEMPTS} times in a row: "
+                "if its tasks take so long, set a larger compute.worker_timeout_s"
+            )
+        return piece, None
+
+    def _divided(self, piece: Piece) -> list[Piece]:
+        """The shard of a lost worker in parts, one for each worker that lives."""
+        shard = piece.shard
+        if piece.worker not in self._away:
+            self.lost += 1
+            self._away[piece.worker] = self._call(piece.worker)
+            log.warning(
+                "iteration %d: a worker was lost; tasks that are computed again: %d",
+                shard.iteration,
+                len(shard.tasks),
+            )
+        living = self.at_least_one()
+        parts = np.array_split(np.arange(len(shard.tasks)), min(len(living), len(shard.tasks)))
+        return [
+            Piece(shard.part(part.tolist()), worker, piece.losses + 1)
+            for worker, part in zip(living, parts, strict=False)
+        ]
+
+    def stop(self) -> None:
+        """End the workers, unless Ray has ended with all of them."""
+        while self.actors and ray.is_initialized():
+            ray.kill(self.actors.pop())

@@ -1,0 +1,70 @@
+"""Sums in a fixed binary tree over the positions of tasks. Pure.
+
+A sum of floating-point numbers depends on its order. Here the order is that of a tree which halves
+the positions until one is left, so that the same bits come out wherever its parts are summed up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias, TypeVar
+
+Span: TypeAlias = tuple[int, int]
+"""Neighbouring positions: the first, and the one behind the last."""
+
+Value = TypeVar("Value")
+
+
+def halves(span: Span) -> tuple[Span, Span]:
+    """The two subtrees below a span of more than one position; the left one may be larger by one.
+
+    >>> halves((0, 5))
+    ((0, 3), (3, 5))
+    """
+    first, end = span
+    middle = (first + end + 1) // 2
+    return (first, middle), (middle, end)
+
+
+def subtrees(whole: Span, part: Span) -> list[Span]:
+    """The largest subtrees that lie in a part of the positions: at most 2 log2 of them.
+
+    >>> subtrees((0, 8), (1, 8))
+    [(1, 2), (2, 4), (4, 8)]
+
+    Args:
+        whole: the positions of the tree.
+        part: some of them.
+
+    Returns:
+        Their spans, from left to right.
+    """
+    if part[0] <= whole[0] and whole[1] <= part[1]:
+        return [whole]
+    if whole[1] <= part[0] or part[1] <= whole[0]:
+        return []
+    return [span for half in halves(whole) for span in subtrees(half, part)]
+
+
+def total(
+    span: Span, found: Mapping[Span, Value], join: Callable[[Value, Value], Value]
+) -> Value | None:
+    """The sum over a subtree from the sums of subtrees below it.
+
+    >>> total((0, 4), {(0, 2): "ab", (2, 3): "c"}, lambda left, right: f"({left} + {right})")
+    '(ab + c)'
+
+    Args:
+        span: of the subtree.
+        found: the sums that are there; where positions are missing, nothing is added.
+        join: adds two neighbours.
+
+    Returns:
+        The sum; None if there is nothing to sum.
+    """
+    if span in found or span[1] - span[0] <= 1:
+        return found.get(span)
+    left, right = (total(half, found, join) for half in halves(span))
+    if left is None or right is None:
+        return right if left is None else left
+    return join(left, right)
