@@ -24,19 +24,11 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from warprl.launch.cli import main
 from warprl.launch.errors import UserError
 from warprl.launch.training import rllib
-from warprl.launch.training.rllib import ABSENT, WarpGrad, WarpGradConfig, iteration_metrics
+from warprl.launch.training.rllib import WarpGrad, WarpGradConfig, iteration_metrics
+from warprl.launch.training.rllib_absent import ABSENT
 
 FAMILY = "point-navigation-v1"
 KEYS = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in SMALL)}
-
-
-@pytest.fixture(autouse=True)
-def _no_folders_at_home(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """RLlib makes one for every algorithm."""
-    home = str(tmp_path_factory.mktemp("home"))
-    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", home)
 
 
 def small(**settings: Any) -> WarpGradConfig:
@@ -88,6 +80,15 @@ def test_without_workers_ray_is_not_started() -> None:
     with building(small()) as algorithm:
         rows(algorithm, 1)
     assert not ray.is_initialized()
+
+
+def test_without_tune_no_folder_of_results_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path))
+    with building(small()) as algorithm:
+        rows(algorithm, 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rllibs_own_keys_are_filled() -> None:
