@@ -70,7 +70,7 @@ def measure(cell: Cell, name: str) -> Record:
     return {
         "method": cell.label,
         "config": configuration.plain(member.run.config),
-        "about": summaries.to_json(about),
+        "about": about.to_json(),
         "training": rounded(curve[common.spread(len(curve))].tolist()),
         "adaptations": rows_of(found.curves),
     }
@@ -78,7 +78,7 @@ def measure(cell: Cell, name: str) -> Record:
 
 def rows_of(curves: Curves) -> list[dict[str, Any]]:
     """A row for each adaptation, rounded."""
-    arrays = {"finite": curves.finite, "returns": curves.returns} | summaries.to_json(curves.steps)
+    arrays = {"finite": curves.finite, "returns": curves.returns} | dict(curves.steps)
     return [
         {name: rounded(values[n].tolist()) for name, values in arrays.items()}
         for n in range(len(curves.finite))
@@ -147,7 +147,7 @@ def summarise(name: str, records: Sequence[Record], planned: Sequence[Cell]) -> 
     protocol = protocol_of(name)
     found = [compare.summarise(label, runs, protocol) for label, runs in groups.items() if runs]
     summary = compare.document(planned[0].config.family, protocol, found)
-    return {"experiment": name, **json.loads(to_json(summaries.to_json(summary)))}
+    return {"experiment": name, **json.loads(to_json(summary.to_json()))}
 
 
 def comparison_of(document: Document) -> ComparisonSummary:

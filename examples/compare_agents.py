@@ -29,13 +29,13 @@ def main() -> None:
 
     # The folder has tables, a figure and a page.
     comparison = warprl.compare(runs, steps=3, episodes=options.episodes)
-    print(f"compared in {comparison['folder']}")
+    print(f"compared in {comparison.folder}")
 
     # Evaluate one run by itself, beside the policy that it started from.
     evaluation = runs[0].evaluate(steps=3, episodes=options.episodes, untrained=True)
-    for curve in evaluation["curves"]:
-        means = [round(point["mean"], 1) for point in curve["curve"]]
-        print(f"{curve['policy']}: mean returns after 0 to 3 inner steps: {means}")
+    for curve in evaluation.curves:
+        means = [round(point.mean, 1) for point in curve.curve]
+        print(f"{curve.policy}: mean returns after 0 to 3 inner steps: {means}")
 
 
 if __name__ == "__main__":

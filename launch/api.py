@@ -14,6 +14,7 @@ from warprl.agents.presets import PRESETS
 from warprl.counts import shown
 from warprl.envs import family_names, make_family
 from warprl.launch.errors import UserError, whole_number
+from warprl.launch.evaluation.summaries import ComparisonSummary, EvaluationSummary
 from warprl.launch.handle import Run, console, find, load, require_callback
 from warprl.launch.runs import config as configuration
 from warprl.launch.settings import setting
@@ -86,12 +87,12 @@ def train(
     outcome = training.start(
         config, name, console(verbose), stopping=interruption.stopping, callback=callback
     )
-    folder = Path(outcome.data["run"])
+    folder = Path(outcome.summary.run)
     interruption.check(folder)
     return load(folder)
 
 
-def evaluate(run: Run | str | Path, **options: Any) -> Mapping[str, Any]:
+def evaluate(run: Run | str | Path, **options: Any) -> EvaluationSummary:
     """The adaptation curve of a run on held-out tasks: :meth:`Run.evaluate` by name."""
     return find(run).evaluate(**options)
 
@@ -109,7 +110,7 @@ def compare(
     seed: int = 0,
     beside: Sequence[str] = (),
     out: str | Path | None = None,
-) -> Mapping[str, Any]:
+) -> ComparisonSummary:
     """Compare runs of one family on the same held-out tasks, as ``warprl compare`` does.
 
     Args:
@@ -122,7 +123,8 @@ def compare(
         out: a new folder for tables and figure; None makes one.
 
     Returns:
-        The content of ``summary.json`` in the folder.
+        The content of ``summary.json``: a group for each agent, with its adaptation curve;
+        ``folder`` is where it was written.
 
     Raises:
         UserError: for runs that cannot be compared, or a number out of range.
@@ -140,7 +142,7 @@ def compare(
         beside=",".join(map(str, beside)) or None,
         out=None if out is None else str(out),
         console=console(False),
-    ).data
+    ).summary
 
 
 def families() -> dict[str, str]:

@@ -17,7 +17,7 @@ from warprl import __version__
 from warprl.launch import options, terminal
 from warprl.launch.errors import UserError
 from warprl.launch.options import flag, number, text
-from warprl.launch.outcome import Outcome
+from warprl.launch.outcome import Entries, Outcome, Summary
 from warprl.launch.runs import folders
 
 app = typer.Typer(
@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 
 
-def verb(work: Callable[..., Outcome], help: str | None = None) -> Callable[..., int]:
+def verb(work: Callable[..., Outcome[Summary]], help: str | None = None) -> Callable[..., int]:
     """Make a function a verb of the command, which prints its outcome and takes ``--json``."""
     return app.command(help=help)(terminal.printed(work))
 
@@ -66,7 +66,7 @@ def train(
     trust: Annotated[
         bool, flag("--trust", "Load --init-from although the file may run code.")
     ] = False,
-) -> Outcome:
+) -> Outcome[Summary]:
     """Meta-train an agent on a task family. Prints the run folder last."""
     from warprl.launch.runs import config
     from warprl.launch.training import train
@@ -89,7 +89,7 @@ def resume(
     iterations: Annotated[
         int | None, number("Continue for this many.", "to the planned end")
     ] = None,
-) -> Outcome:
+) -> Outcome[Summary]:
     """Continue a run exactly where its newest checkpoint left it."""
     from warprl.launch.training import train
 
@@ -99,7 +99,7 @@ def resume(
 @partial(verb, help=options.SWEEP)
 def sweep(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The grid, as YAML.")],
-) -> Outcome:
+) -> Outcome[Summary]:
     """Train the runs of a file; see :data:`warprl.launch.options.SWEEP`."""
     from warprl.launch.training import sweep
 
@@ -123,7 +123,7 @@ def evaluate(
     ] = "curve",
     checkpoint: options.Checkpoint = None,
     seed: options.EpisodeSeed = None,
-) -> Outcome:
+) -> Outcome[Summary]:
     """Measure how a run adapts to held-out tasks: returns after 0..N inner steps.
 
     With --protocol metaworld: success rates by Meta-World's own evaluator, for runs on its families
@@ -174,7 +174,7 @@ def compare(
     out: Annotated[
         str | None, text("FOLDER", "A new folder.", default="runs/comparisons/<time>")
     ] = None,
-) -> Outcome:
+) -> Outcome[Summary]:
     """Compare runs on the same held-out tasks; runs that differ only in their seed count as one.
 
     Evaluations that a run already has under the same protocol are reused. References are the policy
@@ -200,7 +200,7 @@ def render(
     task: Annotated[int, number("Position among the held-out tasks.")] = 0,
     steps: Annotated[int | None, number("Inner steps.", "as in training")] = None,
     checkpoint: options.Checkpoint = None,
-) -> Outcome:
+) -> Outcome[Summary]:
     """Film one task before and after 1..K inner steps, side by side."""
     from warprl.launch.evaluation import render
 
@@ -224,7 +224,7 @@ def export(
     ] = None,
     checkpoint: options.Checkpoint = None,
     seed: options.EpisodeSeed = None,
-) -> Outcome:
+) -> Outcome[Summary]:
     """Adapt to one task and save the policy for Stable-Baselines3's PPO.load."""
     from warprl.launch.evaluation import sb3
     from warprl.launch.runs import stored
@@ -236,7 +236,7 @@ def export(
 @verb
 def envs(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help=options.FAMILY_HELP)] = None,
-) -> Outcome:
+) -> Outcome[Summary]:
     """List the task families, or print the definition card of one."""
     from warprl.launch import catalogue
 
@@ -244,7 +244,7 @@ def envs(
 
 
 @verb
-def agents() -> Outcome:
+def agents() -> Outcome[Summary]:
     """List the named agents; 'warprl config FAMILY --agent NAME' shows everything that one sets."""
     from warprl.launch import catalogue
 
@@ -259,7 +259,7 @@ def config(
         list[str] | None, text("KEY=VALUE", "Override a key, as for train.", "--set")
     ] = None,
     explain: Annotated[bool, flag("--explain", "Say what each key means and takes.")] = False,
-) -> Outcome:
+) -> Outcome[Summary]:
     """Print the configuration that train would use, and so every key that --set takes."""
     from warprl.launch.runs import config
 
@@ -268,11 +268,11 @@ def config(
         from warprl.launch.runs import reference
 
         return reference.explain(resolved)
-    return Outcome(config.plain(resolved), config.dump(resolved).rstrip())
+    return Outcome(Entries(config.plain(resolved)), config.dump(resolved).rstrip())
 
 
 @verb
-def doctor() -> Outcome:
+def doctor() -> Outcome[Summary]:
     """Check this machine: each part is OK, or you are told what to do."""
     from warprl.launch import doctor
 

@@ -9,13 +9,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from warprl import __version__
 from warprl.launch import machine
-from warprl.launch.outcome import Outcome
+from warprl.launch.outcome import Document, Outcome
 from warprl.launch.runs import folders
 
 PACKAGES = ("torch", "ray", "mujoco", "gymnasium", "stable-baselines3", "numpy")
@@ -31,7 +31,7 @@ ray.shutdown()
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Document):
     """What one check found; ``advice`` is empty if nothing is wrong."""
 
     name: str
@@ -40,7 +40,15 @@ class Finding:
     needed: bool = True
 
 
-def examine() -> Outcome:
+@dataclass(frozen=True)
+class Examination(Document):
+    """Every check, and whether all is there that training and evaluation need."""
+
+    ok: bool
+    checks: Sequence[Finding]
+
+
+def examine() -> Outcome[Examination]:
     """Run every check; the exit status is 0 if training and evaluation have all that they need."""
     findings = [check() for check in CHECKS]
     healthy = not any(finding.needed and finding.advice for finding in findings)
@@ -53,8 +61,7 @@ def examine() -> Outcome:
         for f in findings
     ]
 
-    data = {"ok": healthy, "checks": [asdict(finding) for finding in findings]}
-    return Outcome(data, "\n".join(lines), 0 if healthy else 1)
+    return Outcome(Examination(healthy, findings), "\n".join(lines), 0 if healthy else 1)
 
 
 def check_versions() -> Finding:

@@ -22,6 +22,7 @@ from warprl.agents.inner import MAX_EPISODES, GradientAdaptation
 from warprl.counts import shown
 from warprl.envs import TaskFamily, make_family
 from warprl.launch.errors import MissingGraphicsError, RunFailedError, UserError, whole_number
+from warprl.launch.evaluation.summaries import EvaluationSummary
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import folders, stored
 from warprl.launch.runs import metrics as recorded
@@ -199,7 +200,7 @@ class Run:
         against: Run | str | Path | None = None,
         untrained: bool = False,
         seed: int | None = None,
-    ) -> Mapping[str, Any]:
+    ) -> EvaluationSummary:
         """Measure returns on held-out tasks after 0, 1, ... inner steps, as ``warprl evaluate``.
 
         Args:
@@ -211,13 +212,14 @@ class Run:
             seed: keys the random numbers of the episodes; None is the run's.
 
         Returns:
-            The content of the evaluation's ``summary.json``; ``folder`` is where it was written.
+            The content of the evaluation's ``summary.json``: an adaptation curve of the run and of
+            each policy beside it; ``folder`` is where it was written.
 
         Raises:
             UserError: for runs that cannot be compared, or a number out of range.
 
         >>> summary = load("example").evaluate(steps=1, episodes=2)
-        >>> len(summary["curves"][0]["curve"])
+        >>> len(summary.curves[0].curve)
         2
         """
         from warprl.launch.evaluation import evaluate as evaluation
@@ -232,7 +234,7 @@ class Run:
             checkpoint=self.checkpoint,
             seed=seed,
             console=console(False),
-        ).data
+        ).summary
 
     def render(self, task: int = 0, steps: int | None = None) -> Path:
         """Film a held-out task before and after inner steps, as ``warprl render`` does.

@@ -1,20 +1,78 @@
-"""What a verb of the command line returns, and how values read in it."""
+"""What a verb of the command line returns, and how values read in it.
+
+Summaries are typed: the names of their fields are the keys that ``--json`` prints and files hold,
+in their order.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 
-class Outcome(NamedTuple):
-    """A result as data for programs and as text for people, with the exit status."""
+class Summary(Protocol):
+    """A result for programs."""
 
-    data: Mapping[str, Any]
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain data."""
+        ...
+
+
+S = TypeVar("S", bound=Summary, covariant=True)
+
+
+class Outcome(NamedTuple, Generic[S]):
+    """A result as a summary for programs and as text for people, with the exit status."""
+
+    summary: S
     text: str
     status: int = 0
+
+
+class Document:
+    """A summary whose fields are the keys; the base of dataclasses.
+
+    >>> @dataclass(frozen=True)
+    ... class Film(Document):
+    ...     video: str
+    ...     returns: tuple[float, ...]
+    ...     task: int | None = None
+    >>> Film("task0.mp4", (-3.0, -2.0)).to_json()
+    {'video': 'task0.mp4', 'returns': [-3.0, -2.0]}
+    """
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain data. One that is None by default is left out while it is None."""
+        assert is_dataclass(self)
+        found = ((field, getattr(self, field.name)) for field in fields(self))
+        return {
+            field.name.removesuffix("_"): _plain(value)  # return_, for Python has the word itself
+            for field, value in found
+            if value is not None or field.default is not None
+        }
+
+
+@dataclass(frozen=True)
+class Entries:
+    """A summary whose keys are no fixed ones, such as the names of task families."""
+
+    entries: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The entries as plain data."""
+        return {key: _plain(value) for key, value in self.entries.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Document):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def to_json(value: Any) -> str:

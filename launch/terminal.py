@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warprl.launch.errors import UserError, one_line
-from warprl.launch.outcome import Outcome, to_json
+from warprl.launch.outcome import Outcome, Summary, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +30,7 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 PYDANTIC = "Value error, "  # which typer leaves in front of its own words on a choice
 
 
-def printed(work: Callable[..., Outcome]) -> Callable[..., int]:
+def printed(work: Callable[..., Outcome[Summary]]) -> Callable[..., int]:
     """Turn a function into one that prints its outcome, or its error, and returns the exit status.
 
     It gains the option ``--json``, with which nothing but one JSON object reaches stdout, whatever
@@ -44,7 +44,7 @@ def printed(work: Callable[..., Outcome]) -> Callable[..., int]:
                 outcome = work(**arguments)
         except (Exception, KeyboardInterrupt) as error:
             return complain(error, json)
-        print(to_json(outcome.data) if json else outcome.text, flush=True)
+        print(to_json(outcome.summary.to_json()) if json else outcome.text, flush=True)
         return outcome.status
 
     # typer reads the options from the signature; --json comes last in the help.

@@ -125,7 +125,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(run: warprl.Run, tmp_path: Pat
     short = warprl.train(FAMILY, iterations=1, seed=3, run=tmp_path / "short", set=SMALL)
     longer = short.resume(1)
     assert (short.iteration, longer.iteration) == (1, 2)
-    assert short.evaluate(steps=1, episodes=1)["checkpoint"] == 1, "it stays where it was"
+    assert short.evaluate(steps=1, episodes=1).checkpoint == 1, "it stays where it was"
     assert same_bits(parameters(longer), parameters(run))
     assert warprl.load(longer.folder, checkpoint=1).iteration == 1
 
@@ -141,13 +141,13 @@ def test_metrics_are_a_table_or_without_pandas_a_list(
 
 def test_evaluation_is_that_of_the_command(run: warprl.Run, tmp_path: Path) -> None:
     summary = run.evaluate(steps=1, episodes=2, untrained=True, against=run)
-    labels = [curve["policy"] for curve in summary["curves"]]
+    labels = [curve.policy for curve in summary.curves]
     assert labels == ["trained", "untrained", str(run.folder)]
-    assert (Path(summary["folder"]) / "curve.csv").is_file()
-    assert warprl.evaluate(run.folder, steps=1, episodes=2)["curves"][0] == summary["curves"][0]
+    assert (Path(summary.folder) / "curve.csv").is_file()
+    assert warprl.evaluate(run.folder, steps=1, episodes=2).curves[0] == summary.curves[0]
     place = tmp_path / "comparison"
     compared = warprl.compare([run], steps=1, episodes=2, beside=["untrained"], out=place)
-    assert Path(compared["folder"]) == place and len(compared["groups"]) == 2
+    assert compared.folder == str(place) and len(compared.groups) == 2
 
 
 def test_an_exported_policy_predicts_as_the_adapted_one(run: warprl.Run, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_recorded_run_is_resumed(name: str, recorded: Path, tmp_path: Path) ->
     text = (run / "config.yaml").read_text()
     expected = checkpoint.load(run / "checkpoints", 3)
     shutil.rmtree(run / "checkpoints" / "3")
-    assert train.resume(run, None, Console(quiet=True)).data["iteration"] == 3
+    assert train.resume(run, None, Console(quiet=True)).summary.iteration == 3
     require_equal(checkpoint.load(run / "checkpoints", 3), expected)
     assert (run / "config.yaml").read_text() == text
 

@@ -22,7 +22,7 @@ from warprl.envs import family_names
 from warprl.launch import machine
 from warprl.launch.cli import main
 from warprl.launch.errors import MissingGraphicsError, RunFailedError, UserError
-from warprl.launch.outcome import Outcome
+from warprl.launch.outcome import Entries, Outcome
 from warprl.launch.runs import config, folders, stored
 from warprl.launch.runs.log import RunLog
 from warprl.launch.training import train
@@ -214,10 +214,10 @@ def test_the_configuration_is_shown_before_it_is_used(capsys: pytest.CaptureFixt
 def test_json_output_is_alone_on_stdout_whatever_else_prints() -> None:
     code = (
         "import os, sys; from warprl.launch import cli, doctor\n"
-        "from warprl.launch.outcome import Outcome\n"
+        "from warprl.launch.outcome import Entries, Outcome\n"
         "def examine():\n"
         "    print('python'); os.write(1, b'native'); os.system('echo child')\n"
-        "    return Outcome({'a': float('nan')}, '', 5)\n"
+        "    return Outcome(Entries({'a': float('nan')}), '', 5)\n"
         "doctor.examine = examine\n"
         "sys.exit(cli.main(['doctor', '--json']))"
     )
@@ -257,9 +257,9 @@ def test_more_workers_than_cores_is_a_warning(caplog: pytest.LogCaptureFixture) 
 def test_a_warning_is_one_line_on_stderr_and_only_the_command_line_prints_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def warns() -> Outcome:
+    def warns() -> Outcome[Entries]:
         logging.getLogger("warprl.launch").warning("%d things are odd", 3)
-        return Outcome({}, "done")
+        return Outcome(Entries({}), "done")
 
     monkeypatch.setattr("warprl.launch.doctor.examine", warns)
     for _ in range(2):

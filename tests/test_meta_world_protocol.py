@@ -18,7 +18,7 @@ from warprl import params as P
 from warprl.agents.inner import Shard, adapt
 from warprl.agents.rollout import collect
 from warprl.launch.cli import main
-from warprl.launch.evaluation.meta_world import Agent
+from warprl.launch.evaluation.meta_world import Agent, MetaWorldSummary
 from warprl.launch.runs import stored
 from warprl.launch.runs.stored import StoredRun
 from warprl.types import Rollout
@@ -112,6 +112,26 @@ def test_a_step_that_is_not_finite_is_not_taken(run: StoredRun) -> None:
     agent.adapt()
     after = agent.eval_action(seen)
     assert np.array_equal(after[0], before[0]) and not np.array_equal(after[1], before[1])
+
+
+def test_the_result_has_the_names_of_the_evaluators_measures() -> None:
+    document: dict[str, Any] = {
+        "run": "runs/first",
+        "family": "ml1-reach-v3",
+        "agent": "warpgrad",
+        "checkpoint": 9,
+        "seed": 1,
+        "protocol": {"num_evals": 50},
+        "versions": {"mujoco": "3.3.0"},
+        "card": {"horizon": 500},
+        "success_rate": 0.5,
+        "return": -2.0,
+        "success_rates": {"reach-v3": 0.5},
+        "folder": "runs/first/1",
+    }
+    values = {key: value for key, value in document.items() if key != "return"}
+    summary = MetaWorldSummary(return_=document["return"], **values)
+    assert list(summary.to_json().items()) == list(document.items())
 
 
 def test_an_episode_that_is_not_over_is_an_error(run: StoredRun) -> None:

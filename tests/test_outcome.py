@@ -1,13 +1,48 @@
-"""What a verb prints: tasks and durations."""
+"""What a verb returns and prints: summaries, tasks and durations."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import pytest
 
 from warprl.envs import make_family
-from warprl.launch.outcome import duration, parameters
+from warprl.launch.outcome import Document, Entries, duration, parameters, to_json
+
+
+@dataclass(frozen=True)
+class Part(Document):
+    """With one field that is written even if it is None, and one that is not."""
+
+    return_: float | None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Whole(Document):
+    """A document that holds others, in all ways."""
+
+    first: Part
+    others: Sequence[Part]
+    named: Mapping[str, Part]
+
+
+def test_a_summary_is_plain_data_with_the_fields_as_keys() -> None:
+    part, noted = Part(-2.5), Part(None, "diverged")
+    plain = {"return": -2.5}, {"return": None, "note": "diverged"}
+    whole = Whole(part, (part, noted), {"last": noted})
+    expected = {"first": plain[0], "others": list(plain), "named": {"last": plain[1]}}
+    assert whole.to_json() == expected
+    assert Entries({"a": whole, "b": (1, 2)}).to_json() == {"a": expected, "b": [1, 2]}
+
+
+def test_what_is_not_finite_is_null_in_the_text_of_a_summary() -> None:
+    found = Whole(Part(math.nan), [Part(math.inf)], {}).to_json()
+    assert (
+        to_json(found) == '{"first": {"return": null}, "others": [{"return": null}], "named": {}}'
+    )
 
 
 def test_a_tasks_numbers_fit_on_a_line_however_many_they_are() -> None:

@@ -13,9 +13,8 @@ from warprl.launch.evaluation.summaries import (
     EvaluationSummary,
     Measurement,
     from_json,
-    to_json,
 )
-from warprl.launch.outcome import to_json as to_text
+from warprl.launch.outcome import to_json
 
 POINT = '{"mean": -2.5, "stderr": 0.5, "low": -3.5, "high": -1.5, "iqm": -2.5, "n": 2}'
 PROTOCOL = '{"format": 2, "versions": {"warprl": "0.1.0"}, "tasks": [{"x": 0.5}, {"x": [1, 2]}]}'
@@ -54,7 +53,7 @@ COMPARISON = (
 def test_a_document_of_before_is_read_and_written_again_to_the_letter(
     kind: type[Any], text: str
 ) -> None:
-    assert to_text(to_json(from_json(kind, text))) == text
+    assert to_json(from_json(kind, text).to_json()) == text
 
 
 def test_null_is_read_as_a_number_that_is_not_finite_and_a_missing_diagnostic_as_none() -> None:
@@ -70,7 +69,7 @@ def test_a_run_is_read_without_what_holds_on_one_machine_only() -> None:
     (run,) = json.loads(COMPARISON)["groups"][0]["runs"]
     kept = {key: run[key] for key in run if key not in ("run", "evaluation", "reused", "mean")}
     found = from_json(Measurement, json.dumps(kept | {"of another time": 1}))
-    assert to_json(found) == kept
+    assert found.to_json() == kept
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from warprl.launch.errors import RunFailedError, UserError, os_errors, writing
 from warprl.launch.evaluation import compare_report as report
-from warprl.launch.evaluation import evaluate, references, summaries
+from warprl.launch.evaluation import evaluate, references
 from warprl.launch.evaluation.curves import (
     Curves,
     Floats,
@@ -56,7 +56,7 @@ def compare(
     beside: str | None = None,
     out: str | None,
     console: Console,
-) -> Outcome:
+) -> Outcome[ComparisonSummary]:
     """Evaluate every run on the same tasks and random numbers, and write tables and figure.
 
     If a run's newest checkpoint was evaluated under the same protocol before, that is reused.
@@ -97,7 +97,7 @@ def compare(
         with suppress(OSError):  # what has been written stays
             folder.rmdir()
         raise
-    return Outcome(summaries.to_json(found), report.text(found))
+    return Outcome(found, report.text(found))
 
 
 def measure(
@@ -233,5 +233,5 @@ def _write(
                 for seed in other.seeds
             ]
             write_tasks(folder / "references.csv", ("group", "seed"), protocol.steps, rows)
-        text = to_json(summaries.to_json(summary)) + "\n"
+        text = to_json(summary.to_json()) + "\n"
         (folder / "summary.json").write_text(text, encoding="utf-8")

@@ -130,7 +130,7 @@ def evaluate(
     checkpoint: int | None,
     seed: int | None,
     console: Console,
-) -> Outcome:
+) -> Outcome[EvaluationSummary]:
     """Measure adaptation curves and write them to a new folder under ``RUN/evaluation``.
 
     ``untrained`` and ``against`` add curves of the same tasks under the same random numbers. Raises
@@ -152,7 +152,7 @@ def evaluate(
         summarise(subject, measure(subject, protocol, console), protocol) for subject in subjects
     ]
     summary = _write(run, protocol, found)
-    return Outcome(summaries.to_json(summary), report.text(summary))
+    return Outcome(summary, report.text(summary))
 
 
 def recall(run: stored.StoredRun, protocol: Protocol) -> EvaluationSummary | None:
@@ -330,6 +330,6 @@ def _write(
             [((curve.policy,), curve.adaptations) for curve in curves],
         )
         report.plot(folder / "curve.png", summary)
-        text = to_json(summaries.to_json(summary)) + "\n"
+        text = to_json(summary.to_json()) + "\n"
         (folder / "summary.json").write_text(text, encoding="utf-8")
     return summary

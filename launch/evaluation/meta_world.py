@@ -6,7 +6,7 @@ Meta-World's evaluator collects the episodes, and asks an agent for actions and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from warprl.agents.adapter import Recorder, inner_update, rollout_of
 from warprl.agents.inner import MAX_EPISODES, GradientAdaptation
 from warprl.envs import is_meta_world
 from warprl.launch.errors import UserError, whole_number, writing
-from warprl.launch.outcome import Outcome, table, to_json
+from warprl.launch.outcome import Document, Outcome, table, to_json
 from warprl.launch.runs import folders, stored
 from warprl.launch.runs.stored import StoredRun
 from warprl.seeding import generator
@@ -137,6 +137,24 @@ class Agent:
             return self._policy.outputs(theta, self._phi, seen)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MetaWorldSummary(Document):
+    """The success rates and the mean return that Meta-World's evaluator finds."""
+
+    run: str
+    family: str
+    agent: str
+    checkpoint: int
+    seed: int
+    protocol: Mapping[str, Any]
+    versions: Mapping[str, str]
+    card: Mapping[str, Any]
+    success_rate: float
+    return_: float
+    success_rates: Mapping[str, float]
+    folder: str
+
+
 def evaluate(
     folder: Path,
     *,
@@ -145,7 +163,7 @@ def evaluate(
     checkpoint: int | None,
     seed: int | None,
     console: Console,
-) -> Outcome:
+) -> Outcome[MetaWorldSummary]:
     """Run Meta-World's evaluator and write what it finds to a new folder in ``RUN/evaluation``.
 
     There is one environment for each test class, which gets all goals of the class in turn, so that
@@ -197,39 +215,37 @@ def evaluate(
         success, returned, each = metalearning_evaluation(Agent(run, seed), envs, **protocol)
         envs.close()
 
-    summary = {
-        "run": str(folder),
-        "family": run.config.family,
-        "agent": run.config.agent,
-        "checkpoint": run.iteration,
-        "seed": seed,
-        "protocol": {**protocol, "num_envs": len(each), "action": "mean"},
-        "versions": {name: version(name) for name in ("metaworld", "mujoco", "torch")},
-        "card": asdict(family.definition()),
-        "success_rate": success,
-        "return": returned,
-        "success_rates": {name: float(each[name]) for name in sorted(each)},
-    }
-    _write(folder, summary)
+    # What it found, in a new folder.
+    place = folder / "evaluation" / folders.stamp()
+    summary = MetaWorldSummary(
+        run=str(folder),
+        family=run.config.family,
+        agent=run.config.agent,
+        checkpoint=run.iteration,
+        seed=seed,
+        protocol={**protocol, "num_envs": len(each), "action": "mean"},
+        versions={name: version(name) for name in ("metaworld", "mujoco", "torch")},
+        card=asdict(family.definition()),
+        success_rate=success,
+        return_=returned,
+        success_rates={name: float(each[name]) for name in sorted(each)},
+        folder=str(place),
+    )
+    with writing(place):
+        place.mkdir(parents=True)
+        text = to_json(summary.to_json()) + "\n"
+        (place / "metaworld.json").write_text(text, encoding="utf-8")
     return Outcome(summary, _text(summary))
 
 
-def _write(folder: Path, summary: dict[str, Any]) -> None:
-    place = folder / "evaluation" / folders.stamp()
-    summary["folder"] = str(place)
-    with writing(place):
-        place.mkdir(parents=True)
-        (place / "metaworld.json").write_text(to_json(summary) + "\n", encoding="utf-8")
-
-
-def _text(summary: dict[str, Any]) -> str:
-    protocol = summary["protocol"]
+def _text(summary: MetaWorldSummary) -> str:
+    protocol = summary.protocol
     steps = f"{protocol['adaptation_steps']} x {protocol['adaptation_episodes']} episodes"
-    rows = [[name, f"{rate:.1%}"] for name, rate in summary["success_rates"].items()]
-    rows.append(["mean", f"{summary['success_rate']:.1%}"])
+    rows = [[name, f"{rate:.1%}"] for name, rate in summary.success_rates.items()]
+    rows.append(["mean", f"{summary.success_rate:.1%}"])
     return (
         f"Meta-World's evaluator after inner steps on {steps}\n"
         f"{table(['test environment', 'success'], rows)}\n"
-        f"mean return of an episode, which ends at success: {summary['return']:.1f}\n"
-        f"{summary['folder']}"
+        f"mean return of an episode, which ends at success: {summary.return_:.1f}\n"
+        f"{summary.folder}"
     )

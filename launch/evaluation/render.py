@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +17,7 @@ from rich.console import Console
 from warprl.agents.inner import AdaptationConfig, Shard, adapt
 from warprl.launch import machine
 from warprl.launch.errors import RunFailedError, UserError
-from warprl.launch.outcome import Outcome, parameters
+from warprl.launch.outcome import Document, Outcome, parameters
 from warprl.launch.runs import folders
 from warprl.threads import one_thread
 
@@ -92,9 +92,21 @@ class Recorder:
         return observation, reward, terminated
 
 
+@dataclass(frozen=True, kw_only=True)
+class RenderSummary(Document):
+    """A film, with the returns that it shows and the mean returns behind them."""
+
+    video: str
+    family: str
+    task: int
+    checkpoint: int
+    returns: Sequence[float]
+    mean_returns: Sequence[float]
+
+
 def render(
     folder: Path, task: int, steps: int | None, checkpoint: int | None, console: Console
-) -> Outcome:
+) -> Outcome[RenderSummary]:
     """Film held-out task number ``task`` before and after 1..``steps`` inner steps.
 
     Raises MissingGraphicsError, before any work, if this machine cannot draw, and UserError for a
@@ -129,16 +141,16 @@ def render(
             frames = film(screen, panels, title)
             write(path, frames, max(round(1.0 / run.family.dt), MIN_FPS))
 
-    data = {
-        "video": str(path),
-        "family": run.config.family,
-        "task": task,
-        "checkpoint": run.iteration,
-        "returns": [sum(episode.reward) for episode in episodes],
-        "mean_returns": means,
-    }
+    summary = RenderSummary(
+        video=str(path),
+        family=run.config.family,
+        task=task,
+        checkpoint=run.iteration,
+        returns=[sum(episode.reward) for episode in episodes],
+        mean_returns=means,
+    )
     lines = [f"{' '.join(panel.caption)}" for panel in panels]
-    return Outcome(data, "\n".join([*lines, str(path)]))
+    return Outcome(summary, "\n".join([*lines, str(path)]))
 
 
 def record(

@@ -19,7 +19,6 @@ from warprl.launch.evaluation.summaries import (
     EvaluationSummary,
     GroupSummary,
     Step,
-    to_json,
 )
 from warprl.launch.outcome import parameters, table
 
@@ -41,7 +40,8 @@ def write_points(
         writer.writeheader()
         for name, curve in curves:
             for k, (point, step) in enumerate(_points(curve)):
-                writer.writerow({column: name, "inner_step": k, **to_json(point), **to_json(step)})
+                row = {column: name, "inner_step": k, **point.to_json()}
+                writer.writerow(row | dict(step))
 
 
 def _points(curve: CurveSummary | GroupSummary) -> Iterable[tuple[Estimate, Step]]:

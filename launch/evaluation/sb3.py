@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from warprl.envs import family_names, make_family
 from warprl.envs.vector import gymnasium_id
 from warprl.launch.errors import RunFailedError, UserError, os_errors, whole_number, writing
 from warprl.launch.evaluation import sb3_models
-from warprl.launch.outcome import Outcome, parameters
+from warprl.launch.outcome import Document, Outcome, parameters
 from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.stored import Imported, StoredRun
 from warprl.types import Task
@@ -26,9 +26,24 @@ LONG = 80  # characters of a task
 WHOLE = re.compile(r"-?[0-9]{1,9}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportSummary(Document):
+    """A file for Stable-Baselines3, the task of its policy, and the returns of the adaptation."""
+
+    file: str
+    run: str
+    family: str
+    environment: str
+    task: Mapping[str, Any]
+    checkpoint: int
+    inner_steps: int
+    seed: int
+    returns: Sequence[float]
+
+
 def export(
     run: StoredRun, task: Task, steps: int | None, out: str | Path, seed: int | None
-) -> Outcome:
+) -> Outcome[ExportSummary]:
     """Adapt a run's policy to a task and write it for SB3's PPO.
 
     Raises UserError for a policy with memory, a family without a Gymnasium id (the user's own,
@@ -61,17 +76,17 @@ def export(
     _write_new(path, sb3_models.save_ppo(sb3_models.to_ppo(run.policy, policy.theta, run.phi, env)))
 
     # What was written, and how to use it. A held-out task may have dozens of values.
-    data = {
-        "file": str(path),
-        "run": str(run.folder),
-        "family": run.config.family,
-        "environment": identifier,
-        "task": values,
-        "checkpoint": run.iteration,
-        "inner_steps": steps,
-        "seed": seed,
-        "returns": list(policy.returns),
-    }
+    summary = ExportSummary(
+        file=str(path),
+        run=str(run.folder),
+        family=run.config.family,
+        environment=identifier,
+        task=values,
+        checkpoint=run.iteration,
+        inner_steps=steps,
+        seed=seed,
+        returns=policy.returns,
+    )
     shown = " > ".join(f"{value:.1f}" for value in policy.returns)
     shown_task, held_out = str(values), run.family.held_out_tasks()
     if len(shown_task) > LONG and task in held_out:
@@ -81,7 +96,7 @@ def export(
         f"{parameters(values)}: returns after 0 to {steps} inner steps: {shown}\n"
         f"PPO.load({str(path)!r}) acts in gymnasium.make({identifier!r}, task={shown_task})\n{path}"
     )
-    return Outcome(data, text)
+    return Outcome(summary, text)
 
 
 def parse_task(run: StoredRun, settings: Sequence[str]) -> Task:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BeforeValidator, TypeAdapter
+
+from warprl.launch.outcome import Document
 
 T = TypeVar("T")
 Number = Annotated[float, BeforeValidator(lambda found: math.nan if found is None else found)]
@@ -23,7 +25,7 @@ DIAGNOSTICS: tuple[Diagnostic, ...] = get_args(Diagnostic)
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Document):
     """The mean of n values, its standard error, 95 % bootstrap interval; the interquartile mean."""
 
     mean: Number
@@ -39,7 +41,7 @@ Step = Mapping[Diagnostic, Number]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adaptation:
+class Adaptation(Document):
     """One adaptation to one task: N + 1 returns, and diagnostics of each of the N inner steps."""
 
     task: int
@@ -61,7 +63,7 @@ class Adaptation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurveSummary:
+class CurveSummary(Document):
     """The adaptation curve of one policy, with each adaptation behind it."""
 
     policy: str
@@ -77,7 +79,7 @@ class CurveSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSummary:
+class EvaluationSummary(Document):
     """The adaptation curve of a run, followed by those that it is compared with."""
 
     run: str
@@ -94,11 +96,11 @@ class EvaluationSummary:
     adaptations: int
     trained_inner_steps: int
     curves: Sequence[CurveSummary]
-    folder: str | None = None
+    folder: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
+class Measurement(Document):
     """How one run was trained and evaluated, without its returns."""
 
     run: str | None = None
@@ -122,7 +124,7 @@ class RunSummary(Measurement):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupSummary:
+class GroupSummary(Document):
     """Estimates over the seeds and tasks of runs that differ only in their seed."""
 
     group: str
@@ -144,7 +146,7 @@ class GroupSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparisonSummary:
+class ComparisonSummary(Document):
     """Groups of runs, and references beside them, under one protocol."""
 
     family: str
@@ -157,22 +159,6 @@ class ComparisonSummary:
     seed: int
     groups: Sequence[GroupSummary]
     folder: str | None = None
-
-
-def to_json(summary: Any) -> Any:
-    """A summary as plain data. A field that is None by default is left out while it is None."""
-    if is_dataclass(summary):
-        found = ((field, getattr(summary, field.name)) for field in fields(summary))
-        return {
-            field.name: to_json(value)
-            for field, value in found
-            if value is not None or field.default is not None
-        }
-    if isinstance(summary, Mapping):
-        return {key: to_json(value) for key, value in summary.items()}
-    if isinstance(summary, list | tuple):
-        return [to_json(value) for value in summary]
-    return summary
 
 
 def from_json(kind: type[T], text: str) -> T:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from warprl.launch.outcome import Outcome
+from warprl.launch.outcome import Entries, Outcome
 from warprl.launch.runs.config import KEYS, VARIANTS, RunConfig, flat
 from warprl.launch.runs.key_table import Entry, text
 
@@ -28,7 +28,7 @@ Results do not depend on the keys of `compute` and `output`.
 """
 
 
-def explain(config: RunConfig) -> Outcome:
+def explain(config: RunConfig) -> Outcome[Entries]:
     """The keys of a configuration with their values, what they mean and what else they take."""
     found = {path: _explained(path, value, config) for path, value in flat(config).items()}
     widths = [max(map(len, found)), max(len(text(row["value"])) for row in found.values())]
@@ -36,7 +36,7 @@ def explain(config: RunConfig) -> Outcome:
         f"{path:<{widths[0]}}  {text(row['value']):<{widths[1]}}  {row['meaning']} [{row['takes']}]"
         for path, row in found.items()
     ]
-    return Outcome(found, "\n".join(lines))
+    return Outcome(Entries(found), "\n".join(lines))
 
 
 def page() -> str:

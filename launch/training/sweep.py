@@ -10,18 +10,42 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from warprl.launch.errors import UserError, os_errors
-from warprl.launch.outcome import Outcome
+from warprl.launch.outcome import Document, Outcome
 from warprl.launch.training.cells import Cell, Result, plan, read
 from warprl.launch.training.train import say
 
 
-def sweep(path: Path, console: Console) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class SweepRun(Document):
+    """One run of the grid, and how a sweep left it; see :class:`Result`."""
+
+    run: str
+    family: str
+    agent: str
+    label: str
+    seed: int
+    iterations: int
+    state: str
+    iteration: int
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSummary(Document):
+    """All runs of a grid, and the signal that stopped the sweep, if one did."""
+
+    folder: str
+    stopped_by: str | None
+    runs: Sequence[SweepRun]
+
+
+def sweep(path: Path, console: Console) -> Outcome[SweepSummary]:
     """Train the unfinished runs of a grid. If one fails, it is named and the others continue.
 
     Raises UserError, before Ray starts, for a bad file, for a cell that cannot be configured and
@@ -50,22 +74,22 @@ def sweep(path: Path, console: Console) -> Outcome:
 
 def _outcome(
     cells: Sequence[Cell], results: Mapping[str, Result], folder: Path, stopped: int | None
-) -> Outcome:
-    rows: list[dict[str, Any]] = [
-        {
-            "run": str(cell.folder),
-            "family": cell.config.family,
-            "agent": cell.config.agent,
-            "label": cell.label,
-            "seed": cell.config.seed,
-            "iterations": cell.config.iterations,
+) -> Outcome[SweepSummary]:
+    runs = [
+        SweepRun(
+            run=str(cell.folder),
+            family=cell.config.family,
+            agent=cell.config.agent,
+            label=cell.label,
+            seed=cell.config.seed,
+            iterations=cell.config.iterations,
             **results[cell.name]._asdict(),
-        }
+        )
         for cell in cells
     ]
 
     # For people: the number of cells in each state, and each failure.
-    counts = Counter(row["state"] for row in rows)
+    counts = Counter(run.state for run in runs)
     failed = [cell.name for cell in cells if results[cell.name].state == "failed"]
     lines = [f"{len(cells)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items())]
     lines += [f"failed: {name}: {results[name].error}" for name in failed]
@@ -73,6 +97,6 @@ def _outcome(
     if stopped:
         lines.append(f"stopped by {name_of_signal}: the same command continues it")
 
-    data = {"folder": str(folder), "stopped_by": name_of_signal, "runs": rows}
+    summary = SweepSummary(folder=str(folder), stopped_by=name_of_signal, runs=runs)
     status = 128 + stopped if stopped else int(bool(failed))
-    return Outcome(data, "\n".join([*lines, str(folder)]), status)
+    return Outcome(summary, "\n".join([*lines, str(folder)]), status)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +17,7 @@ from warprl.agents.inner import AdaptationConfig, GradientAdaptation, MemoryAdap
 from warprl.checkpoint import Checkpoint
 from warprl.launch.errors import UserError, whole_number, writing
 from warprl.launch.machine import available_cores
-from warprl.launch.outcome import Outcome
+from warprl.launch.outcome import Document, Outcome
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import folders, stored
 from warprl.launch.runs.config import RunConfig
@@ -51,6 +52,17 @@ class StopTraining(Exception):
     """Raised by a callback to end training after the current iteration."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingSummary(Document):
+    """Where a run stands after training, with its mean returns after 0, 1, ..., K inner steps."""
+
+    run: str
+    iteration: int
+    env_steps: int
+    returns: Sequence[float]
+    stopped_by: str | None
+
+
 def start(
     config: RunConfig,
     name: str | None,
@@ -58,7 +70,7 @@ def start(
     imported: Imported | None = None,
     stopping: Stopping | None = None,
     callback: Callback | None = None,
-) -> Outcome:
+) -> Outcome[TrainingSummary]:
     """Train a new run, from random parameters or from an imported theta_0.
 
     It stops early if ``stopping`` (by default, a signal) or ``callback`` asks for it.
@@ -80,7 +92,7 @@ def resume(
     console: Console,
     stopping: Stopping | None = None,
     callback: Callback | None = None,
-) -> Outcome:
+) -> Outcome[TrainingSummary]:
     """Continue a run to its end or for ``iterations`` more, with the same result as without a stop.
 
     It stops early if ``stopping`` (by default, a signal) or ``callback`` asks for it.
@@ -130,7 +142,7 @@ class _Plan(NamedTuple):
 
 def _run(
     plan: _Plan, saved: Checkpoint | None, console: Console, stopping: Stopping | None
-) -> Outcome:
+) -> Outcome[TrainingSummary]:
     folder, config = plan.folder, plan.config
     warn_about_cores(config)
     workers = f"{config.compute.workers} worker{'s' * (config.compute.workers != 1)}"
@@ -214,21 +226,23 @@ def _likely_cause(config: RunConfig) -> str:
     return f"outer.{key} than {getattr(config.outer, key):g}"
 
 
-def _outcome(folder: Path, config: RunConfig, metrics: dict[str, Any], stop: Stop) -> Outcome:
-    data = {
-        "run": str(folder),
-        "iteration": metrics["iteration"],
-        "env_steps": metrics["env_steps"],
-        "returns": adaptation(metrics),
-        "stopped_by": signal.Signals(stop.signal).name if stop.signal else None,
-    }
-    end = f"stopped by {data['stopped_by']} and saved" if stop.signal else "finished"
+def _outcome(
+    folder: Path, config: RunConfig, metrics: dict[str, Any], stop: Stop
+) -> Outcome[TrainingSummary]:
+    summary = TrainingSummary(
+        run=str(folder),
+        iteration=metrics["iteration"],
+        env_steps=metrics["env_steps"],
+        returns=adaptation(metrics),
+        stopped_by=signal.Signals(stop.signal).name if stop.signal else None,
+    )
+    end = f"stopped by {summary.stopped_by} and saved" if stop.signal else "finished"
     text = (
-        f"{end} at iteration {metrics['iteration']}, {metrics['env_steps']:,} environment steps; "
+        f"{end} at iteration {summary.iteration}, {summary.env_steps:,} environment steps; "
         f"{_last_returns(config.adaptation)}: {returns_text(metrics)}\n"
         f"{folder}"
     )
-    return Outcome(data, text, 128 + stop.signal if stop.signal else 0)
+    return Outcome(summary, text, 128 + stop.signal if stop.signal else 0)
 
 
 def _last_returns(adaptation: AdaptationConfig) -> str:

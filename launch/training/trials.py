@@ -103,8 +103,7 @@ def _train_cell(cell: Cell, mark: Path) -> int | None:
     else:
         remaining = cell.config.iterations - cell.done
         outcome = training.resume(cell.folder, remaining, console, stopping)
-    iteration: int = outcome.data["iteration"]
-    return iteration
+    return outcome.summary.iteration
 
 
 class _Progress(TrialProgressCallback):
