@@ -4,6 +4,7 @@
 # PYTHON=...      the interpreter to build VENV with (default: the first of python3, python3.13, ... that is >= 3.11)
 # VENV=...        the environment (default: .venv); another PYTHON needs another one: PYTHON=python3.12 VENV=.venv-3.12
 # JOBS=...        processes that `make test` divides the test files among (default: 2)
+# COVERAGE=1      `make test` counts the lines that it runs, and `make test-ray` adds those that it runs
 # TORCH_INDEX=... a further package index for torch, such as PyTorch's own for CPU builds (default: pip's settings)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -53,21 +54,20 @@ demo: $(READY) ## train, evaluate and film: three minutes (DEMO=short: a rehears
 	$(BIN)/python -m warprl.launch.demo $(if $(filter short,$(DEMO)),--short) $(if $(filter required,$(VIDEO)),--require-video)
 
 test: $(READY) ## the tests but for slow ones and Ray's (one file: make test TESTS=tests/test_warp.py)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
+		$(if $(COVERAGE),--cov --cov-report=) $(TESTS)
 
 test-ray: $(READY) ## the tests that start Ray: workers, Tune, sweeps
-	$(BIN)/python -m pytest -m 'ray and not slow' $(TESTS)
+	$(BIN)/python -m pytest -m 'ray and not slow' $(if $(COVERAGE),--cov --cov-append --cov-report=) $(TESTS)
 
 slow-test: $(READY) ## the tests that take minutes: learning, long determinism runs
 	$(BIN)/python -m pytest -m slow $(TESTS)
 
 # It takes half as much processor time again. Processes that tests start are not looked into.
-coverage: $(READY) ## make test and test-ray, and the files of which they run less than 90 %
-	$(BIN)/coverage erase
-	PYTEST_ADDOPTS='--cov --cov-append --cov-report=' $(MAKE) test test-ray
-	$(MAKE) coverage-report
+coverage: ## make test and test-ray, and the files of which they run less than 90 %
+	$(MAKE) test test-ray coverage-report COVERAGE=1
 
-coverage-report: $(READY) ## what the last tests that counted lines ran: the total, and the files below 90 %
+coverage-report: $(READY) ## what the last tests with COVERAGE=1 ran: the total, and the files below 90 %
 	$(BIN)/coverage report --sort=cover | awk 'NR == 1 || /^TOTAL/ || $$NF + 0 < 90'
 
 metaworld: $(METAWORLD) ## an environment with Meta-World, in .venv-metaworld (docs/metaworld.md)
