@@ -7,7 +7,6 @@ holds the numbers that Meta-World calls a random vector: only drawing tasks buil
 
 from __future__ import annotations
 
-import difflib
 import functools
 import pickle
 from collections import deque
@@ -126,6 +125,11 @@ class Variations(Split):
         return tuple(map(float, value))
 
 
+def meta_world_names() -> list[str]:
+    """The names of all benchmarks: ``ml10``, ``ml45`` and ``ml1-<task>`` for each task."""
+    return [*_PARTS, *(f"ml1-{task}" for task in _NAMES)]
+
+
 class MetaWorld(GymFamily[Variation]):
     """A benchmark of Meta-World; its goals are hidden."""
 
@@ -135,17 +139,10 @@ class MetaWorld(GymFamily[Variation]):
         """Name the benchmark.
 
         Args:
-            name: ``ml10``, ``ml45`` or ``ml1-<task>``.
-
-        Raises:
-            ValueError: Meta-World has no such task; the message has the nearest names.
+            name: one of :func:`meta_world_names`.
         """
-        benchmark = name if name in _PARTS else name.removeprefix("ml1-")
-        if name not in _PARTS and benchmark not in _NAMES:
-            near = [f"ml1-{task}" for task in difflib.get_close_matches(benchmark, _NAMES, n=2)]
-            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_NAMES)}"
-            raise ValueError(f"Meta-World has no task {benchmark!r}; {hint}")
-        super().__init__(name, _ENV_ID, Variations(benchmark), Table.arrange, HORIZON)
+        benchmark = Variations(name.removeprefix("ml1-"))
+        super().__init__(name, _ENV_ID, benchmark, Table.arrange, HORIZON)
 
     def definition(self) -> Definition:
         """The definition card."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import re
+from collections.abc import Sequence
 
 from warprl.envs.family import TaskFamily
 from warprl.envs.maze import Maze11, Maze13
@@ -46,7 +46,16 @@ _META_WORLD = re.compile(r"ml10|ml45|ml1-.+")
 
 
 class UnknownFamily(ValueError):
-    """No task family has this name."""
+    """No task family has this name; the message is one line.
+
+    It ends with the ``known`` names, if they can be listed. A program that would rather suggest the
+    nearest of them puts that behind ``reason``, which is the message without the list.
+    """
+
+    def __init__(self, reason: str, known: Sequence[str] = ()) -> None:
+        """Say why, and which names there are."""
+        super().__init__(f"{reason}; known: {', '.join(known)}" if known else reason)
+        self.reason, self.known = reason, known
 
 
 def family_names() -> list[str]:
@@ -78,15 +87,13 @@ def make_family(name: str) -> TaskFamily:
     if is_meta_world(name):
         return _meta_world(name)
     if name not in FAMILIES:
-        near = difflib.get_close_matches(name, FAMILIES, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(FAMILIES)}"
-        raise UnknownFamily(f"unknown task family {name!r}; {hint}")
+        raise UnknownFamily(f"unknown task family {name!r}", family_names())
     return FAMILIES[name]()
 
 
 def _meta_world(name: str) -> TaskFamily:
     try:
-        from warprl.envs.meta_world import MetaWorld
+        from warprl.envs.meta_world import MetaWorld, meta_world_names
     except ModuleNotFoundError as error:
         if error.name != "metaworld":
             raise
@@ -95,10 +102,10 @@ def _meta_world(name: str) -> TaskFamily:
             "pip install --constraint constraints-metaworld.txt '.[metaworld]' "
             "(see docs/metaworld.md)"
         ) from error
-    try:
-        return MetaWorld(name)
-    except ValueError as error:
-        raise UnknownFamily(str(error)) from error
+    if name not in meta_world_names():
+        task = name.removeprefix("ml1-")
+        raise UnknownFamily(f"Meta-World has no task {task!r}", meta_world_names())
+    return MetaWorld(name)
 
 
 def _import_family(name: str) -> TaskFamily:

@@ -162,7 +162,7 @@ def test_a_task_that_meta_world_does_not_have_is_one_line(
 ) -> None:
     assert main(["train", "ml1-reech-v3"]) == 2
     assert capsys.readouterr().err.startswith(
-        "warprl: Meta-World has no task 'reech-v3'; did you mean ml1-reach-v3"
+        "warprl: Meta-World has no task 'reech-v3'; did you mean 'ml1-reach-v3'?"
     )
     for name in ("ml1-zzz", "ml1-ml10"):
         with pytest.raises(UnknownFamily, match="^Meta-World has no task"):

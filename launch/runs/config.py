@@ -284,7 +284,8 @@ def require_family(name: str) -> None:
     try:
         make_family(name)
     except UnknownFamily as error:
-        raise UserError(str(error)) from error
+        hint = f"; {nearest(name, error.known)}" if error.known else ""
+        raise UserError(f"{error.reason}{hint}") from error
 
 
 def _require_physics(family: str) -> None:
