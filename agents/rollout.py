@@ -14,7 +14,7 @@ from torch import Tensor
 
 from warprl.agents.policy import Policy
 from warprl.agents.recurrent import State
-from warprl.types import BatchEnv, Params, Rollout, Task
+from warprl.types import BatchEnv, Bools, Generators, Params, Rollout, Task
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Draws(NamedTuple):
     """The tasks of a rollout, and the random generators, one for each task."""
 
     tasks: Sequence[Task]
-    reset: Sequence[np.random.Generator]
-    action: Sequence[np.random.Generator]
+    reset: Generators
+    action: Generators
 
 
 class Memory(NamedTuple):
@@ -70,7 +70,7 @@ class Memory(NamedTuple):
         action, reward = (like.new_zeros(len(like), episodes, n) for n in (policy.act_dim, 1))
         return cls(policy.begin(theta, phi, episodes), action, reward)
 
-    def observe(self, obs: Tensor, alive: NDArray[np.bool_], first: bool | Tensor) -> Tensor:
+    def observe(self, obs: Tensor, alive: Bools, first: bool | Tensor) -> Tensor:
         """What a network with memory sees.
 
         Args:
@@ -87,7 +87,7 @@ class Memory(NamedTuple):
         return torch.cat([obs, self.action, self.reward, *flags], -1)
 
     def after(
-        self, state: State, action: Tensor, reward: NDArray[np.float32], alive: NDArray[np.bool_]
+        self, state: State, action: Tensor, reward: NDArray[np.float32], alive: Bools
     ) -> Memory:
         """The memory after a step; of the episodes that are over, action and reward stay.
 
@@ -133,7 +133,7 @@ class Actor(NamedTuple):
         obs: Tensor,
         memory: Memory,
         noise: Tensor,
-        alive: NDArray[np.bool_],
+        alive: Bools,
         first: bool | Tensor,
     ) -> Acted:
         """Act once in every episode.
@@ -258,6 +258,6 @@ def joined(episodes: Sequence[Rollout]) -> Rollout:
     )
 
 
-def _noise(policy: Policy, rngs: Sequence[np.random.Generator], h: int, e: int) -> Tensor:
+def _noise(policy: Policy, rngs: Generators, h: int, e: int) -> Tensor:
     """The noise of all actions ``[H, T, E, A]``, one generator a task."""
     return torch.from_numpy(np.stack([policy.distribution.noise(rng, h, e) for rng in rngs], 1))

@@ -11,12 +11,11 @@ from typing import Any, TypeAlias
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box, Discrete
-from numpy.typing import NDArray
 
 from warprl.envs.held_out import NUM_HELD_OUT, load_manifest
 from warprl.envs.screen import ModelScreen, Screen
 from warprl.envs.tasks import TaskDistribution
-from warprl.types import BatchEnv, Spaces, Task
+from warprl.types import BatchEnv, Bools, Floats, Generators, Ids, Spaces, Task
 
 ActionSpace: TypeAlias = Box | Discrete[Any]
 """A Box action is its vector ``[A]``; a Discrete one is one-hot, with A the number of choices."""
@@ -66,22 +65,22 @@ class RenderableBatch(BatchEnv, ABC):
         self.num_envs = num_envs
         self.horizon = horizon
 
-    def reset(
-        self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
-    ) -> NDArray[np.float64]:
+    def reset(self, tasks: Sequence[Task], generators: Generators) -> Floats:
         """Start an episode in every simulation; see :class:`warprl.types.BatchEnv`.
+
+        Args:
+            tasks: T tasks, which share the simulations evenly and in order.
+            generators: one for each task, which draws the initial states of its episodes.
+
+        Returns:
+            Observations ``[N, O]``.
 
         Raises:
             ValueError: T does not divide N, or there are more or fewer generators than tasks.
         """
         return self.restart(np.arange(self.num_envs), tasks, generators)
 
-    def restart(
-        self,
-        ids: NDArray[np.intp],
-        tasks: Sequence[Task],
-        generators: Sequence[np.random.Generator],
-    ) -> NDArray[np.float64]:
+    def restart(self, ids: Ids, tasks: Sequence[Task], generators: Generators) -> Floats:
         """Start a new episode in some simulations, and leave every other one untouched.
 
         Args:
@@ -99,19 +98,14 @@ class RenderableBatch(BatchEnv, ABC):
         return self._restart(ids, tasks, generators)
 
     @abstractmethod
-    def _restart(
-        self,
-        ids: NDArray[np.intp],
-        tasks: Sequence[Task],
-        generators: Sequence[np.random.Generator],
-    ) -> NDArray[np.float64]:
+    def _restart(self, ids: Ids, tasks: Sequence[Task], generators: Generators) -> Floats:
         """See :meth:`restart`; the tasks can share the simulations, and each has a generator."""
 
-    def skip(self, ended: NDArray[np.bool_]) -> None:
+    def skip(self, ended: Bools) -> None:
         """Advance them all the same: by default, skipping saves nothing."""
 
     @abstractmethod
-    def render_state(self, index: int) -> NDArray[np.float64]:
+    def render_state(self, index: int) -> Floats:
         """The numbers from which the family's :class:`Screen` draws one simulation."""
 
 
@@ -203,7 +197,13 @@ class TaskFamily(ABC):
 
     @abstractmethod
     def make_batch(self, num_envs: int) -> RenderableBatch:
-        """Make ``num_envs`` simulations that are stepped together on one thread.
+        """Make simulations that are stepped together on one thread.
+
+        Args:
+            num_envs: N, how many there are.
+
+        Returns:
+            The batch, in which no episode has begun.
 
         Raises:
             ValueError: ``num_envs`` is not positive.
@@ -213,6 +213,28 @@ class TaskFamily(ABC):
     def definition(self) -> Definition:
         """The definition card."""
 
+    def card(self, frame_skip: int = 1, **lines: str) -> Definition:
+        """The definition card, made of the lines that only the family itself can write.
+
+        Args:
+            frame_skip: how many physics steps an environment step takes.
+            **lines: the text of ``reward``, ``observation``, ``action``, ``initial_state``,
+                ``termination``, ``physics``, ``differences`` and ``source``.
+
+        Returns:
+            The card.
+        """
+        return Definition(
+            name=self.name,
+            tasks=self.distribution.text,
+            held_out=self.held_out_text,
+            horizon=self.horizon,
+            frame_skip=frame_skip,
+            dt=self.dt,
+            action_scale=self.action_scale,
+            **lines,
+        )
+
     @abstractmethod
     def screen(self, task: Task, size: int) -> Screen:
         """Make what draws the simulations of one task.
@@ -220,6 +242,9 @@ class TaskFamily(ABC):
         Args:
             task: the task, which the pictures show.
             size: the width and height of a picture, in pixels.
+
+        Returns:
+            What draws them.
 
         Raises:
             ValueError: in one line, if the family cannot be drawn.
@@ -234,11 +259,11 @@ class ModelFamily(TaskFamily):
         """A model for drawing, which shows the task and has the ``qpos`` of the physics."""
 
     def screen(self, task: Task, size: int) -> Screen:
-        """The render model, seen by its camera "track"."""
+        """Draws the render model, seen by its camera "track"; see the base class."""
         return ModelScreen(self.render_model(task), size)
 
 
-def task_rows(tasks: Sequence[Task], num_envs: int) -> NDArray[np.float64]:
+def task_rows(tasks: Sequence[Task], num_envs: int) -> Floats:
     """Give every simulation the numbers of its task.
 
     Args:
@@ -252,10 +277,13 @@ def task_rows(tasks: Sequence[Task], num_envs: int) -> NDArray[np.float64]:
     return np.repeat(rows, num_envs // len(tasks), axis=0)
 
 
-def check_reset(
-    tasks: Sequence[Task], generators: Sequence[np.random.Generator], num_envs: int
-) -> None:
+def check_reset(tasks: Sequence[Task], generators: Generators, num_envs: int) -> None:
     """Check that tasks can share simulations evenly, and that each has a generator.
+
+    Args:
+        tasks: T tasks.
+        generators: the generators, of which there should be T.
+        num_envs: the number of simulations, which T should divide.
 
     Raises:
         ValueError: in one line that names the numbers that do not fit.

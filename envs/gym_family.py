@@ -23,7 +23,7 @@ from warprl.envs.family import ActionSpace, Definition, RenderableBatch, TaskFam
 from warprl.envs.screen import Picture, Screen
 from warprl.envs.splits import Split, make_split
 from warprl.envs.tasks import TaskT
-from warprl.types import Task
+from warprl.types import Bools, EnvStep, Floats, Generators, Ids, Task
 
 Env = gymnasium.Env[Any, Any]
 
@@ -106,6 +106,9 @@ class GymFamily(TaskFamily, Generic[TaskT]):
         Args:
             render_mode: Gymnasium's; None for an environment that does not draw.
 
+        Returns:
+            The environment.
+
         Raises:
             ValueError: the observations cannot be flattened into a Box.
         """
@@ -135,23 +138,17 @@ class GymFamily(TaskFamily, Generic[TaskT]):
         return GymBatch(self, num_envs)
 
     def screen(self, task: Task, size: int) -> Screen:
-        """The environment's own pictures. Raises ValueError, in one line, if it draws none."""
+        """The environment's own pictures; see the base class."""
         return GymScreen(self, task, size)
 
     def definition(self) -> Definition:
         """The definition card; for the rest it refers to the environment's documentation."""
         its = f"that of {self.env_id}"
-        return Definition(
-            name=self.name,
+        return self.card(
+            self._frame_skip,
             reward=its,
-            tasks=self.distribution.text,
-            held_out=self.held_out_text,
-            horizon=self.horizon,
-            frame_skip=self._frame_skip,
-            dt=self.dt,
             observation=f"{its} ({self.observation_space.shape[0]}), flattened",
             action=f"{its} {self._action_text}",
-            action_scale=self.action_scale,
             initial_state=f"{its} after reset(seed=...)",
             termination=f"{its}; the horizon truncates",
             physics=f"{self.env_id} of Gymnasium {gymnasium.__version__}, stepped one by one",
@@ -211,12 +208,7 @@ class GymBatch(RenderableBatch):
         self._running = np.zeros(num_envs, dtype=np.bool_)
         self._faults = np.zeros(num_envs, dtype=np.bool_)
 
-    def _restart(
-        self,
-        ids: NDArray[np.intp],
-        tasks: Sequence[Task],
-        generators: Sequence[np.random.Generator],
-    ) -> NDArray[np.float64]:
+    def _restart(self, ids: Ids, tasks: Sequence[Task], generators: Generators) -> Floats:
         """Start a new episode in environments ``ids``; see the base class."""
         # Draw the seeds and set the tasks.
         episodes = len(ids) // len(tasks)
@@ -236,10 +228,14 @@ class GymBatch(RenderableBatch):
         self._faults[ids] = False
         return np.asarray(observation[ids], np.float64)
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """Advance by one step under actions ``[N, A]``, one-hot if Discrete; see the protocol.
+    def step(self, action: NDArray[np.float32]) -> EnvStep:
+        """Advance every environment by one step; see :class:`warprl.types.BatchEnv`.
+
+        Args:
+            action: ``[N, A]``; one-hot if the actions are Discrete.
+
+        Returns:
+            Observations ``[N, O]``, rewards ``[N]`` and terminations ``[N]``.
 
         Raises:
             RuntimeError: an environment truncated an episode before the horizon, which the sampler
@@ -267,11 +263,11 @@ class GymBatch(RenderableBatch):
         self._running &= ~(terminated | truncated)
         return observation.astype(np.float64), reward, terminated
 
-    def faults(self) -> NDArray[np.bool_]:
+    def faults(self) -> Bools:
         """``[N]``: episodes with a number that is not finite, or that MuJoCo warned about."""
         return self._faults.copy()
 
-    def render_state(self, index: int) -> NDArray[np.float64]:
+    def render_state(self, index: int) -> Floats:
         """The history of one episode: its seed, then its actions ``[t, A]`` flattened."""
         taken = self._actions[index, : self._steps[index]]
         return np.concatenate(([self._seeds[index]], taken.ravel()))
@@ -293,8 +289,8 @@ class GymScreen(Screen):
             self.close()
             raise ValueError(f"{problem}: {' '.join(str(error).split())}") from error
 
-    def draw(self, state: NDArray[np.float64], panel: int = 0) -> Picture:
-        """The environment's picture at the end of a history, scaled into the square."""
+    def draw(self, state: Floats, panel: int = 0) -> Picture:
+        """The picture at the end of a history, scaled into the square; see the base class."""
         if panel not in self._replays:
             self._replays[panel] = _Replay(self._family, self._task)
         picture = Image.fromarray(self._replays[panel].picture(state))
@@ -312,10 +308,10 @@ class _Replay:
     def __init__(self, family: GymFamily[Any], task: Task) -> None:
         self.env = family.make_env("rgb_array")
         self._family, self._task = family, task
-        self._history: NDArray[np.float64] = np.zeros(0)
+        self._history: Floats = np.zeros(0)
         self._picture: Picture = np.zeros((0, 0, 3), np.uint8)
 
-    def picture(self, history: NDArray[np.float64]) -> Picture:
+    def picture(self, history: Floats) -> Picture:
         """Go to the end of a history and draw: onwards if possible, otherwise from its start."""
         known = len(self._history)
         if not known or not np.array_equal(self._history, history[:known]):

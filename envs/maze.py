@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from warprl.envs.family import Definition, RenderableBatch, TaskFamily, task_rows
 from warprl.envs.screen import Picture, Screen
 from warprl.envs.tasks import Cell, GoalCells
-from warprl.types import Task
+from warprl.types import Bools, EnvStep, Floats, Generators, Ids, Task
 
 _REWARD = 10.0
 _MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))  # row and column of up, down, left and right
@@ -21,8 +21,19 @@ _MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))  # row and column of up, down, left 
 _PATCH, _BIAS, _TIME, _LAST_REWARD, _LAST_ACTION, _SIZE = 9, 10, 11, 12, 13, 17
 _FREE, _WALL, _GOAL, _AGENT = (245, 245, 245), (60, 60, 70), (220, 60, 40), (40, 90, 200)
 
+_DIFFERENCES = (
+    "from the released code: it sends agents into pillars too (a fifth of the time), credits each "
+    "action with the reward of the one before and shows 'up' as the last action before the first. "
+    "Backpropamine's simplemaze and WarpGradRL have 11 x 11 cells; Backpropamine's README starts "
+    "at random cells (--rsp 1)"
+)
+_SOURCE = (
+    "WarpGrad (Flennerhag et al., ICLR 2020, section 4.3), maze_navigation of flennerhag/warpgrad, "
+    "after Miconi et al. (Backpropamine, ICLR 2019, section 4.2)"
+)
 
-def layout(width: int) -> NDArray[np.bool_]:
+
+def layout(width: int) -> Bools:
     """Lay out the walls: the border, and pillars at even rows and columns; the centre is free.
 
     Args:
@@ -66,38 +77,27 @@ class Maze(TaskFamily):
         return MazeBatch(self, num_envs)
 
     def screen(self, task: Task, size: int) -> Screen:
-        """The maze from above, with the goal; the state is the agent's row and column."""
+        """The maze from above, with the goal; see the base class."""
         return MazeScreen(self.width, astuple(task), size)
 
     def definition(self) -> Definition:
         """The definition card."""
         last = self.width - 2
-        return Definition(
-            name=self.name,
+        return self.card(
             reward=f"{_REWARD:g} for the step that reaches the goal, else 0; a bump costs nothing",
-            tasks=self.distribution.text,
-            held_out=self.held_out_text,
-            horizon=self.horizon,
-            frame_skip=1,
-            dt=self.dt,
             observation="the walls (1) among the 3 x 3 cells about the agent, row by row (9); 0, "
             f"1, steps taken / {self.horizon}, the last reward (4); the last action, one-hot, "
             "zeros before the first (4). The goal and the agent's place are hidden",
             action="one of 4: up, down, left, right (row - 1, row + 1, col - 1, col + 1); a move "
             "into a wall is no move",
-            action_scale=self.action_scale,
             initial_state="the centre",
             termination="never; the horizon truncates",
             physics=f"none: a grid of {self.width} x {self.width} cells, rows and columns 1 to "
             f"{last} within the border and a pillar wherever both are even, but for the centre. "
             "An agent that reaches the goal is sent, in the same step, to a free cell drawn "
             "uniformly, never the goal; an episode's draws are made when it starts",
-            differences="from the released code: it sends agents into pillars too (a fifth of the "
-            "time), credits each action with the reward of the one before and shows 'up' as the "
-            "last action before the first. Backpropamine's simplemaze and WarpGradRL have 11 x 11 "
-            "cells; Backpropamine's README starts at random cells (--rsp 1)",
-            source="WarpGrad (Flennerhag et al., ICLR 2020, section 4.3), maze_navigation of "
-            "flennerhag/warpgrad, after Miconi et al. (Backpropamine, ICLR 2019, section 4.2)",
+            differences=_DIFFERENCES,
+            source=_SOURCE,
         )
 
 
@@ -138,12 +138,7 @@ class MazeBatch(RenderableBatch):
         self._sent_to = np.zeros((num_envs, family.horizon), dtype=np.intp)
         self._steps = np.zeros(num_envs, dtype=np.intp)
 
-    def _restart(
-        self,
-        ids: NDArray[np.intp],
-        tasks: Sequence[Task],
-        generators: Sequence[np.random.Generator],
-    ) -> NDArray[np.float64]:
+    def _restart(self, ids: Ids, tasks: Sequence[Task], generators: Generators) -> Floats:
         """Put the agents ``ids`` back in the centre; see the base class.
 
         For each step of the episode one cell is drawn, so that what a generator gives to an episode
@@ -164,10 +159,8 @@ class MazeBatch(RenderableBatch):
         self._steps[ids] = 0
         return self._observe()[ids]
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """Move by the one-hot actions ``[N, 4]``; see the protocol."""
+    def step(self, action: NDArray[np.float32]) -> EnvStep:
+        """Move by one-hot actions ``[N, 4]``; see :class:`warprl.types.BatchEnv`."""
         # Move those that no wall stops, then send those at the goal elsewhere.
         choice = action.argmax(1)
         ahead = self._position + self._moves[choice]
@@ -186,7 +179,7 @@ class MazeBatch(RenderableBatch):
         observation[np.arange(self.num_envs), _LAST_ACTION + choice] = 1.0
         return observation, reward, np.zeros(self.num_envs, dtype=np.bool_)
 
-    def _observe(self) -> NDArray[np.float64]:
+    def _observe(self) -> Floats:
         """Observations ``[N, 17]`` without the last reward and action."""
         observation = np.zeros((self.num_envs, _SIZE))
         observation[:, :_PATCH] = self._patches[self._position]
@@ -194,11 +187,11 @@ class MazeBatch(RenderableBatch):
         observation[:, _TIME] = self._steps / self.horizon
         return observation
 
-    def faults(self) -> NDArray[np.bool_]:
+    def faults(self) -> Bools:
         """``[N]``: none, since nothing can diverge on integers."""
         return np.zeros(self.num_envs, dtype=np.bool_)
 
-    def render_state(self, index: int) -> NDArray[np.float64]:
+    def render_state(self, index: int) -> Floats:
         """Row and column of one agent."""
         return np.array(divmod(self._position[index], self._width), dtype=np.float64)
 
@@ -213,8 +206,8 @@ class MazeScreen(Screen):
         self._cells = cells.astype(np.uint8)
         self._index = np.arange(size) * width // size
 
-    def draw(self, state: NDArray[np.float64], panel: int = 0) -> Picture:
-        """The maze with the agent at the row and column ``state``."""
+    def draw(self, state: Floats, panel: int = 0) -> Picture:
+        """The maze with the agent, whose row and column are ``state``; see the base class."""
         cells = self._cells.copy()
         row, col = state.astype(np.intp)
         cells[row, col] = _AGENT

@@ -27,7 +27,7 @@ from warprl.envs.family import Definition
 from warprl.envs.gym_family import Env, GymFamily
 from warprl.envs.splits import Split
 from warprl.envs.tasks import is_finite_number
-from warprl.types import Task
+from warprl.types import Floats, Task
 
 SEED = 2026  # of the goals; another seed would be another family
 HORIZON = 500
@@ -38,7 +38,7 @@ _PARTS = {"ml10": ML10_V3, "ml45": ML45_V3}
 # The newest environments that no table uses: one takes 0.2 s to make, and 23 MB of memory.
 _IDLE: deque[tuple[str, Any]] = deque(maxlen=64)
 
-Observation = NDArray[np.float64]
+Observation = Floats
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,15 @@ class Variations(Split):
         return list(_build(self.benchmark)[0])
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw ``n`` training tasks: the environments in turn, and the goals of each in turn."""
+        """Draw training tasks: the environments in turn, and the goals of each in turn.
+
+        Args:
+            rng: draws the order of the environments and of their goals.
+            n: how many to draw.
+
+        Returns:
+            The n tasks.
+        """
         train, _ = self.classes
         rounds = [rng.permutation(len(train)) for _ in range(-(-n // len(train)))]
         position = np.concatenate(rounds)[:n]
@@ -111,13 +119,13 @@ class Variations(Split):
         return [tasks[i] for i in position * GOALS + goal]
 
     def check(self, task: Task) -> None:
-        """Raises ValueError unless it is one of the benchmark's tasks."""
+        """Raise ValueError unless it is one of the benchmark's tasks."""
         train, test = _build(self.benchmark)
         if task not in train + test:
             raise ValueError(f"{task} is not one of Meta-World's tasks under seed {SEED}")
 
     def parse_field(self, name: str, value: Any) -> Any:
-        """Read a task id, or a vector. Raises ValueError, naming the field, for anything else."""
+        """Read a task id, or a vector of finite numbers; see the base class."""
         if name == "env":
             return int(super().parse_field(name, value))
         if not isinstance(value, list | tuple) or not all(map(is_finite_number, value)):
@@ -167,6 +175,9 @@ class MetaWorld(GymFamily[Variation]):
 
         A function makes them, not the id that Meta-World registers, because the id for training on
         one environment gives test tasks (its pull request 573).
+
+        Returns:
+            A Gymnasium vector environment.
         """
         benchmark = self.distribution.benchmark
         name = benchmark.upper() if benchmark in _PARTS else benchmark
@@ -189,7 +200,12 @@ class Table(gymnasium.Env[Observation, NDArray[np.float32]]):
 
     @staticmethod
     def arrange(env: Env, task: Variation) -> None:
-        """Put a task into a wrapped table."""
+        """Put a task into a wrapped table.
+
+        Args:
+            env: the table, in wrappers.
+            task: the environment and the goal.
+        """
         table: Any = env.unwrapped
         table.set_task(task)
 
@@ -206,14 +222,14 @@ class Table(gymnasium.Env[Observation, NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode; the task fixes the initial state, so there is nothing to seed."""
+        """Start an episode as Gymnasium does; the task fixes all of it, so nothing is seeded."""
         observation, info = self._env.reset()
         return observation, info
 
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Advance by one step."""
+        """Advance by one step, as Gymnasium does."""
         observation, reward, terminated, truncated, info = self._env.step(action)
         return observation, float(reward), terminated, truncated, info
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import mujoco
 import numpy as np
 from gymnasium.envs import mujoco as gymnasium_mujoco
-from numpy.typing import NDArray
+
+from warprl.types import Bools, Floats, Ids
 
 _ASSETS = Path(gymnasium_mujoco.__file__).parent / "assets"
 _HARMLESS = "compiler attribute 'settotalmass' is deprecated"
@@ -111,27 +112,20 @@ class Physics:
         self._batch = Batch(model, nsim=num_envs, nthread=1)
         self._frame_skip = frame_skip
         self._failed = np.zeros(num_envs, dtype=np.bool_)
-        self.qpos: NDArray[np.float64] = self._batch.bind("qpos")
-        self.qvel: NDArray[np.float64] = self._batch.bind("qvel")
-        self.ctrl: NDArray[np.float64] = self._batch.bind("ctrl")
+        self.qpos: Floats = self._batch.bind("qpos")
+        self.qvel: Floats = self._batch.bind("qvel")
+        self.ctrl: Floats = self._batch.bind("ctrl")
 
         # A derived field is only filled by the next call, so bind it before the first one.
-        self.xpos: NDArray[np.float64] = self._batch.bind("xpos")
-        self.sensordata: NDArray[np.float64] = self._batch.bind("sensordata")
-        self.derived: dict[str, NDArray[np.float64]] = {
-            name: self._batch.bind(name) for name in derived
-        }
+        self.xpos: Floats = self._batch.bind("xpos")
+        self.sensordata: Floats = self._batch.bind("sensordata")
+        self.derived: dict[str, Floats] = {name: self._batch.bind(name) for name in derived}
 
         # Sensors cost a second pass over the kinematics, which only a model that has them pays.
         stage = mujoco.mjtStage.mjSTAGE_VEL if model.nsensordata else mujoco.mjtStage.mjSTAGE_NONE
         self._stage: int = stage.value
 
-    def reset(
-        self,
-        qpos: NDArray[np.float64],
-        qvel: NDArray[np.float64],
-        ids: NDArray[np.intp],
-    ) -> None:
+    def reset(self, qpos: Floats, qvel: Floats, ids: Ids) -> None:
         """Put some simulations into a state, and leave every other one untouched.
 
         Their faults and warm starts are cleared.
@@ -148,7 +142,7 @@ class Physics:
         with self._failures_recorded():
             self._batch.forward(ids)
 
-    def step(self, running: NDArray[np.bool_]) -> None:
+    def step(self, running: Bools) -> None:
         """Advance some simulations by ``frame_skip`` physics steps under ``ctrl``.
 
         A simulation in which MuJoCo raises an error keeps its state; see :meth:`faults`.
@@ -160,16 +154,19 @@ class Physics:
         with self._failures_recorded():
             self._batch.step(ids, nstep=self._frame_skip, stage=self._stage)
 
-    def faults(self) -> NDArray[np.bool_]:
-        """``[N]``: simulations that MuJoCo warned about, or raised an error in, since their reset.
+    def faults(self) -> Bools:
+        """Which simulations MuJoCo warned about, or raised an error in, since their reset.
 
         On a NaN or a huge value, MuJoCo counts a warning, silently resets the simulation and goes
         on, so the counters are the only trace.
+
+        Returns:
+            ``[N]``.
         """
-        warned: NDArray[np.bool_] = self._batch.warning[:, :, 1].any(axis=1)
+        warned: Bools = self._batch.warning[:, :, 1].any(axis=1)
         return warned | self._failed
 
-    def model_field(self, name: str) -> NDArray[np.float64]:
+    def model_field(self, name: str) -> Floats:
         """Give every simulation its own values of a model field.
 
         Write them, then call :meth:`apply_model_fields`: until then, the constants that MuJoCo
@@ -181,10 +178,10 @@ class Physics:
         Returns:
             A live view of the values, ``[N, ...]``.
         """
-        field: NDArray[np.float64] = self._batch.expand(name)
+        field: Floats = self._batch.expand(name)
         return field
 
-    def apply_model_fields(self, ids: NDArray[np.intp]) -> None:
+    def apply_model_fields(self, ids: Ids) -> None:
         """Derive the constants that depend on the model fields of simulations ``ids`` ``[n]``."""
         self._batch.set_const(ids)
 

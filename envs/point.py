@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from warprl.envs.family import Definition, ModelFamily, RenderableBatch, task_rows
 from warprl.envs.tasks import HalfCircleGoals, SquareGoals
-from warprl.types import Task
+from warprl.types import Bools, EnvStep, Floats, Generators, Ids, Task
 
 _MAX_STEP = 0.1
 _TOLERANCE = 0.01
@@ -40,7 +40,7 @@ class Point(ModelFamily):
     action_space = Box(-action_scale * _MAX_STEP, action_scale * _MAX_STEP, (2,), np.float32)
 
     @abstractmethod
-    def reward(self, offset: NDArray[np.float64]) -> NDArray[np.float64]:
+    def reward(self, offset: Floats) -> Floats:
         """Compute the rewards that ``reward_text`` states in words.
 
         Args:
@@ -50,7 +50,7 @@ class Point(ModelFamily):
             Rewards ``[N]``.
         """
 
-    def terminated(self, offset: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def terminated(self, offset: Floats) -> Bools:
         """``[N]``: points whose episode ends there; none by default."""
         return np.zeros(len(offset), dtype=np.bool_)
 
@@ -60,18 +60,11 @@ class Point(ModelFamily):
 
     def definition(self) -> Definition:
         """The definition card: what the family says, and what its world fixes."""
-        return Definition(
-            name=self.name,
+        return self.card(
             reward=self.reward_text,
-            tasks=self.distribution.text,
-            held_out=self.held_out_text,
-            horizon=self.horizon,
-            frame_skip=1,
-            dt=self.dt,
             observation="position xy (2), in m; the goal is hidden",
             action=f"displacement xy = clip(a / {self.action_scale:g}, -{_MAX_STEP:g}, "
             f"{_MAX_STEP:g}) m; a is the policy's output",
-            action_scale=self.action_scale,
             initial_state="the origin, without noise",
             termination=self.termination_text,
             physics="none: xy_after = xy_before + action, in float64",
@@ -109,11 +102,11 @@ class PointNavigation(Point):
     )
     source_text = "MAML 2017 (cbfinn/maml_rl, 2D navigation) and pytorch-maml-rl (2DNavigation-v0)"
 
-    def reward(self, offset: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]``, as ``reward_text`` says."""
+    def reward(self, offset: Floats) -> Floats:
+        """Rewards ``[N]``, as ``reward_text`` says; see the base class."""
         return -np.hypot(offset[:, 0], offset[:, 1])
 
-    def terminated(self, offset: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def terminated(self, offset: Floats) -> Bools:
         """``[N]``: points that are near their goal in x and in y."""
         near = np.abs(offset) < _TOLERANCE
         return near[:, 0] & near[:, 1]
@@ -136,8 +129,8 @@ class PointSparse(Point):
         "PEARL (Rakelly et al., ICML 2019), sparse-point-robot; also VariBAD (SparsePointEnv-v0)"
     )
 
-    def reward(self, offset: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]``, as ``reward_text`` says."""
+    def reward(self, offset: Floats) -> Floats:
+        """Rewards ``[N]``, as ``reward_text`` says; see the base class."""
         distance = np.hypot(offset[:, 0], offset[:, 1])
         # A point that a NaN action sent nowhere gets the reward NaN, not an ordinary 0.
         return np.where(distance > _GOAL_RADIUS, 0.0, 1.0 - distance)
@@ -160,35 +153,28 @@ class PointBatch(RenderableBatch):
         super().__init__(num_envs, family.horizon)
         self.family = family
         self._scale = family.action_scale
-        self._position: NDArray[np.float64] = np.zeros((num_envs, 2))
+        self._position: Floats = np.zeros((num_envs, 2))
         self._goal = np.zeros((num_envs, 2))
 
-    def _restart(
-        self,
-        ids: NDArray[np.intp],
-        tasks: Sequence[Task],
-        generators: Sequence[np.random.Generator],
-    ) -> NDArray[np.float64]:
+    def _restart(self, ids: Ids, tasks: Sequence[Task], generators: Generators) -> Floats:
         """Put the points ``ids`` back at the origin; without noise, nothing is drawn."""
         self._goal[ids] = task_rows(tasks, len(ids))
         self._position[ids] = 0.0
         return self._position[ids]
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """Move by the clipped actions ``[N, 2]``; see the protocol."""
+    def step(self, action: NDArray[np.float32]) -> EnvStep:
+        """Move by clipped actions ``[N, 2]``; see :class:`warprl.types.BatchEnv`."""
         displacement = action.astype(np.float64) / self._scale
         self._position += np.clip(displacement, -_MAX_STEP, _MAX_STEP)
         offset = self._position - self._goal
         return self._position.copy(), self.family.reward(offset), self.family.terminated(offset)
 
-    def faults(self) -> NDArray[np.bool_]:
+    def faults(self) -> Bools:
         """``[N]``: points that a NaN action sent nowhere."""
         finite = np.isfinite(self._position)
         return ~(finite[:, 0] & finite[:, 1])
 
-    def render_state(self, index: int) -> NDArray[np.float64]:
+    def render_state(self, index: int) -> Floats:
         """A copy of one point's position."""
-        position: NDArray[np.float64] = self._position[index].copy()
+        position: Floats = self._position[index].copy()
         return position

@@ -8,6 +8,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from warprl.types import Floats
+
 Picture = NDArray[np.uint8]  # [height, width, 3]
 
 
@@ -15,7 +17,7 @@ class Screen(ABC):
     """Draws simulations of one task from what their batch's ``render_state`` returned."""
 
     @abstractmethod
-    def draw(self, state: NDArray[np.float64], panel: int = 0) -> Picture:
+    def draw(self, state: Floats, panel: int = 0) -> Picture:
         """Draw one state.
 
         Args:
@@ -45,8 +47,8 @@ class ModelScreen(Screen):
         self._model = model
         self._renderer = mujoco.Renderer(model, size, size)
 
-    def draw(self, state: NDArray[np.float64], panel: int = 0) -> Picture:
-        """The model at the positions ``state`` ``[nq]``."""
+    def draw(self, state: Floats, panel: int = 0) -> Picture:
+        """The model at the positions ``state`` ``[nq]``; see the base class."""
         self._data.qpos[:] = state
         mujoco.mj_forward(self._model, self._data)
         self._renderer.update_scene(self._data, camera="track")

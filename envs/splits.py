@@ -71,7 +71,11 @@ class Drawn(Split):
         return f"{len(self._held_out)} {source}; a training draw that equals one is redrawn"
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw ``n`` tasks in turn. Raises ValueError if one holds anything but finite numbers."""
+        """Draw tasks one after the other; see the base class.
+
+        Raises:
+            ValueError: the function returned something else than a task of finite numbers.
+        """
         return [self.parse(asdict(_require_task(self._draw(rng)))) for _ in range(n)]
 
     def check(self, task: Task) -> None:
@@ -113,13 +117,13 @@ class Listed(Split):
         return f"{len(self._held_out)} others, given in a list"
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Task]:
-        """Draw ``n`` tasks; chance decides which of them come once more than the others."""
+        """Draw tasks; chance decides which come once more than the others. See the base class."""
         size = len(self._tasks)
         rounds = [rng.permutation(size) for _ in range(-(-n // size))]
         return [self._tasks[i] for i in rng.permutation(np.concatenate(rounds)[:n])]
 
     def check(self, task: Task) -> None:
-        """Raises ValueError unless ``task`` is on one of the lists."""
+        """Raise ValueError unless ``task`` is on one of the lists."""
         if task not in self._known:
             raise ValueError(f"{task} is not one of the {len(self._known)} tasks listed")
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from warprl.types import Task
+from warprl.types import Floats, Task
 
 TaskT = TypeVar("TaskT", bound=Task)
 
@@ -65,11 +64,22 @@ class TaskDistribution(ABC, Generic[TaskT]):
 
     @abstractmethod
     def sample(self, rng: np.random.Generator, n: int) -> list[TaskT]:
-        """Draw ``n`` tasks from ``rng``."""
+        """Draw tasks.
+
+        Args:
+            rng: what draws them.
+            n: how many to draw.
+
+        Returns:
+            The n tasks.
+        """
 
     @abstractmethod
     def check(self, task: TaskT) -> None:
         """Check that this distribution can draw a task.
+
+        Args:
+            task: the task, of the right type.
 
         Raises:
             ValueError: the task lies outside the support; one line names the field and its range.
@@ -135,20 +145,16 @@ class Directions(TaskDistribution[Direction]):
     """
 
     task_type = Direction
-
-    @property
-    def text(self) -> str:
-        """What the definition card says about the tasks."""
-        return "direction d in {-1, +1}, half of the meta-batch each, in random order"
+    text = "direction d in {-1, +1}, half of the meta-batch each, in random order"
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Direction]:
-        """Draw ``n`` directions, balanced."""
+        """Draw directions, balanced; see the base class."""
         signs = np.resize([1.0, -1.0], n)
         signs[n - n % 2 :] = rng.choice([1.0, -1.0])
         return [Direction(float(sign)) for sign in rng.permutation(signs)]
 
     def check(self, task: Direction) -> None:
-        """Raises ValueError unless the direction is +1 or -1."""
+        """Raise ValueError unless the direction is +1 or -1."""
         if task.direction not in (-1.0, 1.0):
             raise ValueError(f"task field 'direction' must be -1 or 1, got {task.direction:g}")
 
@@ -171,11 +177,11 @@ class UniformVelocity(TaskDistribution[Velocity]):
         return f"target velocity v* ~ U[{self.low:g}, {self.high:g}] m/s"
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Velocity]:
-        """Draw ``n`` target velocities."""
+        """Draw target velocities; see the base class."""
         return [Velocity(float(v)) for v in rng.uniform(self.low, self.high, n)]
 
     def check(self, task: Velocity) -> None:
-        """Raises ValueError if the velocity is outside ``[low, high]``."""
+        """Raise ValueError if the velocity is outside ``[low, high]``."""
         _check_between("velocity", task.velocity, self.low, self.high)
 
 
@@ -183,18 +189,14 @@ class Headings(TaskDistribution[Heading]):
     """A direction on the plane, uniform on the circle."""
 
     task_type = Heading
-
-    @property
-    def text(self) -> str:
-        """What the definition card says about the tasks."""
-        return "direction g = (cos angle, sin angle), angle ~ U[0, 2 pi)"
+    text = "direction g = (cos angle, sin angle), angle ~ U[0, 2 pi)"
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Heading]:
-        """Draw ``n`` directions."""
+        """Draw directions; see the base class."""
         return [Heading(float(angle)) for angle in rng.uniform(0.0, 2.0 * np.pi, n)]
 
     def check(self, task: Heading) -> None:
-        """Raises ValueError if the angle is outside ``[0, 2 pi)``."""
+        """Raise ValueError if the angle is outside ``[0, 2 pi)``."""
         if not 0.0 <= task.angle < 2.0 * np.pi:
             raise ValueError(
                 f"task field 'angle' must be at least 0 and less than 2 pi, got {task.angle:g}"
@@ -214,11 +216,11 @@ class SquareGoals(TaskDistribution[Goal]):
         return f"goal g ~ U[-{self.half_width:g}, {self.half_width:g}]^2 m"
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Goal]:
-        """Draw ``n`` goals."""
+        """Draw goals; see the base class."""
         return _goals(*(rng.uniform(-1, 1, (n, 2)) * self.half_width).T)
 
     def check(self, task: Goal) -> None:
-        """Raises ValueError if the goal is outside the square."""
+        """Raise ValueError if the goal is outside the square."""
         _check_between("x", task.x, -self.half_width, self.half_width)
         _check_between("y", task.y, -self.half_width, self.half_width)
 
@@ -236,13 +238,13 @@ class DiscGoals(TaskDistribution[Goal]):
         return f"goal g uniform in area on the disc of radius {self.radius:g} m"
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Goal]:
-        """Draw ``n`` goals; the square root makes the density uniform in area."""
+        """Draw goals; the square root makes them uniform in area. See the base class."""
         distance = self.radius * np.sqrt(rng.uniform(size=n))
         angle = rng.uniform(0.0, 2.0 * np.pi, n)
         return _goals(distance * np.cos(angle), distance * np.sin(angle))
 
     def check(self, task: Goal) -> None:
-        """Raises ValueError if the goal is outside the disc."""
+        """Raise ValueError if the goal is outside the disc."""
         distance = math.hypot(task.x, task.y)
         if distance > self.radius * (1 + 1e-12):  # rounding may push a goal on the rim outside
             raise ValueError(
@@ -264,12 +266,12 @@ class HalfCircleGoals(TaskDistribution[Goal]):
         return f"goal g uniform on the half circle of radius {self.radius:g} m with y >= 0"
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Goal]:
-        """Draw ``n`` goals."""
+        """Draw goals; see the base class."""
         angle = rng.uniform(0.0, math.pi, n)
         return _goals(self.radius * np.cos(angle), self.radius * np.sin(angle))
 
     def check(self, task: Goal) -> None:
-        """Raises ValueError if the goal is off the half circle by more than its millionth."""
+        """Raise ValueError if the goal is off the half circle by more than its millionth."""
         distance = math.hypot(task.x, task.y)
         if task.y < 0 or abs(distance - self.radius) > 1e-6 * self.radius:
             raise ValueError(
@@ -291,11 +293,11 @@ class GoalCells(TaskDistribution[Cell]):
         return f"goal cell (row, col), uniform on the {len(self.cells)} free ones but the start"
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Cell]:
-        """Draw ``n`` goal cells, with replacement."""
+        """Draw goal cells, with replacement; see the base class."""
         return [self.cells[i] for i in rng.integers(len(self.cells), size=n)]
 
     def check(self, task: Cell) -> None:
-        """Raises ValueError unless the cell is free and not the start."""
+        """Raise ValueError unless the cell is free and not the start."""
         if task not in self.cells:
             raise ValueError(
                 f"task fields 'row' and 'col' must name one of the {len(self.cells)} free cells but"
@@ -307,7 +309,7 @@ class GoalCells(TaskDistribution[Cell]):
         return list(self.cells)
 
     def parse_field(self, name: str, value: Any) -> int:
-        """Read a whole number. Raises ValueError, naming the field, for anything else."""
+        """Read a whole number; see the base class."""
         number = super().parse_field(name, value)
         if number != int(number):
             raise ValueError(f"task field {name!r} must be a whole number, got {value!r}")
@@ -319,5 +321,5 @@ def _check_between(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"task field {name!r} must be between {low:g} and {high:g}, got {value:g}")
 
 
-def _goals(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[Goal]:
+def _goals(x: Floats, y: Floats) -> list[Goal]:
     return [Goal(*point) for point in zip(x.tolist(), y.tolist(), strict=True)]

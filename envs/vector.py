@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from warprl.envs.family import ActionSpace, TaskFamily
 from warprl.envs.registry import family_names, make_family
 from warprl.envs.screen import Screen
-from warprl.types import Task
+from warprl.types import Bools, Floats, Ids, Task
 
-Observation = NDArray[np.float64]
+Observation = Floats
 Action = NDArray[Any]  # a vector, or the number of a discrete action
 _PIXELS = 480
 _MIN_FPS = 10  # with a step of a second, a video in real time would be a slide show
@@ -74,7 +74,18 @@ class FamilyEnv(gymnasium.Env[Observation, Action]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode. Raises ValueError, naming the field, for a task outside its range."""
+        """Start an episode.
+
+        Args:
+            seed: seeds the generator; None keeps it.
+            options: ``"task"``, the values of the fields of a task that stays from now on.
+
+        Returns:
+            The observation ``[O]``, and the task in ``info["task"]``.
+
+        Raises:
+            ValueError: the task is outside its range; the message names the field.
+        """
         super().reset(seed=seed)
         self._fixed = _task_option(self.family, options) or self._fixed
         task = self._fixed or _draw(self.family, self.np_random)
@@ -84,7 +95,7 @@ class FamilyEnv(gymnasium.Env[Observation, Action]):
         return self._batch.reset([task], [self.np_random])[0], {"task": asdict(task)}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Advance by one environment step."""
+        """Advance by one environment step, as Gymnasium does; ``info["fault"]`` names a fault."""
         observation, reward, terminated = self._batch.step(
             _rows(self.family.action_space, action, 1)
         )
@@ -191,7 +202,14 @@ class FamilyVectorEnv(VectorEnv[Observation, Action, NDArray[Any]]):
     def step(
         self, actions: Action
     ) -> tuple[Observation, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
-        """Advance every simulation by one environment step; those that ended start anew instead."""
+        """Advance every simulation by one environment step; those that ended start anew instead.
+
+        Args:
+            actions: ``[N, A]``, or the numbers ``[N]`` of the choices.
+
+        Returns:
+            Observations ``[N, O]``; rewards, terminations and truncations ``[N]``; and ``info``.
+        """
         observation, reward, terminated = self._batch.step(
             _rows(self.family.action_space, actions, self.num_envs)
         )
@@ -211,7 +229,7 @@ class FamilyVectorEnv(VectorEnv[Observation, Action, NDArray[Any]]):
         self._ended = terminated | truncated
         return self._observation.copy(), reward, terminated, truncated, info
 
-    def _restart(self, ids: NDArray[np.intp]) -> dict[str, Any]:
+    def _restart(self, ids: Ids) -> dict[str, Any]:
         generators = [self._generators[i] for i in ids]
         tasks = [
             self._fixed[i] or _draw(self.family, generator)
@@ -263,6 +281,12 @@ def register() -> None:
 def gymnasium_id(name: str) -> str:
     """The id of a family in Gymnasium's registry.
 
+    Args:
+        name: the name of the family, which ends in its version.
+
+    Returns:
+        The id, in the namespace of this package.
+
     >>> gymnasium_id("half-cheetah-dir-v1")
     'warprl/HalfCheetahDir-v1'
     """
@@ -278,7 +302,7 @@ def _rows(space: ActionSpace, actions: Action, num_envs: int) -> NDArray[np.floa
     if not isinstance(space, Discrete):
         return np.asarray(actions, np.float32).reshape(num_envs, *space.shape)
     number = int(space.n)
-    chosen: NDArray[np.bool_] = np.reshape(actions, (num_envs, 1)) == np.arange(number)
+    chosen: Bools = np.reshape(actions, (num_envs, 1)) == np.arange(number)
     if not chosen.any(1).all():
         raise ValueError(f"an action is a whole number from 0 to {number - 1}, got {actions}")
     return chosen.astype(np.float32)

@@ -30,6 +30,13 @@ if TYPE_CHECKING:  # envs and the command line use this module, and need not wai
 Params: TypeAlias = "dict[str, Tensor]"
 """Named parameters. *Stacked* parameters carry a leading axis (``T`` or ``S``) in every tensor."""
 
+Floats: TypeAlias = NDArray[np.float64]
+Bools: TypeAlias = NDArray[np.bool_]
+Ids: TypeAlias = NDArray[np.intp]  # positions of some simulations in a batch
+Generators: TypeAlias = Sequence[np.random.Generator]  # one for each task
+EnvStep: TypeAlias = tuple[Floats, Floats, Bools]
+"""What a step of a batch returns: observations ``[N, O]``, rewards and terminations ``[N]``."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -153,9 +160,7 @@ class BatchEnv(Protocol):
     num_envs: int
     horizon: int
 
-    def reset(
-        self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
-    ) -> NDArray[np.float64]:
+    def reset(self, tasks: Sequence[Task], generators: Generators) -> Floats:
         """Start one episode in every simulation.
 
         Args:
@@ -168,9 +173,7 @@ class BatchEnv(Protocol):
         """
         ...
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Advance every simulation by one environment step.
 
         What happens to a simulation after it terminated is unspecified but finite; callers mask it.
@@ -184,7 +187,7 @@ class BatchEnv(Protocol):
         """
         ...
 
-    def skip(self, ended: NDArray[np.bool_]) -> None:
+    def skip(self, ended: Bools) -> None:
         """Skip these simulations until their next reset.
 
         A batch that saves nothing by it may advance them all the same.
@@ -194,6 +197,6 @@ class BatchEnv(Protocol):
         """
         ...
 
-    def faults(self) -> NDArray[np.bool_]:
+    def faults(self) -> Bools:
         """``[N]``: simulations the physics engine warned about (and may have reset) since reset."""
         ...

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from warprl.envs.physics import Physics
 from warprl.envs.robots.locomotion import LocomotionFamily, Motion, control_cost, speed_along
-from warprl.envs.tasks import (
-    Directions,
-    DiscGoals,
-    Headings,
-    UniformVelocity,
-)
+from warprl.envs.tasks import Directions, DiscGoals, Headings, UniformVelocity
+from warprl.types import Bools, Floats
 
 _TORSO = 1  # its body id; 0 is the world
 _CONTACT_FREE = (
@@ -28,7 +23,7 @@ class Ant(LocomotionFamily):
     frame_skip = 5
     horizon = 200
 
-    def track(self, physics: Physics) -> NDArray[np.float64]:
+    def track(self, physics: Physics) -> Floats:
         """x and y of the torso, ``[N, 2]``; like MuJoCo's own, one substep behind ``qpos``."""
         return physics.xpos[:, _TORSO, :2]
 
@@ -45,7 +40,7 @@ class RunningAnt(Ant):
     healthy_z = (0.0, 1.0)
     control_weight, survival = 0.5, 1.0
 
-    def terminated(self, physics: Physics) -> NDArray[np.bool_]:
+    def terminated(self, physics: Physics) -> Bools:
         """``[N]``: torso too low or too high."""
         low, high = self.healthy_z
         z = physics.qpos[:, 2]
@@ -74,8 +69,8 @@ class AntDir(RunningAnt):
         "(Finn et al., ICML 2017)"
     )
 
-    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]``, as ``reward_text`` says."""
+    def reward(self, motion: Motion, target: Floats) -> Floats:
+        """Rewards ``[N]``, as ``reward_text`` says; see the base class."""
         forward = target[:, 0] * motion.velocity[:, 0]
         return forward + self.survival - control_cost(motion.control, self.control_weight)
 
@@ -97,8 +92,8 @@ class AntDir2D(RunningAnt):
     )
     source_text = "ProMP (Rothfuss et al., ICLR 2019), AntRandDirec2D"
 
-    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]``, as ``reward_text`` says."""
+    def reward(self, motion: Motion, target: Floats) -> Floats:
+        """Rewards ``[N]``, as ``reward_text`` says; see the base class."""
         forward = speed_along(target[:, 0], motion.velocity)
         return forward + self.survival - control_cost(motion.control, self.control_weight)
 
@@ -131,8 +126,8 @@ class AntVel(RunningAnt):
         "AntEnvRand"
     )
 
-    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]``, as ``reward_text`` says."""
+    def reward(self, motion: Motion, target: Floats) -> Floats:
+        """Rewards ``[N]``, as ``reward_text`` says; see the base class."""
         hit = 1.0 - np.abs(motion.velocity[:, 0] - target[:, 0])
         return hit + self.survival - control_cost(motion.control, self.control_weight)
 
@@ -155,7 +150,7 @@ class AntGoal(Ant):
     )
     source_text = "ProMP (Rothfuss et al., ICLR 2019), AntRandGoal; also PEARL, VariBAD, RLlib"
 
-    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]``, as ``reward_text`` says."""
+    def reward(self, motion: Motion, target: Floats) -> Floats:
+        """Rewards ``[N]``, as ``reward_text`` says; see the base class."""
         miss = np.abs(motion.position - target)
         return -(miss[:, 0] + miss[:, 1]) - control_cost(motion.control, self.control_weight)

@@ -8,13 +8,12 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
 
 from warprl.envs.physics import Physics, load_model
 from warprl.envs.robots.locomotion import LocomotionFamily, Motion, control_cost
 from warprl.envs.robots.markers import add_bars, mark
 from warprl.envs.tasks import TaskDistribution, is_finite_number
-from warprl.types import Task
+from warprl.types import Floats, Ids, Task
 
 _BASES = {"body_mass": 1.5, "body_inertia": 1.5, "geom_friction": 1.5, "dof_damping": 1.3}
 _LIMIT = 3.0
@@ -67,7 +66,7 @@ class RandomDynamics(TaskDistribution[Dynamics]):
         )
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Dynamics]:
-        """Draw ``n`` sets of multipliers."""
+        """Draw sets of multipliers; see the base class."""
         tasks: list[Dynamics] = []
         for _ in range(n):
             # Python's power, not NumPy's: that may depend on where in an array a number stands.
@@ -79,10 +78,7 @@ class RandomDynamics(TaskDistribution[Dynamics]):
         return tasks
 
     def parse_field(self, name: str, value: Any) -> tuple[float, ...]:
-        """Read the multipliers of one field from a list of them.
-
-        Raises ValueError, naming the field, for anything else.
-        """
+        """Read the multipliers of one field from a list of them; see the base class."""
         count = self.lengths[name]
         if not isinstance(value, list | tuple):
             wrong = repr(value)
@@ -97,7 +93,7 @@ class RandomDynamics(TaskDistribution[Dynamics]):
         return tuple(float(number) for number in value)
 
     def check(self, task: Dynamics) -> None:
-        """Raises ValueError if a multiplier is outside its range."""
+        """Raise ValueError if a multiplier is outside its range."""
         for name, base in _BASES.items():
             low, high = base**-_LIMIT, base**_LIMIT
             for number in getattr(task, name):
@@ -111,8 +107,8 @@ class RandomDynamics(TaskDistribution[Dynamics]):
 def multiply_model(
     physics: Physics,
     nominal: mujoco.MjModel,
-    multipliers: NDArray[np.float64],
-    ids: NDArray[np.intp],
+    multipliers: Floats,
+    ids: Ids,
 ) -> None:
     """Multiply the fields of a model, in some simulations.
 
@@ -145,14 +141,12 @@ class RandParams(LocomotionFamily):
         "paid in the step that falls, too (Gymnasium v5: not)"
     )
 
-    def change_model(
-        self, physics: Physics, target: NDArray[np.float64], ids: NDArray[np.intp]
-    ) -> None:
-        """Multiply the fields of the model by the tasks' numbers."""
+    def change_model(self, physics: Physics, target: Floats, ids: Ids) -> None:
+        """Multiply the fields of the model by the tasks' numbers; see the base class."""
         multiply_model(physics, load_model(self.model_file), target, ids)
 
-    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]``, as ``reward_text`` says."""
+    def reward(self, motion: Motion, target: Floats) -> Floats:
+        """Rewards ``[N]``, as ``reward_text`` says; see the base class."""
         return motion.velocity[:, 0] + 1.0 - control_cost(motion.control, _CONTROL_COST)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from warprl.envs.robots.locomotion import LocomotionFamily, Motion, control_cost
 from warprl.envs.tasks import Directions, UniformVelocity
+from warprl.types import Floats
 
 _CONTROL_COST = 0.05
 
@@ -40,8 +40,8 @@ class HalfCheetahDir(HalfCheetah):
         "al., ICML 2017)"
     )
 
-    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]``, as ``reward_text`` says."""
+    def reward(self, motion: Motion, target: Floats) -> Floats:
+        """Rewards ``[N]``, as ``reward_text`` says; see the base class."""
         forward = target[:, 0] * motion.velocity[:, 0]
         return forward - control_cost(motion.control, _CONTROL_COST)
 
@@ -65,7 +65,7 @@ class HalfCheetahVel(HalfCheetah):
         "ICML 2017)"
     )
 
-    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]``, as ``reward_text`` says."""
+    def reward(self, motion: Motion, target: Floats) -> Floats:
+        """Rewards ``[N]``, as ``reward_text`` says; see the base class."""
         miss = np.abs(motion.velocity[:, 0] - target[:, 0])
         return -miss - control_cost(motion.control, _CONTROL_COST)

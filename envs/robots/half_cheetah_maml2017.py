@@ -11,11 +11,11 @@ import functools
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box
-from numpy.typing import NDArray
 
 from warprl.envs.physics import Physics, model_path, quiet_compiler
 from warprl.envs.robots.half_cheetah import HalfCheetah, HalfCheetahDir, HalfCheetahVel
 from warprl.envs.tasks import UniformVelocity
+from warprl.types import Floats
 
 _POSITION_NOISE, _VELOCITY_NOISE = 0.01, 0.1
 _REWARDED = (
@@ -60,7 +60,7 @@ class HalfCheetahMaml2017(HalfCheetah):
 
     def draw_noise(
         self, rng: np.random.Generator, positions: tuple[int, int], velocities: tuple[int, int]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    ) -> tuple[Floats, Floats]:
         """Draw rllab's normal noise; see the base class."""
         offset = _POSITION_NOISE * rng.standard_normal(positions)
         return offset, _VELOCITY_NOISE * rng.standard_normal(velocities)
@@ -71,17 +71,15 @@ class HalfCheetahMaml2017(HalfCheetah):
         noise = f"qpos0 + {_POSITION_NOISE:g} * N(0, 1), qvel {_VELOCITY_NOISE:g} * N(0, 1)"
         return f"as rllab: {noise}"
 
-    def track(self, physics: Physics) -> NDArray[np.float64]:
+    def track(self, physics: Physics) -> Floats:
         """x of the centre of mass, ``[N, 1]``."""
         return physics.sensordata[:, :1]
 
-    def velocity(
-        self, physics: Physics, before: NDArray[np.float64], after: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """x velocity ``[N, 1]`` of the centre of mass in the state after the step."""
+    def velocity(self, physics: Physics, before: Floats, after: Floats) -> Floats:
+        """x velocity ``[N, 1]`` of the centre of mass after the step; see the base class."""
         return physics.sensordata[:, 3:4]
 
-    def observe(self, physics: Physics) -> NDArray[np.float64]:
+    def observe(self, physics: Physics) -> Floats:
         """Observations ``[N, 20]``, in an array of its own that callers may keep."""
         return np.concatenate((super().observe(physics), physics.sensordata[:, :3]), axis=1)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from warprl.envs.physics import Physics
 from warprl.envs.robots.dynamics import RandomDynamics, RandParams
+from warprl.types import Bools
 
 
 class HopperRandParams(RandParams):
@@ -37,7 +37,7 @@ class HopperRandParams(RandParams):
         "et al., ICLR 2019), PEARL and VariBAD"
     )
 
-    def terminated(self, physics: Physics) -> NDArray[np.bool_]:
+    def terminated(self, physics: Physics) -> Bools:
         """``[N]``: torso too low or too far from upright, or the state out of bounds."""
         z, angle = physics.qpos[:, 1], physics.qpos[:, 2]
         state = np.concatenate((physics.qpos[:, 2:], physics.qvel), axis=1)

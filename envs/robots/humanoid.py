@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from gymnasium.spaces import Box
-from numpy.typing import NDArray
 
 from warprl.envs.physics import Physics, load_model
 from warprl.envs.robots.locomotion import LocomotionFamily, Motion, speed_along
 from warprl.envs.tasks import Directions, Headings
+from warprl.types import Bools, Floats
 
 _CONTROL_COST = 0.1
 _OBSERVATION = 22 + 23 + 130 + 78 + 17
@@ -51,18 +51,18 @@ class Humanoid(LocomotionFamily):
         self.observation_space = Box(-np.inf, np.inf, (_OBSERVATION,), np.float64)
         self._mass = load_model(self.model_file).body_mass
 
-    def track(self, physics: Physics) -> NDArray[np.float64]:
+    def track(self, physics: Physics) -> Floats:
         """x and y of the centre of mass, ``[N, 2]``; like MuJoCo's own, one substep behind."""
         moment = np.einsum("b,nbj->nj", self._mass, physics.derived["xipos"])
-        centre: NDArray[np.float64] = (moment / self._mass.sum())[:, :2]
+        centre: Floats = (moment / self._mass.sum())[:, :2]
         return centre
 
-    def terminated(self, physics: Physics) -> NDArray[np.bool_]:
+    def terminated(self, physics: Physics) -> Bools:
         """``[N]``: torso too low or too high."""
         z = physics.qpos[:, 2]
         return ~((z > 1.0) & (z < 2.0))
 
-    def observe(self, physics: Physics) -> NDArray[np.float64]:
+    def observe(self, physics: Physics) -> Floats:
         """Observations ``[N, 270]``: the state, and what MuJoCo derives from it and the command."""
         rows, derived = len(physics.qpos), physics.derived
         parts = (
@@ -73,7 +73,7 @@ class Humanoid(LocomotionFamily):
         )
         return np.concatenate(parts, axis=1)
 
-    def score(self, motion: Motion, along: NDArray[np.float64]) -> NDArray[np.float64]:
+    def score(self, motion: Motion, along: Floats) -> Floats:
         """Compute the rewards, in float64 because Gymnasium squares MuJoCo's own command.
 
         Args:
@@ -84,7 +84,7 @@ class Humanoid(LocomotionFamily):
             Rewards ``[N]``.
         """
         cost = _CONTROL_COST * np.square(motion.control, dtype=np.float64).sum(-1)
-        reward: NDArray[np.float64] = 1.25 * along + 5.0 - cost
+        reward: Floats = 1.25 * along + 5.0 - cost
         return reward
 
 
@@ -103,8 +103,8 @@ class HumanoidDir(Humanoid):
     )
     source_text = "ProMP (Rothfuss et al., ICLR 2019), HumanoidRandDirec; also learn2learn"
 
-    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]``, as ``reward_text`` says."""
+    def reward(self, motion: Motion, target: Floats) -> Floats:
+        """Rewards ``[N]``, as ``reward_text`` says; see the base class."""
         return self.score(motion, target[:, 0] * motion.velocity[:, 0])
 
 
@@ -124,6 +124,6 @@ class HumanoidDir2D(Humanoid):
     )
     source_text = "ProMP (Rothfuss et al., ICLR 2019), HumanoidRandDirec2D; PEARL, HumanoidDir"
 
-    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]``, as ``reward_text`` says."""
+    def reward(self, motion: Motion, target: Floats) -> Floats:
+        """Rewards ``[N]``, as ``reward_text`` says; see the base class."""
         return self.score(motion, speed_along(target[:, 0], motion.velocity))

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from warprl.envs.family import Definition, ModelFamily, RenderableBatch, task_rows
 from warprl.envs.physics import Physics, load_model, model_path, quiet_compiler
 from warprl.envs.robots.markers import mark
-from warprl.types import Task
+from warprl.types import Bools, EnvStep, Floats, Generators, Ids, Task
 
 
 class Motion(NamedTuple):
     """What one environment step did, for the reward."""
 
-    position: NDArray[np.float64]  # [N, P], of the rewarded point after the step, m
-    velocity: NDArray[np.float64]  # [N, P], its displacement over the step / dt, or at the end, m/s
+    position: Floats  # [N, P], of the rewarded point after the step, m
+    velocity: Floats  # [N, P], its displacement over the step / dt, or at the end, m/s
     control: NDArray[np.float32]  # [N, A], the actuator command u after scaling and clipping
-    terminated: NDArray[np.bool_]  # [N], whether the step ended the episode
+    terminated: Bools  # [N], whether the step ended the episode
 
 
 def control_cost(control: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
@@ -41,7 +41,7 @@ def control_cost(control: NDArray[np.float32], weight: float) -> NDArray[np.floa
     return cost
 
 
-def speed_along(angle: NDArray[np.float64], velocity: NDArray[np.float64]) -> NDArray[np.float64]:
+def speed_along(angle: Floats, velocity: Floats) -> Floats:
     """Compute ``<g, v>``, the speed in a direction of the plane.
 
     Args:
@@ -51,7 +51,7 @@ def speed_along(angle: NDArray[np.float64], velocity: NDArray[np.float64]) -> ND
     Returns:
         The speeds ``[N]``, in m/s.
     """
-    speed: NDArray[np.float64] = np.cos(angle) * velocity[:, 0] + np.sin(angle) * velocity[:, 1]
+    speed: Floats = np.cos(angle) * velocity[:, 0] + np.sin(angle) * velocity[:, 1]
     return speed
 
 
@@ -97,7 +97,7 @@ class LocomotionFamily(ModelFamily):
 
     def draw_noise(
         self, rng: np.random.Generator, positions: tuple[int, int], velocities: tuple[int, int]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    ) -> tuple[Floats, Floats]:
         """Draw the initial noise of some episodes.
 
         Args:
@@ -125,16 +125,18 @@ class LocomotionFamily(ModelFamily):
         """``num_envs`` simulations that are stepped together on one thread."""
         return LocomotionBatch(self, num_envs)
 
-    def track(self, physics: Physics) -> NDArray[np.float64]:
-        """Position ``[N, P]`` of the rewarded point, in m: by default, x of the root joint.
+    def track(self, physics: Physics) -> Floats:
+        """Where the rewarded point is: by default, x of the root joint.
 
-        A view is enough.
+        Args:
+            physics: the simulations.
+
+        Returns:
+            Positions ``[N, P]``, in m; a view is enough.
         """
         return physics.qpos[:, :1]
 
-    def velocity(
-        self, physics: Physics, before: NDArray[np.float64], after: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def velocity(self, physics: Physics, before: Floats, after: Floats) -> Floats:
         """Compute the velocity that is rewarded: by default ``(after - before) / dt``.
 
         Args:
@@ -148,7 +150,7 @@ class LocomotionFamily(ModelFamily):
         return (after - before) / self.dt
 
     @abstractmethod
-    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
+    def reward(self, motion: Motion, target: Floats) -> Floats:
         """Compute the rewards that ``reward_text`` states in words.
 
         Args:
@@ -159,18 +161,16 @@ class LocomotionFamily(ModelFamily):
             Rewards ``[N]``.
         """
 
-    def terminated(self, physics: Physics) -> NDArray[np.bool_]:
+    def terminated(self, physics: Physics) -> Bools:
         """``[N]``: simulations whose episode ends here; none by default."""
         return np.zeros(len(physics.qpos), dtype=np.bool_)
 
-    def observe(self, physics: Physics) -> NDArray[np.float64]:
+    def observe(self, physics: Physics) -> Floats:
         """Observations ``[N, O]``, in an array of its own that callers may keep."""
         velocities = np.clip(physics.qvel, -self.velocity_limit, self.velocity_limit)
         return np.concatenate((physics.qpos[:, self.skipped_positions :], velocities), axis=1)
 
-    def change_model(
-        self, physics: Physics, target: NDArray[np.float64], ids: NDArray[np.intp]
-    ) -> None:
+    def change_model(self, physics: Physics, target: Floats, ids: Ids) -> None:
         """Give some simulations the model of their tasks, before each reset.
 
         By default, tasks differ in their reward only, and nothing is changed.
@@ -185,18 +185,12 @@ class LocomotionFamily(ModelFamily):
         """The definition card: what the family says, and what its robot fixes."""
         model = self.model()
         low, high = model.actuator_ctrlrange[0]
-        return Definition(
-            name=self.name,
+        return self.card(
+            self.frame_skip,
             reward=self.reward_text,
-            tasks=self.distribution.text,
-            held_out=self.held_out_text,
-            horizon=self.horizon,
-            frame_skip=self.frame_skip,
-            dt=self.dt,
             observation=self.observation_text,
             action=f"u = clip(a / {self.action_scale:g}, {low:g}, {high:g}), the {model.nu} "
             "actuator commands; a is the policy's output",
-            action_scale=self.action_scale,
             initial_state=self.initial_state_text,
             termination=self.termination_text,
             physics=f"MuJoCo {mujoco.__version__}, Gymnasium {gymnasium.__version__} "
@@ -230,12 +224,7 @@ class LocomotionBatch(RenderableBatch):
         self._target = np.full((num_envs, family.distribution.size), np.nan)
         self._running = np.ones(num_envs, dtype=np.bool_)
 
-    def _restart(
-        self,
-        ids: NDArray[np.intp],
-        tasks: Sequence[Task],
-        generators: Sequence[np.random.Generator],
-    ) -> NDArray[np.float64]:
+    def _restart(self, ids: Ids, tasks: Sequence[Task], generators: Generators) -> Floats:
         """Start a new episode in simulations ``ids``; see the base class."""
         self._target[ids] = task_rows(tasks, len(ids))
         self.family.change_model(self.physics, self._target[ids], ids)
@@ -243,10 +232,8 @@ class LocomotionBatch(RenderableBatch):
         self._running[ids] = True
         return self.family.observe(self.physics)[ids]
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """Advance by one environment step under actions ``[N, A]``; see the protocol."""
+    def step(self, action: NDArray[np.float32]) -> EnvStep:
+        """Advance by one step under actions ``[N, A]``; see :class:`warprl.types.BatchEnv`."""
         control = np.clip(action / self._scale, self._low, self._high)
         before = self.family.track(self.physics).copy()
         self.physics.ctrl[:] = control
@@ -258,22 +245,20 @@ class LocomotionBatch(RenderableBatch):
         reward = self.family.reward(motion, self._target)
         return self.family.observe(self.physics), reward, terminated
 
-    def skip(self, ended: NDArray[np.bool_]) -> None:
+    def skip(self, ended: Bools) -> None:
         """Spend no physics on ``ended`` until their reset: robots that fell are the slowest."""
         self._running &= ~ended
 
-    def faults(self) -> NDArray[np.bool_]:
+    def faults(self) -> Bools:
         """``[N]``: simulations that MuJoCo warned about since their reset."""
         return self.physics.faults()
 
-    def render_state(self, index: int) -> NDArray[np.float64]:
+    def render_state(self, index: int) -> Floats:
         """A copy of one simulation's ``qpos``."""
-        qpos: NDArray[np.float64] = self.physics.qpos[index].copy()
+        qpos: Floats = self.physics.qpos[index].copy()
         return qpos
 
-    def _initial_states(
-        self, generators: Sequence[np.random.Generator], n: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _initial_states(self, generators: Generators, n: int) -> tuple[Floats, Floats]:
         """qpos ``[n, nq]`` and qvel ``[n, nv]``; each generator draws its positions first."""
         episodes = n // len(generators)
         nq, nv = self.physics.qpos.shape[1], self.physics.qvel.shape[1]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from warprl.envs.physics import Physics
 from warprl.envs.robots.dynamics import RandomDynamics, RandParams
 from warprl.envs.robots.locomotion import LocomotionFamily, Motion, control_cost
 from warprl.envs.tasks import Directions, UniformVelocity
+from warprl.types import Bools, Floats
 
 _CONTROL_COST = 1e-3
 _FEET = (
@@ -33,7 +33,7 @@ class Walker2d(LocomotionFamily):
     reset_noise = 5e-3
     gaussian_velocities = False
 
-    def terminated(self, physics: Physics) -> NDArray[np.bool_]:
+    def terminated(self, physics: Physics) -> Bools:
         """``[N]``: torso too low, too high or too far from upright."""
         z, angle = physics.qpos[:, 1], physics.qpos[:, 2]
         return ~((z > 0.8) & (z < 2.0) & (np.abs(angle) < 1.0))
@@ -52,8 +52,8 @@ class Walker2dDir(Walker2d):
     differences_text = f"{_FRAME_SKIP}; ProMP draws each direction by a coin; {_FEET}"
     source_text = "ProMP (Rothfuss et al., ICLR 2019), Walker2DRandDirec"
 
-    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]``, as ``reward_text`` says."""
+    def reward(self, motion: Motion, target: Floats) -> Floats:
+        """Rewards ``[N]``, as ``reward_text`` says; see the base class."""
         forward = target[:, 0] * motion.velocity[:, 0]
         return forward + 1.0 - control_cost(motion.control, _CONTROL_COST)
 
@@ -72,8 +72,8 @@ class Walker2dVel(Walker2d):
     differences_text = f"{_FRAME_SKIP}; {_FEET}"
     source_text = "ProMP (Rothfuss et al., ICLR 2019), Walker2DRandVel"
 
-    def reward(self, motion: Motion, target: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rewards ``[N]``, as ``reward_text`` says."""
+    def reward(self, motion: Motion, target: Floats) -> Floats:
+        """Rewards ``[N]``, as ``reward_text`` says; see the base class."""
         miss = np.abs(motion.velocity[:, 0] - target[:, 0])
         return 15.0 - miss - control_cost(motion.control, _CONTROL_COST)
 

@@ -15,7 +15,6 @@ from warprl.launch.evaluation import compare_report as report
 from warprl.launch.evaluation import evaluate, references
 from warprl.launch.evaluation.curves import (
     Curves,
-    Floats,
     area,
     from_adaptations,
     got_worse,
@@ -45,6 +44,7 @@ from warprl.launch.evaluation.summaries import (
 from warprl.launch.outcome import Outcome, to_json
 from warprl.launch.runs import folders
 from warprl.seeding import generator
+from warprl.types import Floats
 
 
 def compare(

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from itertools import starmap
 from pathlib import Path
 
-from warprl.launch.evaluation.curves import Floats
 from warprl.launch.evaluation.references import WORDS as REFERENCES
 from warprl.launch.evaluation.report import WORDS, count, tasks_and_repeats, write_points
 from warprl.launch.evaluation.summaries import ComparisonSummary, Estimate, GroupSummary
 from warprl.launch.outcome import duration, table
+from warprl.types import Floats
 
 # The range of n values holds the true median with probability 1 - 2^(1 - n): 95 % takes 6 of them,
 # and a bootstrap interval never leaves that range.

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from warprl.launch.evaluation.summaries import DIAGNOSTICS, Adaptation, Diagnostic, Step
-
-Floats = NDArray[np.float64]
+from warprl.types import Bools, Floats
 
 
 @dataclass(frozen=True)
@@ -22,11 +20,11 @@ class Curves:
     """
 
     returns: Floats
-    finite: NDArray[np.bool_]
+    finite: Bools
     steps: Mapping[Diagnostic, Floats]
 
     @property
-    def usable(self) -> NDArray[np.bool_]:
+    def usable(self) -> Bools:
         """Which adaptations have a finite return at every step, ``[n]``."""
         return np.array([np.isfinite(row).all() for row in self.returns])
 
@@ -65,9 +63,9 @@ def area(returns: Floats) -> Floats:
     return mean
 
 
-def got_worse(returns: Floats) -> NDArray[np.bool_]:
+def got_worse(returns: Floats) -> Bools:
     """Which adaptations ``[n]`` of curves ``[n, N+1]`` end below the return they began with."""
-    worse: NDArray[np.bool_] = returns[:, -1] < returns[:, 0]
+    worse: Bools = returns[:, -1] < returns[:, 0]
     return worse
 
 

@@ -23,7 +23,6 @@ from warprl.launch.errors import RunFailedError, whole_number, writing
 from warprl.launch.evaluation import report, summaries
 from warprl.launch.evaluation.curves import (
     Curves,
-    Floats,
     area,
     from_adaptations,
     got_worse,
@@ -44,7 +43,7 @@ from warprl.launch.runs import folders, stored
 from warprl.launch.runs.canonical import canonical_json
 from warprl.seeding import generator
 from warprl.threads import one_thread
-from warprl.types import Params, Task
+from warprl.types import Floats, Params, Task
 
 STEPS = 3  # the fewest inner steps, by default
 ADAPTATIONS = 20  # the fewest adaptations: if a family has fewer tasks, they are repeated

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from warprl.launch.errors import UserError
-from warprl.launch.evaluation.curves import Curves, Floats
+from warprl.launch.evaluation.curves import Curves
 from warprl.launch.evaluation.summaries import Measurement
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import metrics, stored
 from warprl.launch.runs.key_table import text
 from warprl.launch.runs.metrics import Metrics
+from warprl.types import Floats
 
 # Keys and sections in which the runs of a group may differ.
 NO_SETTINGS = (*configuration.CARRIED_OUT, "family", "seed")

@@ -14,7 +14,6 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Box
-from numpy.typing import NDArray
 from rich.console import Console
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -31,7 +30,7 @@ from warprl.launch.runs.config import steps_per_iteration
 from warprl.launch.runs.stored import StoredRun
 from warprl.seeding import generator
 from warprl.threads import one_thread
-from warprl.types import Task
+from warprl.types import Floats, Task
 
 Env = gymnasium.Env[Any, Any]
 MakeEnv = Callable[[], Env]
@@ -224,14 +223,14 @@ class TaskObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    ) -> tuple[Floats, dict[str, Any]]:
         """Start an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
         numbers = np.hstack(list(info["task"].values()))
         self._task = np.pad(numbers, (0, self._size - len(numbers)))
         return np.concatenate((observation, self._task)), info
 
-    def step(self, action: Any) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
         """Advance by one environment step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         seen = np.concatenate((observation, self._task))

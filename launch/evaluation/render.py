@@ -20,6 +20,7 @@ from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.outcome import Document, Outcome, parameters
 from warprl.launch.runs import folders
 from warprl.threads import one_thread
+from warprl.types import EnvStep, Floats, Generators
 
 if TYPE_CHECKING:
     from warprl.envs.family import RenderableBatch, TaskFamily
@@ -38,7 +39,7 @@ MIN_FPS = 10  # a world with steps of a second would look like a slide show
 INK, PAPER = (20, 20, 20), (245, 245, 245)
 
 Image = NDArray[np.uint8]  # [height, width, 3]
-State = NDArray[np.float64]  # the state from which a family draws a simulation
+State = Floats  # the state from which a family draws a simulation
 
 
 class Episode(NamedTuple):
@@ -71,18 +72,14 @@ class Recorder:
         self.skip = batch.skip
         self.episodes: list[Episode] = []
 
-    def reset(
-        self, tasks: Sequence[Task], generators: Sequence[np.random.Generator]
-    ) -> NDArray[np.float64]:
+    def reset(self, tasks: Sequence[Task], generators: Generators) -> Floats:
         """Reset the batch and begin to record an episode."""
         observation = self._batch.reset(tasks, generators)
         self.episodes.append(Episode([self._batch.render_state(0)], []))
         self._running = True
         return observation
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    def step(self, action: NDArray[np.float32]) -> EnvStep:
         """Step the batch; record simulation 0 until it terminates."""
         observation, reward, terminated = self._batch.step(action)
         if self._running:

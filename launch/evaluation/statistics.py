@@ -8,14 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warprl.launch.evaluation.summaries import Estimate
+from warprl.types import Floats
 
 RESAMPLES = 2000
 LEVEL = 0.95
 
 
-def estimate(
-    values: NDArray[np.float64], stratum: NDArray[np.int64], rng: np.random.Generator
-) -> Estimate:
+def estimate(values: Floats, stratum: NDArray[np.int64], rng: np.random.Generator) -> Estimate:
     """The mean of ``values [n]`` with a percentile-bootstrap interval (Efron, 1979).
 
     Values of one ``stratum [n]`` are resampled among themselves. Give all values the same stratum
@@ -33,7 +32,7 @@ def estimate(
 
 
 def estimate_over_seeds(
-    values: Sequence[NDArray[np.float64]],
+    values: Sequence[Floats],
     strata: Sequence[NDArray[np.int64]],
     rng: np.random.Generator,
 ) -> list[Estimate]:
@@ -67,7 +66,7 @@ def estimate_over_seeds(
     ]
 
 
-def interquartile_mean(values: NDArray[np.float64]) -> float:
+def interquartile_mean(values: Floats) -> float:
     """Mean of the middle half of ``values [n]``: without the lowest and the highest ``n // 4``.
 
     Recommended for returns by Agarwal et al. ("Deep reinforcement learning at the edge of the
@@ -79,8 +78,8 @@ def interquartile_mean(values: NDArray[np.float64]) -> float:
 
 
 def _resampled(
-    values: NDArray[np.float64], stratum: NDArray[np.int64], size: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
+    values: Floats, stratum: NDArray[np.int64], size: int, rng: np.random.Generator
+) -> Floats:
     """Means ``[size, C]`` of ``values [n, C]`` resampled within each stratum."""
     sums = np.zeros((size, values.shape[1]))
     for label in np.unique(stratum):
@@ -89,9 +88,7 @@ def _resampled(
     return sums / len(values)
 
 
-def _estimate(
-    mean: float, stderr: float, means: NDArray[np.float64], values: NDArray[np.float64]
-) -> Estimate:
+def _estimate(mean: float, stderr: float, means: Floats, values: Floats) -> Estimate:
     tail = 50.0 * (1.0 - LEVEL)
     low, high = np.percentile(means, [tail, 100.0 - tail])
     return Estimate(mean, stderr, float(low), float(high), interquartile_mean(values), len(values))
