@@ -63,7 +63,16 @@ class AdaptedPolicy:
 
     @classmethod
     def fresh(cls, spaces: Spaces, config: PolicyConfig, seed: int = 0) -> AdaptedPolicy:
-        """A policy with random parameters."""
+        """A policy with random parameters.
+
+        Args:
+            spaces: sizes of observations and actions, and the bounds of actions.
+            config: the shape of the network.
+            seed: keys the parameters, and later the actions that are not deterministic.
+
+        Returns:
+            The policy.
+        """
         theta, phi = Policy.for_spaces(spaces, config).init(generator(seed, "init"))
         return cls(spaces, config, theta, phi, seed=seed)
 
@@ -143,12 +152,23 @@ class AdaptedPolicy:
         return (actions[0] if single else actions), state
 
     def with_reward(self, state: PolicyState, reward: ArrayLike) -> PolicyState:
-        """The state of a policy with memory, told the rewards ``[n]`` of the last actions."""
+        """Tell a policy with memory the rewards of its last actions.
+
+        Args:
+            state: what the last :meth:`predict` returned.
+            reward: ``[n]``.
+
+        Returns:
+            The state for the next :meth:`predict`.
+        """
         rewards = np.asarray(reward, dtype=np.float32).reshape(state[-1].shape)
         return (*state[:-1], rewards)
 
     def save(self, folder: str | Path) -> Path:
         """Write the policy to a new folder: safetensors and JSON, with checksums.
+
+        Args:
+            folder: the folder.
 
         Returns:
             Where it was written: ``folder/0``.
@@ -162,6 +182,12 @@ class AdaptedPolicy:
     @classmethod
     def load(cls, folder: str | Path) -> AdaptedPolicy:
         """Read what :meth:`save` wrote; neither the run nor its environment is needed.
+
+        Args:
+            folder: the folder that was given to :meth:`save`.
+
+        Returns:
+            The policy.
 
         Raises:
             warprl.checkpoint.CheckpointError: if there is no policy, or it is damaged.
@@ -254,18 +280,24 @@ def adapt_policy(
         finite, returns = bool(trajectory.finite[0]), trajectory.returns[0].tolist()
         found = replace(start, theta=P.select(trajectory.theta, 0, config.steps))
     else:
-        theta, memory, rollouts = P.broadcast(start.theta, 1), None, []
-        for k in range(config.steps):
-            rollout, memory, _ = collect(
-                env, start.network, theta, start.phi, shard.draws(k), memory
-            )
-            rollouts.append(rollout)
-        returns = [float(rollout.reward.sum()) for rollout in rollouts]
-        finite = bool(np.isfinite(returns).all()) and not any(bool(r.fault) for r in rollouts)
-        found = start if memory is None else replace(start, memory=to_state(memory))
+        found, returns, finite = _after_trial(env, start, shard, config.steps)
     if not finite:
         raise FloatingPointError(f"the adaptation to {task} diverges")
     return replace(found, seed=seed, returns=tuple(returns))
+
+
+def _after_trial(
+    env: BatchEnv, start: AdaptedPolicy, shard: Shard, episodes: int
+) -> tuple[AdaptedPolicy, list[float], bool]:
+    """The policy with the memory of a trial, its returns, and whether all of it is finite."""
+    theta, memory, rollouts = P.broadcast(start.theta, 1), None, []
+    for k in range(episodes):
+        rollout, memory, _ = collect(env, start.network, theta, start.phi, shard.draws(k), memory)
+        rollouts.append(rollout)
+    returns = [float(rollout.reward.sum()) for rollout in rollouts]
+    finite = bool(np.isfinite(returns).all()) and not any(bool(r.fault) for r in rollouts)
+    found = start if memory is None else replace(start, memory=to_state(memory))
+    return found, returns, finite
 
 
 def from_state(state: PolicyState | list[NDArray[np.float32]]) -> Memory:
@@ -295,7 +327,15 @@ def policy_tensors(policy: AdaptedPolicy) -> dict[str, Tensor]:
 
 
 def policy_document(policy: AdaptedPolicy, kind: str) -> dict[str, Any]:
-    """What :func:`policy_tensors` leaves out, JSON-able; ``kind`` says what is saved."""
+    """What :func:`policy_tensors` leaves out.
+
+    Args:
+        policy: the policy.
+        kind: a word for what is saved, which :func:`read` asks for.
+
+    Returns:
+        Plain JSON values.
+    """
     return {
         "kind": kind,
         "obs_size": policy.spaces.obs_size,
@@ -307,7 +347,15 @@ def policy_document(policy: AdaptedPolicy, kind: str) -> dict[str, Any]:
 
 
 def policy_from(tensors: Params, document: Mapping[str, Any]) -> AdaptedPolicy:
-    """The inverse of :func:`policy_tensors` and :func:`policy_document`."""
+    """The inverse of :func:`policy_tensors` and :func:`policy_document`.
+
+    Args:
+        tensors: what the first made.
+        document: what the second made.
+
+    Returns:
+        The policy.
+    """
     bounds = None
     if "bounds" in tensors:
         low, high = tensors["bounds"].tolist()
@@ -328,7 +376,14 @@ def policy_from(tensors: Params, document: Mapping[str, Any]) -> AdaptedPolicy:
 
 
 def read(folder: Path, kind: str) -> checkpoint.Checkpoint:
-    """The newest sound thing of a kind that was saved in a folder.
+    """The newest intact checkpoint of a folder, if it is of this kind.
+
+    Args:
+        folder: where it was saved.
+        kind: the word for what was saved.
+
+    Returns:
+        The checkpoint.
 
     Raises:
         warprl.checkpoint.CheckpointError: if there is none, or it is of another kind.

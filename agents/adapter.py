@@ -9,7 +9,7 @@ functions of recorded episodes (:func:`rollout_of`, :func:`inner_update`) and a
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from warprl import checkpoint
 from warprl import params as P
@@ -117,39 +118,33 @@ def rollout_of(
         policy: the network that acted.
         theta: the parameters that acted, stacked ``[T, ...]``.
         phi: the warp parameters.
-        tasks: the E episodes of each task.
+        tasks: the episodes of each task, E of each.
 
     Returns:
         The rollout ``[T, E, L, ...]``.
+
+    Raises:
+        ValueError: if tasks differ in how many episodes they have.
     """
-    longest = max(len(episode.reward) for episodes in tasks for episode in episodes)
+    every = [episode for episodes in tasks for episode in episodes]
+    (number,) = {len(episodes) for episodes in tasks}
+    shape = len(tasks), number
 
-    def stacked(name: str) -> Tensor:
-        return torch.stack(
-            [
-                torch.stack([_padded(getattr(e, name), longest) for e in episodes])
-                for episodes in tasks
-            ]
-        )
+    # What was recorded, followed by zeros up to the longest episode.
+    def padded(steps: Iterable[Tensor]) -> Tensor:
+        rows = pad_sequence(list(steps), batch_first=True)
+        return rows.view(*shape, *rows.shape[1:])
 
-    obs, act, reward = map(stacked, ("obs", "act", "reward"))
-    lengths = torch.tensor([[len(e.reward) for e in episodes] for episodes in tasks])
+    obs, act = padded(e.obs for e in every), padded(e.act for e in every)
+    reward = padded(e.reward for e in every)
+    valid = padded(torch.ones_like(e.reward) for e in every)
+
+    # How likely the actions were under the parameters that took them.
     with torch.no_grad():
-        logp = policy.log_prob(theta, phi, obs.flatten(1, 2), act.flatten(1, 2))
-    return Rollout(
-        obs=obs,
-        act=act,
-        logp=logp.view_as(reward),
-        reward=reward,
-        valid=(torch.arange(longest) < lengths.unsqueeze(-1)).to(reward.dtype),
-        terminated=torch.tensor([[e.terminated for e in episodes] for episodes in tasks]),
-        fault=torch.zeros(len(tasks), dtype=torch.bool),
-    )
-
-
-def _padded(steps: Tensor, length: int) -> Tensor:
-    """The steps ``[L, ...]``, followed by zeros up to this length."""
-    return torch.cat([steps, steps.new_zeros(length - len(steps), *steps.shape[1:])])
+        logp = policy.log_prob(theta, phi, obs.flatten(1, 2), act.flatten(1, 2)).view_as(reward)
+    terminated = torch.tensor([e.terminated for e in every]).view(shape)
+    fault = torch.zeros(len(tasks), dtype=torch.bool)
+    return Rollout(obs, act, logp, reward, valid, terminated, fault)
 
 
 def inner_update(
@@ -237,10 +232,8 @@ class Adapter:
             raise ValueError(f"episodes = {episodes}: must be 1 for an agent that adapts by memory")
         self.seed = whole("seed", seed, 0)
         self._start, self._adaptation = policy, adaptation
-        self._network, self._noise = (
-            policy.network,
-            _Noise(policy.network, self.seed, self.episodes),
-        )
+        self._network = policy.network
+        self._noise = _Noise(policy.network, self.seed, self.episodes)
         self.restore(AdapterState(policy.theta, None, 0, (), 0))
 
     def act(self, obs: ArrayLike) -> Any:
@@ -313,25 +306,25 @@ class Adapter:
             RuntimeError: if an episode is under way, or there is no whole one.
         """
         self._require_between("update")
-        state = self._state
+        state, phi = self._state, self._start.phi
         if not state.episodes:
             raise RuntimeError("update: no whole episode was observed since the last update")
         if not isinstance(self._adaptation, GradientAdaptation):
             self.restore(replace(state, episodes=(), count=state.count + 1))
             return False
 
+        # The step, on all episodes since the last one.
         stacked = self._actor.theta
-        rollout = rollout_of(self._network, stacked, self._start.phi, [state.episodes])
-        theta, taken = inner_update(
-            self._network, stacked, self._start.phi, rollout, self._adaptation
-        )
+        rollout = rollout_of(self._network, stacked, phi, [state.episodes])
+        theta, taken = inner_update(self._network, stacked, phi, rollout, self._adaptation)
+
+        # It may not have been taken; the adaptation goes on in any case.
         if not taken:
             cause = "a reward is not finite"
             if torch.isfinite(rollout.reward).all():
                 cause = f"theta would not be finite with inner_lr = {self._adaptation.inner_lr:g}"
             log.warning("update %d is not taken: %s", state.k + 1, cause)
-        after = AdapterState(P.select(theta, 0), None, state.k + 1, (), state.count + 1)
-        self.restore(after)
+        self.restore(AdapterState(P.select(theta, 0), None, state.k + 1, (), state.count + 1))
         return bool(taken)
 
     def discard(self) -> None:
@@ -351,7 +344,10 @@ class Adapter:
         return replace(self._start, theta=self._state.theta, memory=memory, seed=self.seed)
 
     def state(self) -> AdapterState:
-        """Where the adaptation stands, for :meth:`restore`.
+        """Where the adaptation stands.
+
+        Returns:
+            What :meth:`restore` takes.
 
         Raises:
             RuntimeError: if an episode is under way.
@@ -360,7 +356,11 @@ class Adapter:
         return self._state
 
     def restore(self, state: AdapterState) -> None:
-        """Go on from a state, with the same random numbers as if never interrupted."""
+        """Go on from a state, with the same random numbers as if never interrupted.
+
+        Args:
+            state: what :meth:`state` returned, of this adapter or of one made alike.
+        """
         network, phi = self._network, self._start.phi
         self._state = state
         self._actor = Actor.of(network, P.broadcast(state.theta, 1), phi)
@@ -372,6 +372,9 @@ class Adapter:
 
     def save(self, folder: str | Path) -> Path:
         """Write all of it, between two episodes: safetensors and JSON, with checksums.
+
+        Args:
+            folder: the folder; several states may be saved in it.
 
         Returns:
             Where it was written: ``folder/<episodes and updates so far>``. The two newest stay.
@@ -396,6 +399,12 @@ class Adapter:
     @classmethod
     def load(cls, folder: str | Path) -> Adapter:
         """Go on with the newest adaptation that :meth:`save` wrote, in any process.
+
+        Args:
+            folder: the folder that was given to :meth:`save`.
+
+        Returns:
+            The adapter, between two episodes.
 
         Raises:
             warprl.checkpoint.CheckpointError: if there is none, or it is damaged.

@@ -30,7 +30,16 @@ class Choices:
 
     @classmethod
     def of(cls, policy: Policy, adaptation: AdaptationConfig, learner: LearnerConfig) -> Choices:
-        """Those of a policy that stands on a family's spaces."""
+        """The choices of an agent.
+
+        Args:
+            policy: the network on a family's spaces.
+            adaptation: how it adapts.
+            learner: how its shared parameters are learned.
+
+        Returns:
+            The choices.
+        """
         return cls(policy.config, adaptation, learner, bool(policy.distribution.names))
 
     @property
@@ -88,7 +97,16 @@ class Choices:
 
 
 def idle_key(path: str, need: Need, value: Any) -> str:
-    """What to say of a key that was set and does nothing."""
+    """What to say of a key that was set and does nothing.
+
+    Args:
+        path: the key as ``--set`` takes it.
+        need: what it belongs to.
+        value: what it was set to.
+
+    Returns:
+        One line.
+    """
     return f"{path} = {json.dumps(value)} does nothing here: it belongs to {need.words}"
 
 

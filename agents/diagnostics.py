@@ -137,9 +137,13 @@ def warp_jacobian(kind: WarpKind, params: Params, x: Tensor) -> Tensor:
 
 
 def condition_number(matrix: Tensor) -> Tensor:
-    """Largest over smallest singular value, ``[..., n, n]`` to ``[...]``.
+    """Largest over smallest singular value.
 
-    Infinite for a singular matrix, NaN for one that is not finite.
+    Args:
+        matrix: ``[..., n, n]``.
+
+    Returns:
+        ``[...]``; infinite for a singular matrix, NaN for one that is not finite.
     """
     finite = torch.isfinite(matrix).all(-1).all(-1)
     sizes = torch.linalg.svdvals(torch.where(finite[..., None, None], matrix, 0.0))

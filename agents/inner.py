@@ -52,7 +52,7 @@ class GradientAdaptation:
     lam: Lambda = 0.95
 
     def step_sizes(self, policy: Policy) -> dict[str, float]:
-        """alpha of each parameter that adapts."""
+        """alpha of each parameter that adapts, by its name in the policy's theta."""
         return dict.fromkeys(policy.layers(self.layers), self.inner_lr)
 
 

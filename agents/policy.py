@@ -113,7 +113,15 @@ class Policy:
 
     @classmethod
     def for_spaces(cls, spaces: Spaces, config: PolicyConfig) -> Policy:
-        """The policy for an environment's observations and actions."""
+        """The policy for an environment's observations and actions.
+
+        Args:
+            spaces: sizes and bounds of both.
+            config: the shape of the network.
+
+        Returns:
+            The policy.
+        """
         return cls(spaces.obs_size, distribution_for(spaces), config)
 
     @property
@@ -208,12 +216,15 @@ class Policy:
         return self._dense(theta, phi, recurrent.run(self.config.memory, *_cell(theta, phi), obs))
 
     def begin(self, theta: Params, phi: Params, sequences: int) -> State:
-        """The memory before the first step; empty without a cell.
+        """The memory before the first step.
 
         Args:
             theta: stacked ``[T, ...]``.
             phi: shared ``[...]``.
-            sequences: how many sequences each task has.
+            sequences: E, how many sequences each task has.
+
+        Returns:
+            Tensors ``[T, E, width]``; none without a cell.
         """
         if self.config.memory is None:
             return ()
@@ -288,6 +299,13 @@ class Policy:
 
         This saves up to half of the arithmetic of a forward pass, for one product of weights in
         each layer; gradients flow through it. Other kinds of warp are returned as they are.
+
+        Args:
+            theta: stacked ``[T, ...]``.
+            phi: shared ``[...]``.
+
+        Returns:
+            (theta, phi) of the same shapes, phi empty if the warps were merged.
         """
         if self.config.warp != "linear" or not phi:
             return theta, phi

@@ -85,6 +85,9 @@ def begin(cell: Params, warp: Params, sequences: int) -> State:
         cell: stacked ``[S, ...]``.
         warp: ``[...]``, or stacked ``[S, ...]``; empty if there is none.
         sequences: E, how many sequences each of S tasks has.
+
+    Returns:
+        Tensors ``[S, E, W]``.
     """
     weight = cell["weight_hidden"]
     tensors = 3 if warp else 1
@@ -105,6 +108,9 @@ def advance(kind: MemoryKind, cell: Params, warp: Params, seen: Tensor, state: S
         warp: ``[...]``, or stacked ``[S, ...]``; empty if there is none.
         seen: the input of the step, ``[S, E, I + 2]``.
         state: the memory before it.
+
+    Returns:
+        The memory after it, of the same shapes.
     """
     x, alive = seen[..., :-FLAGS], seen[..., -FLAGS, None]
     stacked = _stacked(warp, len(seen))

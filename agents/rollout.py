@@ -65,6 +65,9 @@ class Memory(NamedTuple):
             theta: stacked ``[T, ...]``.
             phi: shared ``[...]``.
             episodes: E, how many episodes of each task run at once.
+
+        Returns:
+            The memory of all of them.
         """
         like = next(iter(theta.values()))
         action, reward = (like.new_zeros(len(like), episodes, n) for n in (policy.act_dim, 1))
@@ -96,6 +99,9 @@ class Memory(NamedTuple):
             action: ``[T, E, A]``.
             reward: ``[T * E]``.
             alive: ``[T * E]``, the episodes that went on.
+
+        Returns:
+            The memory before the next step.
         """
         on = torch.from_numpy(alive).view_as(self.reward)
         rewards = torch.from_numpy(reward).view_as(self.reward)
@@ -125,7 +131,16 @@ class Actor(NamedTuple):
 
     @classmethod
     def of(cls, policy: Policy, theta: Params, phi: Params) -> Actor:
-        """The policy under stacked theta ``[T, ...]`` and shared phi."""
+        """The policy under these parameters.
+
+        Args:
+            policy: the network.
+            theta: stacked ``[T, ...]``.
+            phi: shared ``[...]``.
+
+        Returns:
+            What acts.
+        """
         return cls(policy, theta, policy.fold(theta, phi))
 
     def act(
@@ -144,6 +159,9 @@ class Actor(NamedTuple):
             noise: the exploration noise ``[T, E, A]``.
             alive: ``[T * E]``, the episodes that continue.
             first: whether the episodes only begin, one for all or ``[T, E, 1]``.
+
+        Returns:
+            What the network saw and said, the actions, and the state of its cell.
         """
         with torch.no_grad():
             seen = obs

@@ -47,9 +47,13 @@ class Actor(nn.Module):
         return self._policy.outputs(theta, phi, obs.unsqueeze(0)).squeeze(0)
 
     def layers(self) -> list[Layer]:
-        """The layers of the plain network that acts alike, from observation to action.
+        """The layers of the plain network that acts alike.
 
-        Raises ValueError, in one line, if its warps are of a kind that no such network has.
+        Returns:
+            Weights and biases, from observation to action.
+
+        Raises:
+            ValueError: in one line, if its warps are of a kind that no such network has.
         """
         config = self._policy.config
         if config.warp not in (None, "linear"):
@@ -64,7 +68,12 @@ class Actor(nn.Module):
         return [(theta[f"weight_{n}"][0], theta[f"bias_{n}"][0]) for n in range(last + 1)]
 
     def copy(self, theta: Params, phi: Params) -> None:
-        """Take over unstacked parameters."""
+        """Take over parameters.
+
+        Args:
+            theta: unstacked ``[...]``.
+            phi: ``[...]``.
+        """
         with torch.no_grad():
             for name, parameter in self.theta.items():
                 parameter.copy_(theta[name])
