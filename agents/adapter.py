@@ -76,12 +76,7 @@ class Recorder:
         return len(self._steps)
 
     def record(
-        self,
-        obs: ArrayLike,
-        act: ArrayLike,
-        reward: float,
-        terminated: bool,
-        truncated: bool,
+        self, obs: ArrayLike, act: ArrayLike, reward: float, terminated: bool, truncated: bool
     ) -> None:
         """Add one step, and end the episode if it terminated or was truncated.
 

@@ -144,12 +144,7 @@ class Actor(NamedTuple):
         return cls(policy, theta, policy.fold(theta, phi))
 
     def act(
-        self,
-        obs: Tensor,
-        memory: Memory,
-        noise: Tensor,
-        alive: Bools,
-        first: bool | Tensor,
+        self, obs: Tensor, memory: Memory, noise: Tensor, alive: Bools, first: bool | Tensor
     ) -> Acted:
         """Act once in every episode.
 

@@ -82,11 +82,7 @@ class Physics:
     """
 
     def __init__(
-        self,
-        model: mujoco.MjModel,
-        num_envs: int,
-        frame_skip: int,
-        derived: Sequence[str] = (),
+        self, model: mujoco.MjModel, num_envs: int, frame_skip: int, derived: Sequence[str] = ()
     ) -> None:
         """Make the simulations.
 

@@ -36,9 +36,7 @@ class Drawn(Split):
     """Tasks that a function draws, one at a time."""
 
     def __init__(
-        self,
-        draw: Callable[[np.random.Generator], Task],
-        held_out: Sequence[Task] | None = None,
+        self, draw: Callable[[np.random.Generator], Task], held_out: Sequence[Task] | None = None
     ) -> None:
         """Hold out the given tasks, or 40 draws.
 

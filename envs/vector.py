@@ -41,10 +41,7 @@ class FamilyEnv(gymnasium.Env[Observation, Action]):
     metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(
-        self,
-        family: str,
-        task: dict[str, Any] | None = None,
-        render_mode: str | None = None,
+        self, family: str, task: dict[str, Any] | None = None, render_mode: str | None = None
     ) -> None:
         """Make one simulation.
 

@@ -168,8 +168,7 @@ def compare(
     episodes: Annotated[int, number("Episodes per task and step.")] = 20,
     seed: Annotated[int, number("Seed of the episodes.")] = 0,
     beside: Annotated[
-        str | None,
-        text("WORD,...", "References: untrained, scratch, finetuned, oracle.", "--with"),
+        str | None, text("WORD,...", "References: untrained, scratch, finetuned, oracle.", "--with")
     ] = None,
     out: Annotated[
         str | None, text("FOLDER", "A new folder.", default="runs/comparisons/<time>")

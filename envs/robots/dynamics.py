@@ -105,10 +105,7 @@ class RandomDynamics(TaskDistribution[Dynamics]):
 
 
 def multiply_model(
-    physics: Physics,
-    nominal: mujoco.MjModel,
-    multipliers: Floats,
-    ids: Ids,
+    physics: Physics, nominal: mujoco.MjModel, multipliers: Floats, ids: Ids
 ) -> None:
     """Multiply the fields of a model, in some simulations.
 

@@ -32,9 +32,7 @@ def estimate(values: Floats, stratum: NDArray[np.int64], rng: np.random.Generato
 
 
 def estimate_over_seeds(
-    values: Sequence[Floats],
-    strata: Sequence[NDArray[np.int64]],
-    rng: np.random.Generator,
+    values: Sequence[Floats], strata: Sequence[NDArray[np.int64]], rng: np.random.Generator
 ) -> list[Estimate]:
     """Estimates of C quantities from ``values [n_s, C]`` and ``strata [n_s]`` of each of S seeds.
 
