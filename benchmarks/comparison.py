@@ -32,7 +32,7 @@ from warprl.launch.errors import RunFailedError
 from warprl.launch.evaluation import compare, compare_report, evaluate, summaries
 from warprl.launch.evaluation.curves import Curves
 from warprl.launch.evaluation.evaluate import Protocol
-from warprl.launch.evaluation.groups import Measured, open_member, training_curve
+from warprl.launch.evaluation.groups import Measured, Member
 from warprl.launch.evaluation.summaries import ComparisonSummary, Measurement
 from warprl.launch.outcome import to_json
 from warprl.launch.runs import config as configuration
@@ -61,10 +61,10 @@ def protocol_of(name: str) -> Protocol:
 
 def measure(cell: Cell, name: str) -> Record:
     """One run under the protocol of its experiment; an evaluation that it has is reused."""
-    protocol, member = protocol_of(name), open_member(cell.folder)
+    protocol, member = protocol_of(name), Member.open(cell.folder)
     known = evaluate.recall(member.run, protocol)
     found = compare.measure(member, protocol, known, Console(quiet=True))
-    curve = training_curve(member).T
+    curve = member.training_curve.T
     # Folders have a meaning on one machine only.
     about = replace(found.about, run=None, evaluation=None, reused=None)
     return {
@@ -146,7 +146,8 @@ def summarise(name: str, records: Sequence[Record], planned: Sequence[Cell]) -> 
         groups[record["method"]].append(Measured(about, curves_of(record["adaptations"])))
     protocol = protocol_of(name)
     found = [compare.summarise(label, runs, protocol) for label, runs in groups.items() if runs]
-    summary = compare.document(planned[0].config.family, protocol, found)
+    family = planned[0].config.family
+    summary = ComparisonSummary(family=family, **protocol.conditions(), groups=found)
     return {"experiment": name, **json.loads(to_json(summary.to_json()))}
 
 

@@ -16,7 +16,7 @@ from helpers_launch import fabricate
 from warprl.agents.diagnostics import diagnose
 from warprl.agents.inner import Shard, adapt
 from warprl.launch.cli import main
-from warprl.launch.evaluation.curves import area, got_worse
+from warprl.launch.evaluation.curves import Curves
 from warprl.launch.evaluation.evaluate import ADAPTATIONS
 from warprl.launch.runs import stored
 from warprl.types import Trajectory
@@ -105,8 +105,10 @@ def test_a_memory_s_curve_is_that_of_its_trials_and_has_no_steps_to_diagnose(
 
 def test_curves_of_two_lines_by_hand() -> None:
     returns = np.array([[1.0, 3.0, 0.5], [2.0, -1.0, 2.0]])
-    assert area(returns).tolist() == [1.5, 1.0]
-    assert got_worse(returns).tolist() == [True, False], "back at the start is not worse"
+    curves = Curves(returns, np.ones(2, dtype=np.bool_), {})
+    assert curves.area.tolist() == [1.5, 1.0]
+    assert curves.gain.tolist() == [-0.5, 0.0]
+    assert curves.worse.tolist() == [True, False], "back at the start is not worse"
 
 
 def test_every_step_is_diagnosed_at_the_parameters_it_left(

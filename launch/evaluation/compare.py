@@ -10,41 +10,19 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from warprl.launch.errors import RunFailedError, UserError, os_errors, writing
+from warprl.launch.errors import UserError, os_errors, writing
 from warprl.launch.evaluation import compare_report as report
-from warprl.launch.evaluation import evaluate, references
-from warprl.launch.evaluation.curves import (
-    Curves,
-    area,
-    from_adaptations,
-    got_worse,
-    joined,
-    over_adaptations,
-)
+from warprl.launch.evaluation import evaluate, references, summaries
+from warprl.launch.evaluation.curves import Curves
 from warprl.launch.evaluation.evaluate import Protocol
-from warprl.launch.evaluation.groups import (
-    Group,
-    Measured,
-    Member,
-    group,
-    open_member,
-    require_one_family,
-    training_curve,
-)
+from warprl.launch.evaluation.groups import Group, Measured, Member, grouped, require_one_family
 from warprl.launch.evaluation.references import Reference
-from warprl.launch.evaluation.report import write_tasks
+from warprl.launch.evaluation.report import write_summary, write_tasks
 from warprl.launch.evaluation.statistics import estimate_over_seeds
-from warprl.launch.evaluation.summaries import (
-    ComparisonSummary,
-    EvaluationSummary,
-    GroupSummary,
-    Measurement,
-    RunSummary,
-)
-from warprl.launch.outcome import Outcome, to_json
+from warprl.launch.evaluation.summaries import ComparisonSummary, GroupSummary, RunSummary
+from warprl.launch.outcome import Outcome
 from warprl.launch.runs import folders
 from warprl.seeding import generator
-from warprl.types import Floats
 
 
 def compare(
@@ -69,9 +47,9 @@ def compare(
     if not paths:
         raise UserError("compare: give one run or more")
     words = references.parse(beside)
-    members = [open_member(folder) for folder in paths]
+    members = [Member.open(folder) for folder in paths]
     require_one_family([member.run for member in members])
-    groups = group(members)
+    groups = grouped(members)
     family = members[0].run.config.family
     protocol = evaluate.make_protocol(family, steps, episodes, seed)
     known = {member.run.folder: evaluate.recall(member.run, protocol) for member in members}
@@ -79,19 +57,18 @@ def compare(
         if evaluation is None:
             folders.require_writable(folder, "evaluation")
 
+    # Each run, then the references beside them.
     folder = _create(out)
     try:
-        rows = [
-            summarise(
-                group.label,
-                [measure(m, protocol, known[m.run.folder], console) for m in group.members],
-                protocol,
-            )
-            for group in groups
-        ]
+        rows = []
+        for group in groups:
+            seeds = [measure(m, protocol, known[m.run.folder], console) for m in group.members]
+            rows.append(summarise(group.label, seeds, protocol))
         others = references.measure(words, groups, protocol, console)
         rows += [summarise(other.label, other.seeds, protocol, other.word) for other in others]
-        found = replace(document(family, protocol, rows), folder=str(folder))
+        found = ComparisonSummary(
+            family=family, **protocol.conditions(), groups=rows, folder=str(folder)
+        )
         _write(folder, found, groups, others, protocol)
     except BaseException:
         with suppress(OSError):  # what has been written stays
@@ -101,13 +78,14 @@ def compare(
 
 
 def measure(
-    member: Member, protocol: Protocol, known: EvaluationSummary | None, console: Console
+    member: Member, protocol: Protocol, known: summaries.EvaluationSummary | None, console: Console
 ) -> Measured:
     """The ``known`` evaluation of a run under this protocol, or a new one if that is None."""
     evaluation = known or evaluate.record(member.run, protocol, console)
     curve, config = evaluation.curves[0], member.run.config
     last = member.history[-1] if member.history else {}
-    about = Measurement(
+    return Measured.of(
+        Curves.of(curve.adaptations),
         run=str(member.run.folder),
         seed=config.seed,
         agent=config.agent,
@@ -115,12 +93,9 @@ def measure(
         trained_inner_steps=config.adaptation.steps,
         evaluation=evaluation.folder,
         reused=known is not None,
-        diverged=len(curve.diverged),
-        left_out=len(curve.left_out),
         env_steps=last.get("env_steps"),
         wall_s=last.get("wall_s"),
     )
-    return Measured(about, from_adaptations(curve.adaptations))
 
 
 def summarise(
@@ -133,18 +108,15 @@ def summarise(
     # Each seed by itself.
     runs, values, strata = [], [], []
     for seed in seeds:
-        usable = seed.curves.usable
-        if not usable.any():
-            raise RunFailedError(f"{label}: no adaptation has a finite return")
-        returns = seed.curves.returns[usable]
-        values.append(_quantities(returns))
-        strata.append(protocol.strata[usable])
-        runs.append(RunSummary(**vars(seed.about), mean=float(returns[:, -1].mean())))
+        kept, stratum = protocol.usable(label, seed.curves)
+        values.append(np.column_stack([kept.returns, kept.area, kept.gain, kept.worse]))
+        strata.append(stratum)
+        runs.append(RunSummary(**vars(seed.about), mean=float(kept.returns[:, -1].mean())))
 
     # All seeds together.
     found = estimate_over_seeds(values, strata, generator(protocol.seed, "bootstrap"))
-    *curve, area_, gain, worse = found
-    together = _with_infinite_conditions(joined([seed.curves for seed in seeds]))
+    *curve, area, gain, worse = found
+    together = _with_infinite_conditions(Curves.joined([seed.curves for seed in seeds]))
     return GroupSummary(
         group=label,
         reference=reference,
@@ -155,28 +127,13 @@ def summarise(
         interval_over="seeds and tasks" if len(runs) > 1 else "tasks of one seed",
         adaptations=len(runs) * len(protocol.rows),
         curve=curve,
-        area=area_,
+        area=area,
         gain=gain,
         worse=worse.mean,
-        steps=over_adaptations(together),
+        steps=together.over_adaptations(),
         env_steps=_mean([run.env_steps for run in runs]),
         wall_s=_mean([run.wall_s for run in runs]),
         runs=runs,
-    )
-
-
-def document(family: str, protocol: Protocol, groups: Sequence[GroupSummary]) -> ComparisonSummary:
-    """The comparison of groups that :func:`summarise` made, in the form that the report takes."""
-    return ComparisonSummary(
-        family=family,
-        protocol=protocol.describe(),
-        tasks=len(protocol.tasks),
-        trained_on=protocol.trained_on,
-        repeats=protocol.repeats,
-        inner_steps=protocol.steps,
-        episodes=protocol.episodes,
-        seed=protocol.seed,
-        groups=groups,
     )
 
 
@@ -186,12 +143,6 @@ def _with_infinite_conditions(curves: Curves) -> Curves:
         return curves
     condition = np.nan_to_num(curves.steps["condition"], nan=np.inf, posinf=np.inf)
     return replace(curves, steps={**curves.steps, "condition": condition})
-
-
-def _quantities(returns: Floats) -> Floats:
-    """The estimated quantities of curves ``[n, N+1]``: each point, area, gain, got worse."""
-    gain = returns[:, -1] - returns[:, 0]
-    return np.column_stack([returns, area(returns), gain, got_worse(returns)])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -219,13 +170,16 @@ def _write(
 ) -> None:
     """Write all files of a comparison. Raises RunFailedError if that fails."""
     # References have no training curve and no run folder that could hold their adaptations.
-    training = [[training_curve(member) for member in group.members] for group in groups]
+    training = [[member.training_curve for member in group.members] for group in groups]
     training += [[] for _ in others]
     with writing(folder):
         report.write_table(folder / "comparison.csv", summary)
         report.write_curves(folder / "curve.csv", summary)
         report.plot(folder / "comparison.png", summary, training)
         (folder / "comparison.md").write_text(report.markdown(summary), encoding="utf-8")
+        write_summary(folder, summary)
+
+        # The adaptations of the runs are in the runs.
         if others:
             rows = [
                 ((other.label, seed.about.seed), evaluate.adaptations(seed.curves, protocol))
@@ -233,5 +187,3 @@ def _write(
                 for seed in other.seeds
             ]
             write_tasks(folder / "references.csv", ("group", "seed"), protocol.steps, rows)
-        text = to_json(summary.to_json()) + "\n"
-        (folder / "summary.json").write_text(text, encoding="utf-8")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import starmap
 from pathlib import Path
 
+from warprl.launch.evaluation import report
 from warprl.launch.evaluation.references import WORDS as REFERENCES
-from warprl.launch.evaluation.report import WORDS, count, tasks_and_repeats, write_points
 from warprl.launch.evaluation.summaries import ComparisonSummary, Estimate, GroupSummary
 from warprl.launch.outcome import duration, table
 from warprl.types import Floats
@@ -22,22 +21,22 @@ ENOUGH_SEEDS = 6
 
 def write_table(path: Path, summary: ComparisonSummary) -> None:
     """One line for each group."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        bounds = ("mean", "stderr", "low", "high")
-        ahead = ("group", "agent", "iteration", "seeds", "tasks", "repeats", "inner_steps")
-        area = [f"area_{key}" for key in (*bounds, "iqm")]
-        gain = [f"gain_{key}" for key in bounds]
-        behind = ("worse", "interval_over", "env_steps", "wall_s")
-        writer.writerow([*ahead, *bounds, "iqm", *area, *gain, *behind])
+    bounds = ("mean", "stderr", "low", "high")
+    ahead = ("group", "agent", "iteration", "seeds", "tasks", "repeats", "inner_steps")
+    area = [f"area_{key}" for key in (*bounds, "iqm")]
+    gain = [f"gain_{key}" for key in bounds]
+    behind = ("worse", "interval_over", "env_steps", "wall_s")
 
-        for group in summary.groups:
-            named = [group.group, group.agent, group.iteration, group.seeds]
-            protocol = [summary.tasks, summary.repeats, summary.inner_steps]
-            last = [*_bounds(group.curve[-1]), group.curve[-1].iqm]
-            whole = [*_bounds(group.area), group.area.iqm, *_bounds(group.gain)]
-            rest = [group.worse, group.interval_over, group.env_steps, group.wall_s]
-            writer.writerow([*named, *protocol, *last, *whole, *rest])
+    # The values, in the order of these columns.
+    rows = []
+    for group in summary.groups:
+        named = [group.group, group.agent, group.iteration, group.seeds]
+        protocol = [summary.tasks, summary.repeats, summary.inner_steps]
+        last = [*_bounds(group.curve[-1]), group.curve[-1].iqm]
+        whole = [*_bounds(group.area), group.area.iqm, *_bounds(group.gain)]
+        rest = [group.worse, group.interval_over, group.env_steps, group.wall_s]
+        rows.append([*named, *protocol, *last, *whole, *rest])
+    report.write_csv(path, [*ahead, *bounds, "iqm", *area, *gain, *behind], rows)
 
 
 def _bounds(estimate: Estimate) -> list[float]:
@@ -46,7 +45,7 @@ def _bounds(estimate: Estimate) -> list[float]:
 
 def write_curves(path: Path, summary: ComparisonSummary) -> None:
     """One line for each group and number of inner steps, with what the last of them did."""
-    write_points(path, "group", [(group.group, group) for group in summary.groups])
+    report.write_points(path, "group", [(group.group, group) for group in summary.groups])
 
 
 def plot(path: Path, summary: ComparisonSummary, training: Sequence[Sequence[Floats]]) -> None:
@@ -65,20 +64,15 @@ def plot(path: Path, summary: ComparisonSummary, training: Sequence[Sequence[Flo
     # A colour for each group. After the tenth, lines are dashed.
     for number, group in enumerate(summary.groups):
         colour, dashes = f"C{number % 10}", ("-", "--", ":")[number // 10 % 3]
-        label = textwrap.fill(f"{group.group}, {count(group.seeds, 'seed')}", 30)
-        steps, mean = range(len(group.curve)), [point.mean for point in group.curve]
-        low, high = [point.low for point in group.curve], [point.high for point in group.curve]
-        left.plot(steps, mean, dashes, marker="o", color=colour, label=label)
-        left.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        label = textwrap.fill(f"{group.group}, {report.count(group.seeds, 'seed')}", 30)
+        report.draw_curve(left, group.curve, label, colour, dashes)
         for axes in right:
             for env_steps, returns in training[number]:
                 axes.plot(env_steps, returns, dashes, color=colour, linewidth=1, alpha=0.7)
 
-    # Labels and legend.
-    left.set(xlabel="steps of adaptation", ylabel="mean return, 95 % interval")
+    # The legend stands outside the panels, where many agents hide no curve.
     for axes in right:
         axes.set(xlabel="environment steps", ylabel="return after adaptation in training, a seed")
-    # The legend stands outside the panels, where many agents hide no curve.
     figure.legend(loc="outside right center", fontsize="small")
     figure.suptitle(_heading(summary), fontsize="medium")
     figure.savefig(path, dpi=120)
@@ -117,8 +111,8 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _heading(summary: ComparisonSummary) -> str:
     return (
-        f"{summary.family}: {tasks_and_repeats(summary)}, "
-        f"{count(summary.episodes, 'episode')} each at every step"
+        f"{summary.family}: {report.tasks_and_repeats(summary)}, "
+        f"{report.count(summary.episodes, 'episode')} each at every step"
     )
 
 
@@ -149,11 +143,12 @@ def _step_cells(summary: ComparisonSummary) -> list[tuple[list[str], list[list[s
     """What the first and the last inner step did: one table, or none if no group took steps."""
     shown = sorted({1, summary.inner_steps})
     rows = [
-        [group.group] + [_number(group.steps[k - 1].get(name)) for name in WORDS for k in shown]
+        [group.group]
+        + [_number(group.steps[k - 1].get(name)) for name in report.WORDS for k in shown]
         for group in summary.groups
         if any(group.steps)
     ]
-    columns = [f"{word}, step {k}" for word in WORDS.values() for k in shown]
+    columns = [f"{word}, step {k}" for word in report.WORDS.values() for k in shown]
     return [(["inner steps", *columns], rows)] if rows else []
 
 

@@ -18,17 +18,10 @@ from warprl import __version__
 from warprl.agents.diagnostics import diagnose
 from warprl.agents.inner import MAX_EPISODES, AdaptationConfig, Shard, adapt
 from warprl.agents.policy import Policy
-from warprl.envs import Definition, TaskFamily, make_family
+from warprl.envs import TaskFamily, make_family
 from warprl.launch.errors import RunFailedError, whole_number, writing
 from warprl.launch.evaluation import report, summaries
-from warprl.launch.evaluation.curves import (
-    Curves,
-    area,
-    from_adaptations,
-    got_worse,
-    joined,
-    over_adaptations,
-)
+from warprl.launch.evaluation.curves import Curves
 from warprl.launch.evaluation.groups import require_one_family
 from warprl.launch.evaluation.statistics import estimate
 from warprl.launch.evaluation.summaries import (
@@ -105,10 +98,12 @@ class Protocol:
 
     def describe(self) -> dict[str, Any]:
         """Everything but the subject that its results depend on, as plain JSON data."""
+        card = asdict(self.family.definition())
+        del card["differences"]  # a comparison with others, on which no result depends
         document = {
             "format": FORMAT,
             "versions": {"warprl": __version__} | {name: version(name) for name in MEASURED_BY},
-            "family": _numbers_of(self.family.definition()),
+            "family": card,
             "tasks": [asdict(task) for task in self.tasks],
             "repeats": self.repeats,
             "steps": self.steps,
@@ -117,6 +112,28 @@ class Protocol:
         }
         plain: dict[str, Any] = json.loads(to_json(document))
         return plain
+
+    def conditions(self) -> dict[str, Any]:
+        """The fields of a summary that say under which conditions it was measured."""
+        return {
+            "protocol": self.describe(),
+            "tasks": len(self.tasks),
+            "trained_on": self.trained_on,
+            "repeats": self.repeats,
+            "inner_steps": self.steps,
+            "episodes": self.episodes,
+            "seed": self.seed,
+        }
+
+    def usable(self, label: str, curves: Curves) -> tuple[Curves, NDArray[np.int64]]:
+        """The adaptations whose returns are all finite, and the stratum of each.
+
+        Raises RunFailedError, naming the ``label`` of the policy, if there is none.
+        """
+        kept = curves.usable
+        if not kept.any():
+            raise RunFailedError(f"{label}: no adaptation has a finite return")
+        return curves[kept], self.strata[kept]
 
 
 def evaluate(
@@ -160,7 +177,7 @@ def recall(run: stored.StoredRun, protocol: Protocol) -> EvaluationSummary | Non
     for path in sorted((run.folder / "evaluation").glob("*/summary.json"), reverse=True):
         try:
             summary = summaries.from_json(EvaluationSummary, path.read_text(encoding="utf-8"))
-            curves = from_adaptations(summary.curves[0].adaptations)
+            curves = Curves.of(summary.curves[0].adaptations)
         except (OSError, ValueError, IndexError):
             continue  # damaged, or written by another version: measure again
         if (
@@ -205,7 +222,7 @@ def measure(subject: Subject, protocol: Protocol, console: Console) -> Curves:
                     {n: found[n].double().numpy() for n in DIAGNOSTICS if n in found},
                 )
             )
-    return joined(parts)
+    return Curves.joined(parts)
 
 
 def protocol_of(
@@ -234,11 +251,6 @@ def make_protocol(name: str, steps: int, episodes: int, seed: int) -> Protocol:
     return Protocol(family, tasks, -(-ADAPTATIONS // len(tasks)), steps, episodes, seed)
 
 
-def _numbers_of(card: Definition) -> dict[str, Any]:
-    """The lines of a definition card that results depend on: all but the comparison with others."""
-    return {key: line for key, line in asdict(card).items() if key != "differences"}
-
-
 def untrained_subject(run: stored.StoredRun) -> Subject:
     """The run's policy before training, with the parameters that it began with."""
     return _subject(run, "untrained", *stored.initial(run.folder, run.config))
@@ -257,31 +269,29 @@ def summarise(subject: Subject, curves: Curves, protocol: Protocol) -> CurveSumm
 
     Raises RunFailedError if no adaptation has finite returns.
     """
-    usable = curves.usable
-    if not usable.any():
-        raise RunFailedError(f"{subject.label}: no adaptation has a finite return")
-    returns, stratum = curves.returns[usable], protocol.strata[usable]
+    kept, stratum = protocol.usable(subject.label, curves)
 
+    # Each estimate has the same draws.
     def over_tasks(values: Floats) -> Estimate:
         return estimate(values, stratum, generator(protocol.seed, "bootstrap"))
 
     return CurveSummary(
         policy=subject.label,
         digest=subject.digest(),
-        curve=[over_tasks(column) for column in returns.T],
-        area=over_tasks(area(returns)),
-        gain=over_tasks(returns[:, -1] - returns[:, 0]),
-        worse=float(got_worse(returns).mean()),
-        steps=over_adaptations(curves),
+        curve=[over_tasks(column) for column in kept.returns.T],
+        area=over_tasks(kept.area),
+        gain=over_tasks(kept.gain),
+        worse=float(kept.worse.mean()),
+        steps=curves.over_adaptations(),
         diverged=np.flatnonzero(~curves.finite).tolist(),
-        left_out=np.flatnonzero(~usable).tolist(),
+        left_out=np.flatnonzero(~curves.usable).tolist(),
         adaptations=adaptations(curves, protocol),
     )
 
 
 def adaptations(curves: Curves, protocol: Protocol) -> list[Adaptation]:
     """Each adaptation of the protocol by itself."""
-    areas, worse = area(curves.returns), got_worse(curves.returns)
+    area, worse = curves.area, curves.worse
     return [
         Adaptation(
             task=position,
@@ -289,7 +299,7 @@ def adaptations(curves: Curves, protocol: Protocol) -> list[Adaptation]:
             repeat=row // len(protocol.tasks),
             finite=bool(curves.finite[row]),
             returns=curves.returns[row].tolist(),
-            area=float(areas[row]),
+            area=float(area[row]),
             worse=bool(worse[row]),
             **{name: values[row].tolist() for name, values in curves.steps.items()},
         )
@@ -301,34 +311,26 @@ def _write(
     run: stored.StoredRun, protocol: Protocol, curves: Sequence[CurveSummary]
 ) -> EvaluationSummary:
     """Write an evaluation to a new folder in the run. Raises RunFailedError if that fails."""
+    # The results, with all that they depend on.
     folder = run.folder / "evaluation" / folders.stamp()
     summary = EvaluationSummary(
         run=str(run.folder),
         family=run.config.family,
         agent=run.config.agent,
         checkpoint=run.iteration,
-        protocol=protocol.describe(),
-        tasks=len(protocol.tasks),
-        trained_on=protocol.trained_on,
-        repeats=protocol.repeats,
-        inner_steps=protocol.steps,
-        episodes=protocol.episodes,
-        seed=protocol.seed,
+        **protocol.conditions(),
         adaptations=len(protocol.rows),
         trained_inner_steps=run.config.adaptation.steps,
         curves=curves,
         folder=str(folder),
     )
+
+    # The same as tables, as a figure and as JSON.
+    rows = [((curve.policy,), curve.adaptations) for curve in curves]
     with writing(folder):
         folder.mkdir(parents=True)
         report.write_curve(folder / "curve.csv", summary)
-        report.write_tasks(
-            folder / "tasks.csv",
-            ("policy",),
-            protocol.steps,
-            [((curve.policy,), curve.adaptations) for curve in curves],
-        )
+        report.write_tasks(folder / "tasks.csv", ("policy",), protocol.steps, rows)
         report.plot(folder / "curve.png", summary)
-        text = to_json(summary.to_json()) + "\n"
-        (folder / "summary.json").write_text(text, encoding="utf-8")
+        report.write_summary(folder, summary)
     return summary

@@ -30,6 +30,19 @@ class Member:
     run: stored.StoredRun
     history: Sequence[Metrics]
 
+    @classmethod
+    def open(cls, folder: Path) -> Member:
+        """A run at its newest checkpoint. Raises UserError for one that cannot be read."""
+        run = stored.open_run(folder, None)
+        return cls(run, metrics.read(folder / "metrics.jsonl", run.iteration))
+
+    @property
+    def training_curve(self) -> Floats:
+        """(environment steps, return after the last inner step) ``[2, iterations]``, as logged."""
+        points = [(m.get("env_steps"), metrics.adaptation(m)[-1:]) for m in self.history]
+        whole = [(steps, last[0]) for steps, last in points if steps is not None and last]
+        return np.array(whole, dtype=np.float64).reshape(-1, 2).T
+
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that are equal within a group and may differ between groups."""
@@ -55,18 +68,11 @@ class Measured:
     about: Measurement
     curves: Curves
 
-
-def open_member(folder: Path) -> Member:
-    """A run at its newest checkpoint. Raises UserError for one that cannot be read."""
-    run = stored.open_run(folder, None)
-    return Member(run, metrics.read(folder / "metrics.jsonl", run.iteration))
-
-
-def training_curve(member: Member) -> Floats:
-    """(environment steps, return after the last inner step) ``[2, iterations]``, as logged."""
-    points = [(m.get("env_steps"), metrics.adaptation(m)[-1:]) for m in member.history]
-    whole = [(steps, last[0]) for steps, last in points if steps is not None and last]
-    return np.array(whole, dtype=np.float64).reshape(-1, 2).T
+    @classmethod
+    def of(cls, curves: Curves, **about: Any) -> Measured:
+        """The curves, with how many of them diverged or are left out, and what else is known."""
+        diverged, left_out = (int((~kept).sum()) for kept in (curves.finite, curves.usable))
+        return cls(Measurement(diverged=diverged, left_out=left_out, **about), curves)
 
 
 def require_one_family(runs: Sequence[stored.StoredRun]) -> None:
@@ -80,7 +86,7 @@ def require_one_family(runs: Sequence[stored.StoredRun]) -> None:
             )
 
 
-def group(members: Iterable[Member]) -> list[Group]:
+def grouped(members: Iterable[Member]) -> list[Group]:
     """Groups in the order of their first runs, each labelled with its agent.
 
     If an agent has several groups, the keys that they differ in are part of the label. Raises

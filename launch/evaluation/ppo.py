@@ -25,7 +25,6 @@ from warprl.envs.vector import FamilyEnv
 from warprl.launch.evaluation.curves import Curves
 from warprl.launch.evaluation.evaluate import Protocol
 from warprl.launch.evaluation.groups import Measured
-from warprl.launch.evaluation.summaries import Measurement
 from warprl.launch.runs.config import steps_per_iteration
 from warprl.launch.runs.stored import StoredRun
 from warprl.seeding import generator
@@ -88,18 +87,15 @@ def measure(word: str, run: StoredRun, protocol: Protocol, console: Console) -> 
                 rows.append(reference.learning_row(prepared, task, number))
 
     returns = np.array(rows)
-    curves = Curves(returns, np.isfinite(returns).all(axis=1), {})
-    about = Measurement(
+    return Measured.of(
+        Curves(returns, np.isfinite(returns).all(axis=1), {}),
         seed=protocol.seed,
         agent="PPO of Stable-Baselines3",
         iteration=0,
         trained_inner_steps=0,
-        diverged=0,
-        left_out=int((~curves.usable).sum()),
         env_steps=0.0 if prepared is None else float(prepared.num_timesteps),
         wall_s=None,
     )
-    return Measured(about, curves)
 
 
 @dataclass(frozen=True)

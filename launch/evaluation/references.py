@@ -11,7 +11,6 @@ from warprl.launch.errors import UserError
 from warprl.launch.evaluation import evaluate
 from warprl.launch.evaluation.evaluate import Protocol
 from warprl.launch.evaluation.groups import Group, Measured, Member
-from warprl.launch.evaluation.summaries import Measurement
 
 WORDS = {
     "untrained": "the policy of the runs before training, which adapts as they do",
@@ -98,16 +97,13 @@ def _apart(
 def _start(member: Member, protocol: Protocol, console: Console) -> Measured:
     """The policy that a run began with, adapted."""
     subject = evaluate.untrained_subject(member.run)
-    curves = evaluate.measure(subject, protocol, console)
-    about = Measurement(
+    return Measured.of(
+        evaluate.measure(subject, protocol, console),
         run=str(member.run.folder),
         seed=member.run.config.seed,
         agent=member.run.config.agent,
         iteration=0,
         trained_inner_steps=0,
-        diverged=int((~curves.finite).sum()),
-        left_out=int((~curves.usable).sum()),
         env_steps=0.0,
         wall_s=0.0,
     )
-    return Measured(about, curves)

@@ -6,9 +6,11 @@ import csv
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from warprl.launch.evaluation import summaries
 from warprl.launch.evaluation.summaries import (
     DIAGNOSTICS,
     Adaptation,
@@ -20,7 +22,10 @@ from warprl.launch.evaluation.summaries import (
     GroupSummary,
     Step,
 )
-from warprl.launch.outcome import parameters, table
+from warprl.launch.outcome import parameters, table, to_json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 WORDS: dict[Diagnostic, str] = {"kl": "KL", "cosine": "cosine", "condition": "condition"}
 
@@ -34,14 +39,13 @@ def write_points(
     path: Path, column: str, curves: Iterable[tuple[str, CurveSummary | GroupSummary]]
 ) -> None:
     """The points and steps of named curves; their names are in this ``column``."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        points = ("mean", "stderr", "low", "high", "iqm", "n")
-        writer = csv.DictWriter(file, [column, "inner_step", *points, *DIAGNOSTICS])
-        writer.writeheader()
-        for name, curve in curves:
-            for k, (point, step) in enumerate(_points(curve)):
-                row = {column: name, "inner_step": k, **point.to_json()}
-                writer.writerow(row | dict(step))
+    header = [column, "inner_step", "mean", "stderr", "low", "high", "iqm", "n", *DIAGNOSTICS]
+    rows = [
+        [name, k, *vars(point).values(), *(step.get(diagnostic) for diagnostic in DIAGNOSTICS)]
+        for name, curve in curves
+        for k, (point, step) in enumerate(_points(curve))
+    ]
+    write_csv(path, header, rows)
 
 
 def _points(curve: CurveSummary | GroupSummary) -> Iterable[tuple[Estimate, Step]]:
@@ -57,21 +61,32 @@ def write_tasks(
     found: Iterable[tuple[Sequence[object], Sequence[Adaptation]]],
 ) -> None:
     """One line for each adaptation, after the ``columns`` that name its policy."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        returns = [f"return_step_{k}" for k in range(inner_steps + 1)]
-        steps = [f"{name}_step_{k}" for name in DIAGNOSTICS for k in range(1, inner_steps + 1)]
-        ahead = ("task", "parameters", "repeat", "finite", "area", "worse")
-        writer.writerow([*columns, *ahead, *returns, *steps])
+    returns = [f"return_step_{k}" for k in range(inner_steps + 1)]
+    steps = [f"{name}_step_{k}" for name in DIAGNOSTICS for k in range(1, inner_steps + 1)]
+    ahead = ("task", "parameters", "repeat", "finite", "area", "worse")
 
-        # A policy without warps has no cosines and no condition numbers: those cells stay empty.
-        missing = [None] * inner_steps
-        for names, adaptations in found:
-            for row in adaptations:
-                task = [row.task, parameters(row.parameters), row.repeat]
-                judged = [row.finite, row.area, row.worse]
-                diagnosed = chain(*(row.steps.get(name, missing) for name in DIAGNOSTICS))
-                writer.writerow([*names, *task, *judged, *row.returns, *diagnosed])
+    # A policy without warps has no cosines and no condition numbers: those cells stay empty.
+    rows = []
+    missing = [None] * inner_steps
+    for names, adaptations in found:
+        for row in adaptations:
+            task = [row.task, parameters(row.parameters), row.repeat]
+            judged = [row.finite, row.area, row.worse]
+            diagnosed = chain(*(row.steps.get(name, missing) for name in DIAGNOSTICS))
+            rows.append([*names, *task, *judged, *row.returns, *diagnosed])
+    write_csv(path, [*columns, *ahead, *returns, *steps], rows)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table as a file."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def write_summary(folder: Path, summary: EvaluationSummary | ComparisonSummary) -> None:
+    """The whole summary as ``summary.json``, for programs."""
+    text = to_json(summary.to_json())
+    (folder / "summary.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 def plot(path: Path, summary: EvaluationSummary) -> None:
@@ -83,34 +98,39 @@ def plot(path: Path, summary: EvaluationSummary) -> None:
     axes = figure.add_subplot()
 
     # The curves, and where training stopped adapting.
-    for curve in summary.curves:
-        steps = range(len(curve.curve))
-        axes.plot(steps, [point.mean for point in curve.curve], marker="o", label=curve.policy)
-        low, high = [point.low for point in curve.curve], [point.high for point in curve.curve]
-        axes.fill_between(steps, low, high, alpha=0.2)
+    for number, curve in enumerate(summary.curves):
+        draw_curve(axes, curve.curve, curve.policy, f"C{number}")
     axes.axvline(
         summary.trained_inner_steps, color="grey", linestyle=":", label="steps in training"
     )
 
     # Labels and legend.
     axes.set_xticks(range(summary.inner_steps + 1))
-    axes.set_xlabel("steps of adaptation")
-    axes.set_ylabel("mean return, 95 % interval")
-    axes.set_title(
-        f"{summary.family}, {summary.agent}, iteration {summary.checkpoint}, "
-        f"n = {summary.adaptations}",
-        fontsize="medium",
-    )
+    axes.set_title(f"{_subject(summary)}, n = {summary.adaptations}", fontsize="medium")
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def draw_curve(
+    axes: Axes, curve: Sequence[Estimate], label: str, colour: str, dashes: str = "-"
+) -> None:
+    """Draw one adaptation curve with its interval, and name the axes."""
+    steps = range(len(curve))
+    low, high = [point.low for point in curve], [point.high for point in curve]
+    axes.plot(steps, [p.mean for p in curve], dashes, marker="o", color=colour, label=label)
+    axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.set(xlabel="steps of adaptation", ylabel="mean return, 95 % interval")
+
+
+def _subject(summary: EvaluationSummary) -> str:
+    return f"{summary.family}, {summary.agent}, iteration {summary.checkpoint}"
 
 
 def text(summary: EvaluationSummary) -> str:
     """What a terminal shows: returns task by task, then every curve, then where the files are."""
     parts = [
         _task_table(summary),
-        f"{summary.family}, {summary.agent}, iteration {summary.checkpoint}: "
-        f"{tasks_and_repeats(summary)}, n = {summary.adaptations}, "
+        f"{_subject(summary)}: {tasks_and_repeats(summary)}, n = {summary.adaptations}, "
         f"{count(summary.episodes, 'episode')} each at every step",
         *map(_curve_table, summary.curves),
         f"written to {summary.folder}",
