@@ -130,32 +130,21 @@ def evaluate(
     (docs/metaworld.md).
     """
     folder, console = folders.find(run), terminal.console()
+    asked = {"steps": steps, "episodes": episodes, "checkpoint": checkpoint, "seed": seed}
+
+    # By Meta-World's evaluator.
     if protocol == "metaworld":
         from warprl.launch.evaluation import meta_world
 
         if against is not None or untrained:
             raise UserError("--protocol metaworld evaluates one run: no --against, --untrained")
-        return meta_world.evaluate(
-            folder,
-            steps=steps,
-            episodes=episodes,
-            checkpoint=checkpoint,
-            seed=seed,
-            console=console,
-        )
+        return meta_world.evaluate(folder, **asked, console=console)
+
+    # By our own adaptation curve.
     from warprl.launch.evaluation import evaluate
 
     other = None if against is None else folders.find(against)
-    return evaluate.evaluate(
-        folder,
-        steps=steps,
-        episodes=episodes,
-        against=other,
-        untrained=untrained,
-        checkpoint=checkpoint,
-        seed=seed,
-        console=console,
-    )
+    return evaluate.evaluate(folder, **asked, against=other, untrained=untrained, console=console)
 
 
 @verb

@@ -68,8 +68,7 @@ def complain(error: BaseException, json: bool) -> int:
     With ``json`` it is also printed on stdout: ``{"error": …, "status": …}``. A fault of the
     program itself is raised again, because its traceback is needed.
     """
-    line = _line(error)
-    status = 1 if line is None else _status(error)
+    line, status = _told(error)
     if json:
         message = line or f"{type(error).__name__}: {one_line(error)}"
         print(to_json({"error": message, "status": status}), flush=True)
@@ -79,24 +78,16 @@ def complain(error: BaseException, json: bool) -> int:
     return status
 
 
-def _line(error: BaseException) -> str | None:
-    """What to tell the user, or None for a fault of the program."""
+def _told(error: BaseException) -> tuple[str | None, int]:
+    """What to tell the user, or None for a fault of the program, and the exit status."""
     if isinstance(error, UserError):
-        return one_line(error)
+        return one_line(error), error.status
     if isinstance(error, USAGE_ERROR):
         message = getattr(error, "format_message", error.__str__)()
-        return " ".join(message.replace(PYDANTIC, "").split())
+        return " ".join(message.replace(PYDANTIC, "").split()), 2
     if isinstance(error, MemoryError):
-        return f"not enough memory: {one_line(error)}"
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else None
-
-
-def _status(error: BaseException) -> int:
-    if isinstance(error, UserError):
-        return error.status
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    return 2 if isinstance(error, USAGE_ERROR) else 1
+        return f"not enough memory: {one_line(error)}", 1
+    return ("interrupted", 130) if isinstance(error, KeyboardInterrupt) else (None, 1)
 
 
 @contextlib.contextmanager

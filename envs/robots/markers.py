@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import singledispatch
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -11,6 +12,9 @@ import numpy as np
 from warprl.envs.tasks import Direction, Goal, Heading, Velocity
 from warprl.types import Task
 
+Vector = tuple[float, float, float]  # m
+
+_BOX, _CYLINDER = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER
 _RED = (0.9, 0.2, 0.1, 1.0)
 _CLEAR_RED = (0.9, 0.2, 0.1, 0.6)
 
@@ -49,23 +53,13 @@ def _mark_heading(task: Heading, spec: mujoco.MjSpec, times: Sequence[float]) ->
 def _mark_velocity(task: Velocity, spec: mujoco.MjSpec, times: Sequence[float]) -> None:
     """Red posts behind the track, where a perfect runner is at these times."""
     for time in times:
-        spec.worldbody.add_site(
-            type=mujoco.mjtGeom.mjGEOM_CYLINDER,
-            pos=(task.velocity * time, 0.6, 0.4),
-            size=(0.04, 0.4, 0.0),
-            rgba=_RED,
-        )
+        _add(spec, _CYLINDER, (task.velocity * time, 0.6, 0.4), (0.04, 0.4, 0.0))
 
 
 @mark.register
 def _mark_goal(task: Goal, spec: mujoco.MjSpec, times: Sequence[float]) -> None:
     """A red column at the goal, seen from above so that it is always in the picture."""
-    spec.worldbody.add_site(
-        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
-        pos=(task.x, task.y, 0.5),
-        size=(0.2, 0.5, 0.0),
-        rgba=_CLEAR_RED,
-    )
+    _add(spec, _CYLINDER, (task.x, task.y, 0.5), (0.2, 0.5, 0.0), rgba=_CLEAR_RED)
     _look_down(spec)
 
 
@@ -77,12 +71,8 @@ def add_bars(spec: mujoco.MjSpec, factors: Sequence[float]) -> None:
         factors: how high the bars are, in units of 0.3 m.
     """
     for number, factor in enumerate(factors):
-        spec.worldbody.add_site(
-            type=mujoco.mjtGeom.mjGEOM_BOX,
-            pos=(0.3 * (number - (len(factors) - 1) / 2), 0.6, 0.15 * factor),
-            size=(0.06, 0.06, 0.15 * factor),
-            rgba=_RED,
-        )
+        x, half = 0.3 * (number - (len(factors) - 1) / 2), 0.15 * factor
+        _add(spec, _BOX, (x, 0.6, half), (0.06, 0.06, half))
 
 
 def _add_arrows(spec: mujoco.MjSpec, angle: float) -> None:
@@ -91,13 +81,14 @@ def _add_arrows(spec: mujoco.MjSpec, angle: float) -> None:
     for along in range(-30, 31):
         for side in (-1.0, 1.0):
             bar, left = angle + side * np.pi / 4, -0.14 * side
-            spec.worldbody.add_site(
-                type=mujoco.mjtGeom.mjGEOM_BOX,
-                pos=(along * cos - left * sin, along * sin + left * cos, 0.01),
-                size=(0.22, 0.05, 0.01),
-                quat=(np.cos(bar / 2), 0.0, 0.0, np.sin(bar / 2)),
-                rgba=_RED,
-            )
+            place = along * cos - left * sin, along * sin + left * cos, 0.01
+            turned = np.cos(bar / 2), 0.0, 0.0, np.sin(bar / 2)
+            _add(spec, _BOX, place, (0.22, 0.05, 0.01), quat=turned)
+
+
+def _add(spec: mujoco.MjSpec, shape: Any, place: Vector, size: Vector, **more: Any) -> None:
+    """Add a site, which is red unless ``more`` says otherwise; half sizes, as MuJoCo has them."""
+    spec.worldbody.add_site(type=shape, pos=place, size=size, **{"rgba": _RED, **more})
 
 
 def _look_down(spec: mujoco.MjSpec) -> None:

@@ -155,16 +155,8 @@ def resolve(
 def of_preset(family: str, agent: str) -> RunConfig:
     """The configuration of a named agent on a family, without any setting."""
     preset = PRESETS[agent]
-    return RunConfig(
-        family=family,
-        agent=agent,
-        policy=preset.policy,
-        adaptation=preset.adaptation,
-        objective=preset.learner.objective,
-        init=preset.learner.init,
-        loss=preset.learner.loss,
-        outer=preset.learner.outer,
-    )
+    parts = {"policy": preset.policy, "adaptation": preset.adaptation, **vars(preset.learner)}
+    return RunConfig(family=family, agent=agent, **parts)
 
 
 def load(path: Path) -> RunConfig:

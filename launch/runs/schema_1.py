@@ -12,6 +12,17 @@ from typing import Any
 
 from warprl.launch.errors import UserError, nearest
 
+# The keys of the learner that kept their names, in the section of the outer step.
+OUTER = (
+    "init_lr",
+    "epochs",
+    "minibatches",
+    "kl_coefficient",
+    "kl_target",
+    "kl_limit",
+    "max_grad_norm",
+)
+
 # The new names of keys. A key of policy or adaptation that is not listed kept its name.
 RENAMED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -28,14 +39,8 @@ RENAMED: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "learner.clip": ("loss.clip",),
         "learner.optimizer": ("outer.type",),
         "learner.lr": ("outer.warp_lr",),
-        "learner.init_lr": ("outer.init_lr",),
-        "learner.epochs": ("outer.epochs",),
-        "learner.minibatches": ("outer.minibatches",),
-        "learner.kl_coefficient": ("outer.kl_coefficient",),
-        "learner.kl_target": ("outer.kl_target",),
-        "learner.kl_limit": ("outer.kl_limit",),
-        "learner.max_grad_norm": ("outer.max_grad_norm",),
         "learner.warp_every": ("objective.warp_every",),
+        **{f"learner.{key}": (f"outer.{key}",) for key in OUTER},
     }
 )
 
@@ -146,14 +151,5 @@ def _outer(old: Mapping[str, Any]) -> dict[str, Any]:
     if old["schedule"] not in ("online", "offline"):
         raise UserError(f"learner.schedule = {old['schedule']!r}: should be online or offline")
     online = {"epochs": 1, "minibatches": 1} if old["schedule"] == "online" else {}
-    same = (
-        "init_lr",
-        "epochs",
-        "minibatches",
-        "kl_coefficient",
-        "kl_target",
-        "kl_limit",
-        "max_grad_norm",
-    )
-    rest = {key: old[key] for key in same}
+    rest = {key: old[key] for key in OUTER}
     return {"type": old["optimizer"], "warp_lr": old["lr"], **rest, **online}
