@@ -6,7 +6,6 @@ Stable-Baselines3's ``predict``, and is saved without pickle.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -148,7 +147,7 @@ class AdaptedPolicy:
         actions = to_environment(self.spaces, acted.action.squeeze(0).numpy())
         if self.remembers:
             unknown = np.zeros(len(obs), dtype=np.float32)
-            state = to_state(memory.after(acted.state, acted.action, unknown, everywhere))
+            state = memory.after(acted.state, acted.action, unknown, everywhere).to_arrays()
         return (actions[0] if single else actions), state
 
     def with_reward(self, state: PolicyState, reward: ArrayLike) -> PolicyState:
@@ -176,8 +175,7 @@ class AdaptedPolicy:
         Raises:
             warprl.checkpoint.CheckpointError: if a policy is there already.
         """
-        tensors = policy_tensors(self)
-        return checkpoint.save(Path(folder), 0, tensors, policy_document(self, "policy"))
+        return checkpoint.save(Path(folder), 0, *saved_form(self, "policy"))
 
     @classmethod
     def load(cls, folder: str | Path) -> AdaptedPolicy:
@@ -192,8 +190,7 @@ class AdaptedPolicy:
         Raises:
             warprl.checkpoint.CheckpointError: if there is no policy, or it is damaged.
         """
-        saved = read(Path(folder), "policy")
-        return policy_from(saved.tensors, saved.document)
+        return policy_from(read(Path(folder), "policy"))
 
     @cached_property
     def _actor(self) -> Actor:
@@ -224,12 +221,12 @@ class AdaptedPolicy:
         """The memory of n rows, and which of them begin an episode, ``[1, n, 1]``."""
         own = Memory.before(self.network, self._actor.theta, self.phi, n)
         if self.memory:
-            own = from_state([np.repeat(part, n, axis=0) for part in self.memory])
+            own = Memory.of_arrays([np.repeat(part, n, axis=0) for part in self.memory])
         if not self.remembers or state is None:
             return own, torch.ones(1, n, 1)
         starts = np.zeros(n, dtype=bool) if episode_start is None else np.asarray(episode_start)
         first = torch.from_numpy(np.broadcast_to(starts.astype(bool), n).copy()).view(1, n, 1)
-        given = from_state(state)
+        given = Memory.of_arrays(state)
         cell = zip(own.state, given.state, strict=True)
         memory = Memory(
             tuple(torch.where(first, new, old) for new, old in cell),
@@ -296,47 +293,27 @@ def _after_trial(
         rollouts.append(rollout)
     returns = [float(rollout.reward.sum()) for rollout in rollouts]
     finite = bool(np.isfinite(returns).all()) and not any(bool(r.fault) for r in rollouts)
-    found = start if memory is None else replace(start, memory=to_state(memory))
+    found = start if memory is None else replace(start, memory=memory.to_arrays())
     return found, returns, finite
 
 
-def from_state(state: PolicyState | list[NDArray[np.float32]]) -> Memory:
-    """The memory of one task with n rows as tensors ``[1, n, ...]``."""
-    *cell, action, reward = (torch.from_numpy(np.array(part)).unsqueeze(0) for part in state)
-    return Memory(tuple(cell), action, reward, begins=False)
-
-
-def to_state(memory: Memory) -> PolicyState:
-    """The inverse of :func:`from_state`."""
-    tensors = (*memory.state, memory.action, memory.reward)
-    return tuple(tensor.squeeze(0).numpy() for tensor in tensors)
-
-
-def policy_tensors(policy: AdaptedPolicy) -> dict[str, Tensor]:
-    """All tensors of a policy under flat names, its bounds among them: they may be infinite."""
-    memory = {str(i): torch.from_numpy(part) for i, part in enumerate(policy.memory)}
-    bounds = {}
-    if policy.spaces.bounds is not None:
-        bounds = {"bounds": torch.tensor(policy.spaces.bounds, dtype=torch.float64)}
-    return (
-        P.prefix("theta", policy.theta)
-        | P.prefix("phi", policy.phi)
-        | P.prefix("memory", memory)
-        | bounds
-    )
-
-
-def policy_document(policy: AdaptedPolicy, kind: str) -> dict[str, Any]:
-    """What :func:`policy_tensors` leaves out.
+def saved_form(policy: AdaptedPolicy, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A policy as tensors under flat names, and the rest of it.
 
     Args:
         policy: the policy.
         kind: a word for what is saved, which :func:`read` asks for.
 
     Returns:
-        Plain JSON values.
+        The tensors, with the bounds of actions, which may be infinite; and plain JSON values.
     """
-    return {
+    memory = {str(i): torch.from_numpy(part) for i, part in enumerate(policy.memory)}
+    tensors = (
+        P.prefix("theta", policy.theta) | P.prefix("phi", policy.phi) | P.prefix("memory", memory)
+    )
+    if policy.spaces.bounds is not None:
+        tensors["bounds"] = torch.tensor(policy.spaces.bounds, dtype=torch.float64)
+    return tensors, {
         "kind": kind,
         "obs_size": policy.spaces.obs_size,
         "act_size": policy.spaces.act_size,
@@ -346,16 +323,16 @@ def policy_document(policy: AdaptedPolicy, kind: str) -> dict[str, Any]:
     }
 
 
-def policy_from(tensors: Params, document: Mapping[str, Any]) -> AdaptedPolicy:
-    """The inverse of :func:`policy_tensors` and :func:`policy_document`.
+def policy_from(saved: checkpoint.Checkpoint) -> AdaptedPolicy:
+    """The inverse of :func:`saved_form`.
 
     Args:
-        tensors: what the first made.
-        document: what the second made.
+        saved: a checkpoint of both.
 
     Returns:
         The policy.
     """
+    tensors, document = saved.tensors, saved.document
     bounds = None
     if "bounds" in tensors:
         low, high = tensors["bounds"].tolist()

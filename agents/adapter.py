@@ -22,16 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from warprl import checkpoint
 from warprl import params as P
-from warprl.agents.adapted import (
-    AdaptedPolicy,
-    from_state,
-    policy_document,
-    policy_from,
-    policy_tensors,
-    read,
-    to_environment,
-    to_state,
-)
+from warprl.agents.adapted import AdaptedPolicy, policy_from, read, saved_form, to_environment
 from warprl.agents.inner import (
     AdaptationConfig,
     GradientAdaptation,
@@ -98,10 +89,6 @@ class Recorder:
                 terminated,
             )
             self.episodes, self._steps = (*self.episodes, whole), []
-
-    def discard(self) -> None:
-        """Drop the episode under way."""
-        self._steps = []
 
 
 def rollout_of(
@@ -335,7 +322,7 @@ class Adapter:
     def policy(self) -> AdaptedPolicy:
         """The policy as it has adapted so far, to act with and to save."""
         carried = self._state.memory
-        memory = self._start.memory if carried is None else to_state(carried)
+        memory = self._start.memory if carried is None else carried.to_arrays()
         return replace(self._start, theta=self._state.theta, memory=memory, seed=self.seed)
 
     def state(self) -> AdapterState:
@@ -363,7 +350,7 @@ class Adapter:
         self._acted = None
         self._memory = state.memory or Memory.before(network, self._actor.theta, phi, 1)
         if self._start.memory and not state.memory:
-            self._memory = from_state(self._start.memory)
+            self._memory = Memory.of_arrays(self._start.memory)
 
     def save(self, folder: str | Path) -> Path:
         """Write all of it, between two episodes: safetensors and JSON, with checksums.
@@ -379,7 +366,7 @@ class Adapter:
             warprl.checkpoint.CheckpointError: if this state is saved there already.
         """
         state = self.state()
-        tensors, document = policy_tensors(self.policy), policy_document(self.policy, "adapter")
+        tensors, document = saved_form(self.policy, "adapter")
         for number, episode in enumerate(state.episodes):
             found = {"obs": episode.obs, "act": episode.act, "reward": episode.reward}
             tensors |= P.prefix(f"episode.{number}", found)
@@ -405,16 +392,14 @@ class Adapter:
             warprl.checkpoint.CheckpointError: if there is none, or it is damaged.
         """
         saved = read(Path(folder), "adapter")
-        tensors, document = saved.tensors, saved.document
-        policy = policy_from(tensors, document)
+        policy, document = policy_from(saved), saved.document
         adaptation = _adaptation_from(document["adaptation"])
         adapter = cls(policy, adaptation, document["seed"], document["episodes"])
         episodes = tuple(
-            Episode(**P.subtree(f"episode.{number}", tensors), terminated=terminated)
+            Episode(**P.subtree(f"episode.{number}", saved.tensors), terminated=terminated)
             for number, terminated in enumerate(document["terminated"])
         )
-        k, count = document["k"], saved.iteration
-        adapter.restore(AdapterState(policy.theta, None, k, episodes, count))
+        adapter.restore(AdapterState(policy.theta, None, document["k"], episodes, saved.iteration))
         return adapter
 
     def _after_episode(self) -> AdapterState:

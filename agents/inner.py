@@ -144,6 +144,8 @@ def adapt(
         found = _by_memory(policy, theta, phi, roll, config)
     else:
         found = _by_gradient(policy, theta, phi, roll, config)
+
+    # Point by point becomes task by task.
     trajectory = Trajectory(
         task=torch.tensor(shard.indices, dtype=torch.int64),
         theta=P.stack(found.thetas, dim=1),

@@ -57,6 +57,17 @@ class Memory(NamedTuple):
     begins: bool = True  # whether the next step is the first of a sequence
 
     @classmethod
+    def of_arrays(cls, arrays: Sequence[NDArray[np.float32]]) -> Memory:
+        """The inverse of :meth:`to_arrays`."""
+        *cell, action, reward = (torch.from_numpy(np.array(x)).unsqueeze(0) for x in arrays)
+        return cls(tuple(cell), action, reward, begins=False)
+
+    def to_arrays(self) -> tuple[NDArray[np.float32], ...]:
+        """The memory of a single task: the cell's, the action and the reward, ``[E, ...]`` each."""
+        tensors = (*self.state, self.action, self.reward)
+        return tuple(tensor.squeeze(0).numpy() for tensor in tensors)
+
+    @classmethod
     def before(cls, policy: Policy, theta: Params, phi: Params, episodes: int) -> Memory:
         """The memory before the first step.
 

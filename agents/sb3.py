@@ -42,9 +42,7 @@ class Actor(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Mean actions, or logits, ``[N, A]`` at observations ``[N, O]``."""
-        theta = P.broadcast(dict(self.theta.items()), 1)
-        phi = {name: self.phi[_key(name)] for name in self._names}
-        return self._policy.outputs(theta, phi, obs.unsqueeze(0)).squeeze(0)
+        return self._policy.outputs(*self._stacked(), obs.unsqueeze(0)).squeeze(0)
 
     def layers(self) -> list[Layer]:
         """The layers of the plain network that acts alike.
@@ -61,11 +59,14 @@ class Actor(nn.Module):
                 f"its warp layers are of kind {config.warp}, and an initialisation is task layers "
                 "alone, into which only linear ones can be merged"
             )
-        stacked = P.broadcast(P.detach(dict(self.theta.items())), 1)
-        phi = {name: self.phi[_key(name)] for name in self._names}
-        theta, _ = self._policy.fold(stacked, phi)
-        last = len(config.hidden)
-        return [(theta[f"weight_{n}"][0], theta[f"bias_{n}"][0]) for n in range(last + 1)]
+        theta, _ = self._policy.fold(*self._stacked())
+        theta = {name: tensor[0].detach() for name, tensor in theta.items()}
+        return [(theta[f"weight_{n}"], theta[f"bias_{n}"]) for n in range(len(config.hidden) + 1)]
+
+    def _stacked(self) -> tuple[Params, Params]:
+        """theta of a single task ``[1, ...]``, and phi."""
+        theta = P.broadcast(dict(self.theta.items()), 1)
+        return theta, {name: self.phi[_key(name)] for name in self._names}
 
     def copy(self, theta: Params, phi: Params) -> None:
         """Take over parameters.

@@ -73,13 +73,15 @@ def train(
 
     given = {"iterations": iterations, "workers": workers, "seed": seed}
     resolved = config.resolve(family, agent, given, settings or ())
-    if init_from is None:
-        if trust:
-            raise UserError("--trust: nothing to trust: give the file with --init-from")
-        return train.start(resolved, run, terminal.console())
-    from warprl.launch.evaluation import sb3
 
-    imported = sb3.read(init_from, trust, resolved)
+    # From random parameters, or from those of a file.
+    if init_from is None and trust:
+        raise UserError("--trust: nothing to trust: give the file with --init-from")
+    imported = None
+    if init_from is not None:
+        from warprl.launch.evaluation import sb3
+
+        imported = sb3.read(init_from, trust, resolved)
     return train.start(resolved, run, terminal.console(), imported)
 
 
@@ -171,15 +173,10 @@ def compare(
     """
     from warprl.launch.evaluation import compare
 
-    return compare.compare(
-        [folders.find(name) for name in names],
-        steps=steps,
-        episodes=episodes,
-        seed=seed,
-        beside=beside,
-        out=out,
-        console=terminal.console(),
-    )
+    # The runs have to be there before anything else is looked at.
+    runs, console = [folders.find(name) for name in names], terminal.console()
+    asked = {"steps": steps, "episodes": episodes, "seed": seed}
+    return compare.compare(runs, **asked, beside=beside, out=out, console=console)
 
 
 @verb
@@ -199,14 +196,7 @@ def render(
 def export(
     run: options.Run,
     out: Annotated[str, text("FILE.zip", "A new file.")],
-    task: Annotated[
-        list[str] | None,
-        text(
-            "KEY=VALUE",
-            "A number of the task, or a list [1,2,...]; repeat the option for "
-            "each. Or N alone: the position among the held-out tasks.",
-        ),
-    ] = None,
+    task: options.TaskSettings = None,
     steps: Annotated[
         int | None, number("Inner steps; 0 exports the initialisation.", "as in training")
     ] = None,

@@ -24,8 +24,11 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="a rehearsal that learns nothing")
     parser.add_argument("--require-video", action="store_true", help="fail if this cannot be drawn")
     options = parser.parse_args()
+
     # Ctrl-C reaches the verb as well. The verb saves its work, and its status ends the demo.
     signal.signal(signal.SIGINT, lambda number, frame: None)
+
+    # Verb by verb; each prints what it is doing.
     run = f"demo-{folders.stamp()}"
     size = SHORT if options.short else FULL
     minutes = "a few seconds" if options.short else "about three minutes on two cores"

@@ -35,10 +35,15 @@ def text(metavar: str, help: str, name: str | None = None, default: str | bool =
     return typer.Option(*names, metavar=metavar, help=help, show_default=default)
 
 
+TASK_HELP = (
+    "A number of the task, or a list [1,2,...]; repeat the option for each. Or N alone: the "
+    "position among the held-out tasks."
+)
 Family = Annotated[str, typer.Argument(metavar="FAMILY", help=FAMILY_HELP)]
 Agent = Annotated[str, text("PRESET", "Named agent, see 'warprl agents'.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/, or a path.")]
 Checkpoint = Annotated[int | None, number("Iteration of the checkpoint to use.", "the newest")]
+TaskSettings = Annotated[list[str] | None, text("KEY=VALUE", TASK_HELP)]
 EpisodeSeed = Annotated[int | None, number("Seed of the episodes.", "the run's")]
 
 SWEEP = """Train a grid of families x agents x seeds with Ray Tune; the same command continues it.

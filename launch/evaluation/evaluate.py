@@ -24,13 +24,7 @@ from warprl.launch.evaluation import report, summaries
 from warprl.launch.evaluation.curves import Curves
 from warprl.launch.evaluation.groups import require_one_family
 from warprl.launch.evaluation.statistics import estimate
-from warprl.launch.evaluation.summaries import (
-    DIAGNOSTICS,
-    Adaptation,
-    CurveSummary,
-    Estimate,
-    EvaluationSummary,
-)
+from warprl.launch.evaluation.summaries import DIAGNOSTICS, CurveSummary, EvaluationSummary
 from warprl.launch.outcome import Outcome, to_json
 from warprl.launch.runs import folders, stored
 from warprl.launch.runs.canonical import canonical_json
@@ -272,7 +266,7 @@ def summarise(subject: Subject, curves: Curves, protocol: Protocol) -> CurveSumm
     kept, stratum = protocol.usable(subject.label, curves)
 
     # Each estimate has the same draws.
-    def over_tasks(values: Floats) -> Estimate:
+    def over_tasks(values: Floats) -> summaries.Estimate:
         return estimate(values, stratum, generator(protocol.seed, "bootstrap"))
 
     return CurveSummary(
@@ -289,11 +283,11 @@ def summarise(subject: Subject, curves: Curves, protocol: Protocol) -> CurveSumm
     )
 
 
-def adaptations(curves: Curves, protocol: Protocol) -> list[Adaptation]:
+def adaptations(curves: Curves, protocol: Protocol) -> list[summaries.Adaptation]:
     """Each adaptation of the protocol by itself."""
     area, worse = curves.area, curves.worse
     return [
-        Adaptation(
+        summaries.Adaptation(
             task=position,
             parameters=asdict(task),
             repeat=row // len(protocol.tasks),

@@ -184,8 +184,7 @@ def write(path: Path, frames: Iterator[Image], fps: int) -> None:
     """
     import imageio_ffmpeg  # type: ignore[import-untyped]
 
-    partial = path.with_suffix(".partial.mp4")
-    sent = 0
+    partial, sent = path.with_suffix(".partial.mp4"), 0
     try:
         # The first picture tells the encoder the size.
         path.parent.mkdir(exist_ok=True)
@@ -197,6 +196,7 @@ def write(path: Path, frames: Iterator[Image], fps: int) -> None:
                 sink.send(frame)
                 sent += 1
 
+        # A video that was cut short gets no name.
         _require_whole(partial, sent)
         os.replace(partial, path)
     except OSError as error:

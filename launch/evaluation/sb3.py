@@ -111,6 +111,8 @@ def parse_task(run: StoredRun, settings: Sequence[str]) -> Task:
         raise UserError(
             f"--task is missing: give KEY=NUMBER for {fields}, or the number of a held-out task"
         )
+
+    # Each field once, whatever its name: the family knows which there are.
     values: dict[str, Any] = {}
     for setting in settings:
         key, separator, text = setting.partition("=")

@@ -83,6 +83,7 @@ def from_ppo(model: PPO, policy: Policy, action_space: ActionSpace) -> Params:
     the observations, so a model that was trained behind it sees other observations here. Raises
     ValueError, in one line, for another architecture.
     """
+    # Its layers, if it is a network like ours.
     actor = model.policy
     if isinstance(actor, WarpedPolicy):
         _require_network(actor, WarpedPolicy, policy.distribution)
@@ -96,12 +97,13 @@ def from_ppo(model: PPO, policy: Policy, action_space: ActionSpace) -> Params:
             f"its layers are {_arrows(found)}, from observation to action, "
             f"and {_arrows(policy.widths)} are needed"
         )
+
+    # The parameters under our names, with actions in our unit.
     theta: Params = {}
     for number, (weight, bias) in enumerate(layers):
-        theta[f"weight_{number}"] = weight.detach().clone()
-        theta[f"bias_{number}"] = bias.detach().clone()
-    for name in policy.distribution.names:
-        theta[name] = getattr(actor, name).detach().clone()
+        theta |= {f"weight_{number}": weight, f"bias_{number}": bias}
+    theta |= {name: getattr(actor, name) for name in policy.distribution.names}
+    theta = P.tree_map(lambda tensor: tensor.detach().clone(), theta)
     if not P.all_finite(theta):
         raise ValueError("its weights are not all finite")
     if isinstance(action_space, Discrete):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -34,6 +34,8 @@ class Advice:
         first = error.errors()[0]
         path, variant = self._path(first["loc"])
         kind, value = first["type"], json.dumps(first["input"])
+
+        # What pydantic cannot say in our words.
         if kind == "missing" and path.rpartition(".")[0] in self.keys:  # an entry of a list
             path, kind = path.rpartition(".")[0], "too_short"
         match kind:
@@ -53,6 +55,8 @@ class Advice:
                 return f"{path} = {value}: should be a {takes.removeprefix('none or ')}"
             case "literal_error" if path in self.keys:
                 return f"{path} = {value}: should be {self._entry(path, variant).values}"
+
+        # Its own words, made plain.
         message = first["msg"].removeprefix("Input ")
         for pydantic, plain in PLAIN.items():
             message = message.replace(pydantic, plain)
@@ -60,7 +64,8 @@ class Advice:
 
     def on_type(self, section: str, value: Any) -> str:
         """The message about a type that a section does not have."""
-        return f"{section}.type = {json.dumps(value)}: should be {_either(self.variants[section])}"
+        kinds = " or ".join(map(repr, self.variants[section]))
+        return f"{section}.type = {json.dumps(value)}: should be {kinds}"
 
     def on_other_variant(self, path: str, chosen: str) -> str:
         """The message about a key that the section has only with another type."""
@@ -90,7 +95,3 @@ class Advice:
         types = self.variants.get(parts[0], {}) if parts else {}
         variant = parts.pop(1) if len(parts) > 1 and parts[1] in types else None
         return ".".join(parts), variant
-
-
-def _either(words: Collection[str]) -> str:
-    return " or ".join(map(repr, words))

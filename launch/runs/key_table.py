@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -35,11 +35,6 @@ class Entry:
         return values(self.hint)
 
 
-def entries(model: type[BaseModel]) -> list[Entry]:
-    """Every key of a model, in the order of their definition."""
-    return list(_entries(model))
-
-
 def variants(model: type[BaseModel]) -> dict[str, dict[str, type[Any]]]:
     """The dataclasses that each section can be, by their ``type``; "" if there is no choice."""
     hints = get_type_hints(model, include_extras=True)
@@ -47,7 +42,8 @@ def variants(model: type[BaseModel]) -> dict[str, dict[str, type[Any]]]:
     return {name: kinds for name, kinds in found.items() if kinds}
 
 
-def _entries(model: type[BaseModel]) -> Iterator[Entry]:
+def entries(model: type[BaseModel]) -> Iterator[Entry]:
+    """Every key of a model, in the order of their definition."""
     hints = get_type_hints(model, include_extras=True)
     for name, field in model.model_fields.items():
         kinds = _variants(hints[name])
@@ -131,7 +127,7 @@ def defaults(kind: type[Any]) -> dict[str, Any]:
     return plain
 
 
-def by_path(found: list[Entry]) -> Mapping[str, list[Entry]]:
+def by_path(found: Iterable[Entry]) -> Mapping[str, list[Entry]]:
     """Entries by their path; several if several types of the section have the key."""
     paths: dict[str, list[Entry]] = {}
     for entry in found:

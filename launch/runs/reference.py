@@ -41,7 +41,8 @@ def explain(config: RunConfig) -> Outcome[Entries]:
 
 def page() -> str:
     """The page of all keys, section by section."""
-    return "\n".join([INTRODUCTION, *_keys_of_no_section(), *_sections()])
+    alone = [entry for [entry, *_] in KEYS.values() if "." not in entry.path]
+    return "\n".join([INTRODUCTION, *_table(alone), *_sections()])
 
 
 def _explained(path: str, value: Any, config: RunConfig) -> dict[str, Any]:
@@ -50,10 +51,6 @@ def _explained(path: str, value: Any, config: RunConfig) -> dict[str, Any]:
     entry = next(entry for entry in KEYS[path] if entry.variant in (None, variant))
     takes = ", ".join(VARIANTS[section]) if name == "type" else entry.values
     return {"value": value, "meaning": entry.key.meaning, "takes": takes}
-
-
-def _keys_of_no_section() -> Iterator[str]:
-    yield from _table([entry for [entry, *_] in KEYS.values() if "." not in entry.path])
 
 
 def _sections() -> Iterator[str]:

@@ -28,11 +28,9 @@ class Writer(Protocol):
 
     def write(self, metrics: Metrics) -> None:
         """Write one iteration so that it outlives this process, even one that is killed."""
-        ...
 
     def close(self) -> None:
         """Close files and connections."""
-        ...
 
 
 class JsonLines:
