@@ -81,13 +81,9 @@ class Recorder:
         seen, did = (np.array(values, dtype=np.float32) for values in (obs, act))
         self._steps.append((seen, did, reward))
         if terminated or truncated:
-            seen, did, rewards = map(np.array, zip(*self._steps, strict=True))
-            whole = Episode(
-                torch.from_numpy(seen),
-                torch.from_numpy(did),
-                torch.from_numpy(rewards.astype(np.float32)),
-                terminated,
-            )
+            columns = zip(*self._steps, strict=True)
+            obs, act, rewards = (torch.from_numpy(np.array(column)) for column in columns)
+            whole = Episode(obs, act, rewards.float(), terminated)
             self.episodes, self._steps = (*self.episodes, whole), []
 
 

@@ -94,7 +94,14 @@ class RenderableBatch(BatchEnv, ABC):
         Raises:
             ValueError: T does not divide n, or there are more or fewer generators than tasks.
         """
-        check_reset(tasks, generators, len(ids))
+        if not tasks or len(ids) % len(tasks):
+            raise ValueError(
+                f"{len(ids)} simulations cannot be shared evenly among {len(tasks)} tasks"
+            )
+        if len(generators) != len(tasks):
+            raise ValueError(
+                f"every task needs one generator: got {len(generators)} for {len(tasks)} tasks"
+            )
         return self._restart(ids, tasks, generators)
 
     @abstractmethod
@@ -275,22 +282,3 @@ def task_rows(tasks: Sequence[Task], num_envs: int) -> Floats:
     """
     rows = np.array([np.hstack(astuple(task)) for task in tasks], dtype=np.float64)
     return np.repeat(rows, num_envs // len(tasks), axis=0)
-
-
-def check_reset(tasks: Sequence[Task], generators: Generators, num_envs: int) -> None:
-    """Check that tasks can share simulations evenly, and that each has a generator.
-
-    Args:
-        tasks: T tasks.
-        generators: the generators, of which there should be T.
-        num_envs: the number of simulations, which T should divide.
-
-    Raises:
-        ValueError: in one line that names the numbers that do not fit.
-    """
-    if not tasks or num_envs % len(tasks):
-        raise ValueError(f"{num_envs} simulations cannot be shared evenly among {len(tasks)} tasks")
-    if len(generators) != len(tasks):
-        raise ValueError(
-            f"every task needs one generator: got {len(generators)} for {len(tasks)} tasks"
-        )

@@ -338,13 +338,10 @@ def _flat(space: ActionSpace) -> ActionSpace:
 
 def _fit(actions: NDArray[Any], space: ActionSpace) -> NDArray[Any]:
     """Give actions ``[n, A]`` the type, shape and range that the environment takes."""
-    fitted: NDArray[Any]
     if isinstance(space, Discrete):
-        fitted = space.start + actions.argmax(axis=1)
-    else:
-        shaped = actions.astype(space.dtype).reshape(-1, *space.shape)
-        fitted = np.clip(shaped, space.low, space.high)
-    return fitted
+        return np.asarray(space.start + actions.argmax(axis=1))
+    shaped = actions.astype(space.dtype).reshape(-1, *space.shape)
+    return np.asarray(np.clip(shaped, space.low, space.high))
 
 
 def _warned(env: Env) -> bool:

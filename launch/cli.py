@@ -16,7 +16,7 @@ import typer
 from warprl import __version__
 from warprl.launch import options, terminal
 from warprl.launch.errors import UserError
-from warprl.launch.options import flag, number, text
+from warprl.launch.options import flag, number, set_key, text
 from warprl.launch.outcome import Entries, Outcome, Summary
 from warprl.launch.runs import folders
 
@@ -57,9 +57,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, number("Seed of every random number.")] = None,
     run: Annotated[str | None, text("NAME", "Run folder: a new name or path.")] = None,
-    settings: Annotated[
-        list[str] | None, text("KEY=VALUE", "Override a key of config.yaml.", "--set")
-    ] = None,
+    settings: Annotated[list[str] | None, set_key("Override a key of config.yaml.")] = None,
     init_from: Annotated[
         str | None, text("FILE.zip", "Begin with this Stable-Baselines3 PPO model.")
     ] = None,
@@ -233,9 +231,7 @@ def agents() -> Outcome[Summary]:
 def config(
     family: options.Family,
     agent: options.Agent = "warpgrad",
-    settings: Annotated[
-        list[str] | None, text("KEY=VALUE", "Override a key, as for train.", "--set")
-    ] = None,
+    settings: Annotated[list[str] | None, set_key("Override a key, as for train.")] = None,
     explain: Annotated[bool, flag("--explain", "Say what each key means and takes.")] = False,
 ) -> Outcome[Summary]:
     """Print the configuration that train would use, and so every key that --set takes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def require_known(kind: str, name: str, known: Collection[str]) -> None:
+    """Raise UserError, which suggests another name, unless this one is known."""
+    if name not in known:
+        raise UserError(f"unknown {kind} {name!r}: {nearest(name, known)}")
 
 
 def one_line(error: BaseException) -> str:

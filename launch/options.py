@@ -10,6 +10,10 @@ FAMILY_HELP = (
     "A name that 'warprl envs' lists, package.module:FAMILY for your own, or Meta-World's "
     "ml1-<task>, ml10 and ml45 (docs/metaworld.md)."
 )
+TASK_HELP = (
+    "A number of the task, or a list [1,2,...]; repeat the option for each. Or N alone: the "
+    "position among the held-out tasks."
+)
 
 
 def _whole(text: str) -> int:
@@ -35,10 +39,11 @@ def text(metavar: str, help: str, name: str | None = None, default: str | bool =
     return typer.Option(*names, metavar=metavar, help=help, show_default=default)
 
 
-TASK_HELP = (
-    "A number of the task, or a list [1,2,...]; repeat the option for each. Or N alone: the "
-    "position among the held-out tasks."
-)
+def set_key(help: str) -> Any:
+    """The option ``--set``, which may be repeated."""
+    return text("KEY=VALUE", help, "--set")
+
+
 Family = Annotated[str, typer.Argument(metavar="FAMILY", help=FAMILY_HELP)]
 Agent = Annotated[str, text("PRESET", "Named agent, see 'warprl agents'.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/, or a path.")]

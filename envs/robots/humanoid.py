@@ -84,8 +84,7 @@ class Humanoid(LocomotionFamily):
             Rewards ``[N]``.
         """
         cost = _CONTROL_COST * np.square(motion.control, dtype=np.float64).sum(-1)
-        reward: Floats = 1.25 * along + 5.0 - cost
-        return reward
+        return np.asarray(1.25 * along + 5.0 - cost)
 
 
 class HumanoidDir(Humanoid):

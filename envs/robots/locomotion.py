@@ -37,8 +37,7 @@ def control_cost(control: NDArray[np.float32], weight: float) -> NDArray[np.floa
     Returns:
         The costs ``[N]``.
     """
-    cost: NDArray[np.float32] = weight * np.square(control).sum(-1)
-    return cost
+    return np.asarray(weight * np.square(control).sum(-1))
 
 
 def speed_along(angle: Floats, velocity: Floats) -> Floats:

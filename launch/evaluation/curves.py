@@ -67,8 +67,7 @@ class Curves:
 
         ``1 / (N + 1) * sum_k return_k`` for k = 0..N: on the scale of a return for any N.
         """
-        mean: Floats = self.returns.mean(axis=1)
-        return mean
+        return np.asarray(self.returns.mean(axis=1))
 
     @property
     def gain(self) -> Floats:
@@ -78,8 +77,7 @@ class Curves:
     @property
     def worse(self) -> Bools:
         """Which curves end below the return that they begin with, ``[n]``."""
-        worse: Bools = self.returns[:, -1] < self.returns[:, 0]
-        return worse
+        return np.asarray(self.returns[:, -1] < self.returns[:, 0])
 
     def over_adaptations(self) -> list[Step]:
         """Each inner step over the finite adaptations: mean KL and cosine, median condition.

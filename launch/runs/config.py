@@ -30,7 +30,7 @@ from warprl.agents.presets import PRESETS
 from warprl.envs import UnknownFamily, family_names, is_meta_world, make_family
 from warprl.envs.physics import NoNativeBatchError
 from warprl.keys import Key, either
-from warprl.launch.errors import UserError, nearest, reading
+from warprl.launch.errors import UserError, nearest, reading, require_known
 from warprl.launch.machine import available_cores
 from warprl.launch.runs import key_table, schema_1
 from warprl.launch.runs.advice import Advice
@@ -137,7 +137,7 @@ def resolve(
     """
     require_family(family)
     _require_physics(family)
-    _known("agent", agent, PRESETS)
+    require_known("agent", agent, PRESETS)
     data = of_preset(family, agent).model_dump(mode="json")
     given = dict(map(_parse, settings))
     given |= {OPTIONS.get(k, k): v for k, v in options.items() if v is not None}
@@ -179,7 +179,7 @@ def parse(data: dict[str, Any], path: Path) -> RunConfig:
         config = _validated(schema_1.upgrade(data) if version == 1 else data)
     require_family(config.family)
     _require_physics(config.family)
-    _known("agent", config.agent, PRESETS)
+    require_known("agent", config.agent, PRESETS)
     with _naming(path):
         if version == 1:  # in which every key had a value, even without effect
             return _settled(config, given=())
@@ -270,7 +270,7 @@ def require_family(name: str) -> None:
     first; from now on this process does too.
     """
     if ":" not in name and not is_meta_world(name):
-        return _known("family", name, family_names())
+        return require_known("family", name, family_names())
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -288,11 +288,6 @@ def _require_physics(family: str) -> None:
         make_family(family).make_batch(1)
     except NoNativeBatchError as error:
         raise UserError(f"{family}: {error}") from error
-
-
-def _known(kind: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> None:
-    if name not in known:
-        raise UserError(f"unknown {kind} {name!r}: {nearest(name, known)}")
 
 
 def require_device(config: RunConfig) -> None:

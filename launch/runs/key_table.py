@@ -77,10 +77,7 @@ def _variants(hint: Any) -> dict[str, type[Any]]:
 
 def values(hint: Any) -> str:
     """The values of an annotation, in words: ``whole number, 1 or more``."""
-    notes: tuple[Any, ...] = ()
-    if get_origin(hint) is Annotated:
-        hint, *notes_found = get_args(hint)
-        notes = tuple(notes_found)
+    hint, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return ", ".join(map(str, arguments))
@@ -103,7 +100,7 @@ def _list(elements: tuple[Any, ...], some: bool) -> str:
     return f"list of {number or 'any number'}, each a {values(elements[0])}"
 
 
-def _limits(notes: tuple[Any, ...]) -> Iterator[str]:
+def _limits(notes: Iterable[Any]) -> Iterator[str]:
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     for note in notes:
         if isinstance(note, (Gt, Ge, Lt, Le, Interval)):

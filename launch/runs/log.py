@@ -11,7 +11,7 @@ from typing import Self
 
 from rich.console import Console
 
-from warprl.launch.errors import UserError, nearest, one_line
+from warprl.launch.errors import one_line, require_known
 from warprl.launch.runs.metrics import Metrics
 from warprl.launch.runs.progress import display
 from warprl.launch.runs.writers import WRITERS, JsonLines, Writer
@@ -41,8 +41,7 @@ class RunLog:
         """
         # A wrong name is refused before any file is touched.
         for name in writers:
-            if name not in WRITERS:
-                raise UserError(f"unknown log writer {name!r}: {nearest(name, WRITERS)}")
+            require_known("log writer", name, WRITERS)
 
         self._metrics = JsonLines(folder, iteration)
         self._copies: dict[str, Writer] = {}

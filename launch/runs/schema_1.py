@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from warprl.launch.errors import UserError, nearest
+from warprl.launch.errors import UserError, require_known
 
 # The keys of the learner that kept their names, in the section of the outer step.
 OUTER = (
@@ -119,10 +119,9 @@ def _section(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A section with all of its keys."""
     if not isinstance(data.get(name), dict):
         raise UserError(f"key {name!r} is missing")
+    known = [f"{name}.{key}" for key in DEFAULTS[name]]
     for key in data[name]:
-        if key not in DEFAULTS[name]:
-            known = [f"{name}.{key}" for key in DEFAULTS[name]]
-            raise UserError(f"unknown key '{name}.{key}': {nearest(f'{name}.{key}', known)}")
+        require_known("key", f"{name}.{key}", known)
     return {**DEFAULTS[name], **data[name]}
 
 
