@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from warprl.launch.evaluation import summaries
 from warprl.launch.evaluation.summaries import (
     DIAGNOSTICS,
     Adaptation,
