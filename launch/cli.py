@@ -64,6 +64,9 @@ def train(
     trust: Annotated[
         bool, flag("--trust", "Load --init-from although the file may run code.")
     ] = False,
+    again: Annotated[
+        bool, flag("--resume", "Continue the run if it exists, as a job that starts again must.")
+    ] = False,
 ) -> Outcome[Summary]:
     """Meta-train an agent on a task family. Prints the run folder last."""
     from warprl.launch.runs import config
@@ -71,6 +74,12 @@ def train(
 
     given = {"iterations": iterations, "workers": workers, "seed": seed}
     resolved = config.resolve(family, agent, given, settings or ())
+
+    # A run that may be there already.
+    if again:
+        if run is None or init_from is not None:
+            raise UserError("--resume: needs --run, and takes no --init-from")
+        return train.start_or_resume(resolved, run, terminal.console())
 
     # From random parameters, or from those of a file.
     if init_from is None and trust:

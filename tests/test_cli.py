@@ -544,3 +544,24 @@ def test_too_little_memory_is_one_line(
     monkeypatch.setattr("warprl.launch.doctor.examine", examine)
     assert main(["doctor"]) == 1
     assert capsys.readouterr().err == "warprl: not enough memory: Unable to allocate 7 EiB\n"
+
+
+def test_a_job_that_starts_again_continues_the_run(tmp_path: Path) -> None:
+    asked = ["train", FAMILY, *TINY, "--resume", "--run"]
+    assert main([*asked, "again", "--iterations", "1"]) == 0
+    for _ in range(2):  # the second time it is complete, which is no error
+        assert main([*asked, "again", "--iterations", "3"]) == 0
+    assert main([*asked, "whole", "--iterations", "3"]) == 0
+    again, whole = (
+        checkpoint.load(tmp_path / run / "checkpoints", 3).tensors for run in ("again", "whole")
+    )
+    assert all(again[name].equal(whole[name]) for name in again | whole)
+
+
+def test_a_job_that_starts_again_does_not_continue_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fabricate(tmp_path / "another", FAMILY)
+    line = refused(capsys, "train", FAMILY, "--resume", "--run", "another")
+    assert line.endswith("another exists with tasks = 2, not 20: choose another name")
+    assert refused(capsys, "train", FAMILY, "--resume").startswith("--resume: needs --run")

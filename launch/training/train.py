@@ -124,6 +124,33 @@ def resume(
         return _run(_Plan(folder, config, total, callback), saved, console, stopping)
 
 
+def start_or_resume(config: RunConfig, name: str, console: Console) -> Outcome[TrainingSummary]:
+    """Train a run, or continue it to its end if it exists, as a job that starts again has to.
+
+    A run that is complete stays as it is, which is no error. Raises UserError, before anything
+    starts, if the run that exists is another one.
+    """
+    try:
+        folder = folders.find(name)
+    except UserError:
+        return start(config, name, console)
+
+    # The run has to be the one that is asked for.
+    found = configuration.load(folder / "config.yaml")
+    for key in configuration.differences(found, config):
+        before, now = (configuration.flat(each).get(key) for each in (found, config))
+        raise UserError(f"{folder} exists with {key} = {before}, not {now}: choose another name")
+
+    # Whatever is left of it is trained.
+    done = 0
+    if checkpoints.iterations(folder / "checkpoints"):
+        done = stored.load_checkpoint(folder, found, None).iteration
+    if done >= config.iterations:
+        data = {"run": str(folder), "iteration": done, "stopped_by": None}
+        return Outcome(data, f"complete at iteration {done}\n{folder}")
+    return resume(folder, config.iterations - done, console)
+
+
 def warn_about_cores(config: RunConfig) -> None:
     """Warn if there are more workers than cores, which works but is slow."""
     cores, workers = available_cores(), config.compute.workers
