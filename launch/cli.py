@@ -255,6 +255,24 @@ def config(
 
 
 @verb
+def cluster_files(
+    kind: Annotated[
+        Literal["kuberay", "slurm", "vm", "sky"],
+        typer.Argument(help="KubeRay, Slurm, virtual machines by 'ray up', or SkyPilot."),
+    ],
+    workers: Annotated[int, number("Workers of the run, one CPU each.")],
+    storage: Annotated[str, text("URI", "Where the run is stored: s3://bucket/runs, or a path.")],
+    out: Annotated[str | None, text("FOLDER", "Where to write.", default="NAME-KIND")] = None,
+    image: Annotated[str | None, text("IMAGE", "Container image.", default="to be edited")] = None,
+    name: Annotated[str, text("NAME", "Of the run, the job and its labels.")] = "warprl",
+) -> Outcome[Summary]:
+    """Write the files that train a run on a cluster. Prints the commands that come next."""
+    from warprl.launch.cluster import files
+
+    return files.write(kind, workers, storage, out, image, name)
+
+
+@verb
 def doctor() -> Outcome[Summary]:
     """Check this machine: each part is OK, or you are told what to do."""
     from warprl.launch import doctor
