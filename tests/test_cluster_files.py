@@ -27,7 +27,7 @@ from warprl import checkpoint
 from warprl.launch import machine
 from warprl.launch.cli import main
 from warprl.launch.cluster import files
-from warprl.launch.outcome import Outcome
+from warprl.launch.outcome import Entries, Outcome
 from warprl.launch.runs.config import RunConfig
 from warprl.launch.training import train
 
@@ -53,7 +53,7 @@ def write(
     name: str = "warprl",
 ) -> dict[str, str]:
     """The texts of the files that the command writes, by name."""
-    paths = files.write(kind, workers, storage, out, image, name).data["files"]
+    paths = files.write(kind, workers, storage, out, image, name).summary.files
     return {Path(path).name: Path(path).read_text() for path in paths}
 
 
@@ -154,14 +154,14 @@ def test_the_files_train_a_run_that_warprl_accepts(
 ) -> None:
     storage = f"{BUCKET}?region=eu&scheme=http"
     written = files.write(kind, workers, storage, name="walker")
-    texts = [*(Path(file).read_text() for file in written.data["files"]), written.text]
+    texts = [*(Path(file).read_text() for file in written.summary.files), written.text]
     (command,) = {line for text in texts for line in re.findall(r"warprl train .* --resume", text)}
 
     asked: list[tuple[RunConfig, str]] = []
 
-    def record(config: RunConfig, name: str, console: object) -> Outcome:
+    def record(config: RunConfig, name: str, console: object) -> Outcome[Entries]:
         asked.append((config, name))
-        return Outcome({}, "")
+        return Outcome(Entries({}), "")
 
     monkeypatch.setattr(train, "start_or_resume", record)
     assert main(shlex.split(command)[1:]) == 0

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from warprl import __version__
 from warprl.launch.errors import UserError, os_errors, whole_number, writing
-from warprl.launch.outcome import Outcome
+from warprl.launch.outcome import Document, Outcome
 
 TEMPLATES = Path(__file__).parent / "templates"
 FOLDER_ONLY = "because the storage is a folder"
@@ -53,6 +54,14 @@ NEXT: Mapping[str, tuple[str, str, str]] = {
 }
 
 
+@dataclass(frozen=True)
+class Written(Document):
+    """The files that were written, and the commands that come next."""
+
+    files: Sequence[str]
+    next: Sequence[str]
+
+
 def write(
     kind: str,
     workers: int,
@@ -60,7 +69,7 @@ def write(
     out: str | None = None,
     image: str | None = None,
     name: str = "warprl",
-) -> Outcome:
+) -> Outcome[Written]:
     """Write the files of one kind of cluster into a folder, and say what comes next.
 
     Args:
@@ -102,7 +111,7 @@ def write(
     text = "\n".join(
         [*names, "look at the lines marked EDIT, then:", *(f"  {c}" for c in commands)]
     )
-    return Outcome({"files": names, "next": commands}, text)
+    return Outcome(Written(names, commands), text)
 
 
 def _storage(kind: str, storage: str) -> str:

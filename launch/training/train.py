@@ -22,7 +22,7 @@ from warprl.launch.runs import config as configuration
 from warprl.launch.runs import folders, stored
 from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.log import RunLog
-from warprl.launch.runs.metrics import adaptation, returns_text, truncate
+from warprl.launch.runs.metrics import adaptation, read, returns_text, truncate
 from warprl.launch.runs.stored import Imported
 from warprl.launch.training.interruption import stoppable
 from warprl.launch.training.loop import Progress, experiment_of, iterations, sampling
@@ -146,8 +146,8 @@ def start_or_resume(config: RunConfig, name: str, console: Console) -> Outcome[T
     if checkpoints.iterations(folder / "checkpoints"):
         done = stored.load_checkpoint(folder, found, None).iteration
     if done >= config.iterations:
-        data = {"run": str(folder), "iteration": done, "stopped_by": None}
-        return Outcome(data, f"complete at iteration {done}\n{folder}")
+        last = read(folder / "metrics.jsonl", done)[-1]
+        return _outcome(folder, config, last)
     return resume(folder, config.iterations - done, console)
 
 
@@ -185,8 +185,8 @@ def _run(
             run_log = RunLog(folder, console, done, plan.total, writers)
         steps = iterations(experiment, sampler, progress, config.compute.device)
         with run_log, (stopping or stoppable)(console) as stop:
-            metrics = _loop(steps, plan, run_log, stop)
-    return _outcome(folder, config, metrics, stop)
+            last = _loop(steps, plan, run_log, stop)
+    return _outcome(folder, config, last, stop.signal)
 
 
 def _loop(
@@ -254,22 +254,22 @@ def _likely_cause(config: RunConfig) -> str:
 
 
 def _outcome(
-    folder: Path, config: RunConfig, metrics: dict[str, Any], stop: Stop
+    folder: Path, config: RunConfig, last: Mapping[str, Any], stopped: int | None = None
 ) -> Outcome[TrainingSummary]:
     summary = TrainingSummary(
         run=str(folder),
-        iteration=metrics["iteration"],
-        env_steps=metrics["env_steps"],
-        returns=adaptation(metrics),
-        stopped_by=signal.Signals(stop.signal).name if stop.signal else None,
+        iteration=last["iteration"],
+        env_steps=last["env_steps"],
+        returns=adaptation(last),
+        stopped_by=signal.Signals(stopped).name if stopped else None,
     )
-    end = f"stopped by {summary.stopped_by} and saved" if stop.signal else "finished"
+    end = f"stopped by {summary.stopped_by} and saved" if stopped else "finished"
     text = (
         f"{end} at iteration {summary.iteration}, {summary.env_steps:,} environment steps; "
-        f"{_last_returns(config.adaptation)}: {returns_text(metrics)}\n"
+        f"{_last_returns(config.adaptation)}: {returns_text(last)}\n"
         f"{folder}"
     )
-    return Outcome(summary, text, 128 + stop.signal if stop.signal else 0)
+    return Outcome(summary, text, 128 + stopped if stopped else 0)
 
 
 def _last_returns(adaptation: AdaptationConfig) -> str:
