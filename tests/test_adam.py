@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import same_bits
 
-from warprl.adam import Adam, Point, adam_step
+from warprl.adam import Adam, adam_init, adam_step
 from warprl.types import Params
 
 SHAPES = {"a": (3, 4), "b": (4,), "c": ()}
@@ -45,14 +45,14 @@ def torch_steps(config: Adam, lr: float, start: Params, gradients: list[Params])
 )
 def test_steps_are_those_of_torch_bit_for_bit(config: Adam) -> None:
     gradients = [numbers(seed, scale) for seed, scale in ((1, 1.0), (2, 1e-3), (3, 5.0), (4, 1.0))]
-    at = Point(numbers(0), {})
+    at = adam_init(numbers(0))
     for gradient in gradients:
         at = adam_step(at, gradient, 0.01, config)
     assert same_bits(at.params, torch_steps(config, 0.01, numbers(0), gradients))
 
 
 def test_a_parameter_without_a_gradient_stays_and_keeps_its_moments() -> None:
-    first = adam_step(Point(numbers(0), {}), numbers(1), 0.01, Adam())
+    first = adam_step(adam_init(numbers(0)), numbers(1), 0.01, Adam())
     gradient = {name: value for name, value in numbers(2).items() if name != "b"}
     second = adam_step(first, gradient, 0.01, Adam(weight_decay=0.1))
     assert torch.equal(second.params["b"], first.params["b"])
@@ -62,7 +62,7 @@ def test_a_parameter_without_a_gradient_stays_and_keeps_its_moments() -> None:
 
 
 def test_a_step_changes_nothing_that_it_is_given() -> None:
-    start, gradient = Point(numbers(0), {}), numbers(1)
+    start, gradient = adam_init(numbers(0)), numbers(1)
     first = adam_step(start, gradient, 0.01, Adam())
     kept = {name: tensor.clone() for name, tensor in (first.params | first.moments).items()}
     adam_step(first, gradient, 0.01, Adam())
@@ -73,6 +73,6 @@ def test_a_step_changes_nothing_that_it_is_given() -> None:
 
 def test_decay_shrinks_what_has_no_slope() -> None:
     zero = {name: torch.zeros_like(value) for name, value in numbers(0).items()}
-    found = adam_step(Point(numbers(0), {}), zero, 0.5, replace(Adam(), weight_decay=0.1))
+    found = adam_step(adam_init(numbers(0)), zero, 0.5, replace(Adam(), weight_decay=0.1))
     for name, value in numbers(0).items():
         torch.testing.assert_close(found.params[name], value * (1 - 0.5 * 0.1))

@@ -79,6 +79,15 @@ class Point(NamedTuple):
     moments: dict[str, Tensor]
 
 
+def adam_init(params: Params) -> Point:
+    """The point before the first step. A parameter gets its moments with its own first step.
+
+    Args:
+        params: named tensors.
+    """
+    return Point(params, {})
+
+
 def adam_step(at: Point, gradients: Params, lr: float, config: Adam) -> Point:
     """One step along gradients scaled down to the largest norm; a parameter without one stays.
 

@@ -17,7 +17,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from warprl import params as P
-from warprl.adam import Adam, Point, adam_step
+from warprl.adam import Adam, Point, adam_init, adam_step
 from warprl.initialisation import INITIALISATIONS, LEARNED_INIT, META_LOSS
 from warprl.keys import LEARNING, SEVERAL_STEPS, WARPS, Key, Need
 from warprl.meta_batch import MetaBatch, finite_tasks
@@ -159,8 +159,10 @@ class Learner:
             phi: the warp parameters ``[...]``.
         """
         outer = self.config.outer
-        coefficient = outer.kl_coefficient if isinstance(outer, Adam) else 0.0
-        return LearnerState(theta, phi, {}, coefficient, 1.0, 0)
+        if not isinstance(outer, Adam):
+            return LearnerState(theta, phi, {}, 0.0, 1.0, 0)
+        moments = _moments(adam_init(theta), adam_init(phi))
+        return LearnerState(theta, phi, moments, outer.kl_coefficient, 1.0, 0)
 
     def update(
         self, state: LearnerState, batch: MetaBatch, rng: np.random.Generator
@@ -235,7 +237,7 @@ class Learner:
         )
         theta = adam_step(theta, found.theta, adam.init_lr * at.step_scale, adam)
         phi = adam_step(phi, of_phi, adam.warp_lr * at.step_scale, adam)
-        moments = P.prefix("theta", theta.moments) | P.prefix("phi", phi.moments)
+        moments = _moments(theta, phi)
         return replace(at, theta=theta.params, phi=phi.params, moments=moments, gathered=gathered)
 
     def _trust_region(
@@ -317,6 +319,10 @@ def _report(state: LearnerState, at: Gradients, steps: int, diverged: frozenset[
         "step_scale": state.step_scale,
     }
     return Report(metrics, tuple(sorted(diverged)))
+
+
+def _moments(theta: Point, phi: Point) -> dict[str, Tensor]:
+    return P.prefix("theta", theta.moments) | P.prefix("phi", phi.moments)
 
 
 def _adapt_penalty(coefficient: float, kl: float, target: float) -> float:
