@@ -44,7 +44,15 @@ class Family(Protocol):
         ...
 
     def sample_tasks(self, rng: np.random.Generator, n: int) -> Sequence[Task]:
-        """Draw n training tasks."""
+        """Draw training tasks.
+
+        Args:
+            rng: decides them.
+            n: how many.
+
+        Returns:
+            The tasks.
+        """
         ...
 
     def make_batch(self, num_envs: int) -> BatchEnv:
@@ -112,6 +120,9 @@ class Agent:
             threads: how many compute gradients.
             device: where they are computed.
             whole: the positions of the whole meta-batch, if this is a part of it.
+
+        Returns:
+            The meta-batch, on the device.
         """
         trajectory = to_device(concatenate(parts), device)
         runs = self.policy.config.memory is not None  # step by step
@@ -201,6 +212,9 @@ def metrics_of(
         steps: environment steps of the meta-batch.
         sampling: seconds that the sampling took.
         update: seconds that the update took.
+
+    Returns:
+        A number for each name.
     """
     whole = sampling + update
     finite = sampled.batch.returns[sampled.batch.finite].double().mean(0)
@@ -258,6 +272,9 @@ def shards_of(tasks: Sequence[Task], number: int, seed: int, iteration: int) -> 
         number: of the parts.
         seed: of the run.
         iteration: of the meta-training.
+
+    Returns:
+        The parts, in order.
     """
     return [
         Shard([tasks[i] for i in part], part.tolist(), seed, iteration)

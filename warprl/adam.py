@@ -84,6 +84,9 @@ def adam_init(params: Params) -> Point:
 
     Args:
         params: named tensors.
+
+    Returns:
+        The parameters, without moments.
     """
     return Point(params, {})
 
@@ -128,6 +131,9 @@ def clipped(gradients: Params, max_norm: float) -> Params:
     Args:
         gradients: named tensors.
         max_norm: the largest norm of all of them together.
+
+    Returns:
+        The gradients, of the same shapes.
     """
     if not gradients:
         return {}

@@ -91,6 +91,8 @@ def save(
         raise CheckpointError(f"keep = {keep}: must be 2 or more, for the newest may break")
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / str(iteration)
+
+    # Under another name until it is whole.
     _discard_unfinished(folder)
     temporary = folder / f"{TEMPORARY}{iteration}"
     temporary.mkdir()
@@ -101,6 +103,8 @@ def save(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+    # The name is on the disk before the older ones go.
     _sync(folder)
     _prune(folder, iteration, keep)
     return target
@@ -156,6 +160,8 @@ def _write(
         TENSORS: safetensors.torch.save({n: _own(t) for n, t in tensors.items()}),
         STATE: json.dumps(state).encode(),
     }
+
+    # The manifest, with a checksum of each file, is written last.
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "iteration": iteration,

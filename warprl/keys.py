@@ -66,6 +66,9 @@ def unused(section: Any, met: Collection[Need]) -> dict[str, Need]:
     Args:
         section: a configuration, such as an :class:`warprl.adam.Adam`.
         met: what is so in the configuration that it is part of.
+
+    Returns:
+        The first unmet need of each such key.
     """
     keys = keys_of(type(section))
     of_all = keys["type"].needs if "type" in keys else ()

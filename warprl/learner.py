@@ -121,7 +121,15 @@ class LearnerState:
 
     @staticmethod
     def from_tensors(tensors: dict[str, Tensor], scalars: dict[str, float | int]) -> LearnerState:
-        """The inverse of :meth:`to_tensors` and :meth:`to_scalars`."""
+        """The inverse of :meth:`to_tensors` and :meth:`to_scalars`.
+
+        Args:
+            tensors: as the former returns them.
+            scalars: as the latter does.
+
+        Returns:
+            The state.
+        """
         return LearnerState(
             theta=P.subtree("theta", tensors),
             phi=P.subtree("phi", tensors),
@@ -157,6 +165,9 @@ class Learner:
         Args:
             theta: the initialisation theta_0 ``[...]``.
             phi: the warp parameters ``[...]``.
+
+        Returns:
+            The state at iteration 0.
         """
         outer = self.config.outer
         if not isinstance(outer, Adam):
@@ -286,6 +297,9 @@ def guarded(
         step: one outer step along gradients.
         kl_limit: the largest KL.
         diverged: the tasks that are left out already.
+
+    Returns:
+        The state after the last step that counts, and what was found on the way.
     """
     at = before = start
     last, steps = Gradients({}, {}, 0.0, (0.0, 0.0), 0.0, frozenset()), 0

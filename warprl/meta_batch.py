@@ -108,6 +108,9 @@ def finite_tasks(batch: MetaBatch, left_out: Collection[int] = ()) -> Selection:
     Args:
         batch: the meta-batch.
         left_out: positions of tasks that are left out all the same.
+
+    Returns:
+        Their numbers.
     """
     finite: list[int] = batch.task[batch.finite].tolist()
     return of_tasks([task for task in finite if task not in left_out], batch.steps)
@@ -189,6 +192,9 @@ class InMemory:
         Args:
             at: where the gradients are taken.
             which: the states and tasks that count; those that are not here are passed over.
+
+        Returns:
+            The sums of each of these subtrees that has any.
         """
         kind, which = INITIALISATIONS[self.objective.init], self._here(which)
         jobs: list[tuple[Callable[[Indices], list[Leaf]], Indices]] = []
@@ -224,6 +230,9 @@ class InMemory:
             group: in which parameters.
             which: the states and tasks that count; those that are not here are passed over.
             vector: of the product, ``[n]``.
+
+        Returns:
+            The products of each of these subtrees that has any, ``[n]``.
         """
         which = self._here(which)
 

@@ -178,5 +178,8 @@ def moved_along(point: Params, origin: Params, start: Params) -> Params:
         point: reached by inner steps, ``[S, ...]``.
         origin: the theta_0 that they began at, ``[S, ...]``.
         start: theta_0 now, ``[...]`` or ``[S, ...]``.
+
+    Returns:
+        ``[S, ...]``.
     """
     return {name: tensor + (start[name] - origin[name]) for name, tensor in point.items()}

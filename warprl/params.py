@@ -11,7 +11,15 @@ from warprl.types import Params
 
 
 def tree_map(function: Callable[[Tensor], Tensor], params: Params) -> Params:
-    """Apply a function to every tensor."""
+    """Apply a function to every tensor.
+
+    Args:
+        function: of one tensor.
+        params: named tensors.
+
+    Returns:
+        What it makes of each, under the same names.
+    """
     return {name: function(tensor) for name, tensor in params.items()}
 
 
@@ -19,14 +27,25 @@ def stack(copies: Sequence[Params], dim: int = 0) -> Params:
     """Equally named parameters stacked along a new axis.
 
     Args:
-        copies: one or more.
+        copies: C of them, ``[...]``.
         dim: where the new axis goes.
+
+    Returns:
+        ``[C, ...]`` if it goes to the front.
     """
     return {name: torch.stack([copy[name] for copy in copies], dim) for name in copies[0]}
 
 
 def broadcast(params: Params, size: int) -> Params:
-    """``size`` stacked copies, as views."""
+    """Stacked copies, as views.
+
+    Args:
+        params: ``[...]``.
+        size: how many copies.
+
+    Returns:
+        ``[size, ...]``.
+    """
     return tree_map(lambda tensor: tensor.expand(size, *tensor.shape), params)
 
 
@@ -46,7 +65,15 @@ def select(params: Params, *index: Tensor | int | slice) -> Params:
 
 
 def add(left: Params, right: Params) -> Params:
-    """Element-wise sum of equally named parameters."""
+    """Element-wise sum of equally named parameters.
+
+    Args:
+        left: ``[...]``.
+        right: of the same names and shapes.
+
+    Returns:
+        ``[...]``.
+    """
     return {name: tensor + right[name] for name, tensor in left.items()}
 
 
@@ -56,12 +83,28 @@ def zeros_like(params: Params) -> Params:
 
 
 def prefix(name: str, params: Params) -> Params:
-    """``{key: v}`` as ``{name.key: v}``."""
+    """``{key: v}`` as ``{name.key: v}``.
+
+    Args:
+        name: what is put in front.
+        params: named tensors.
+
+    Returns:
+        The same tensors under longer names.
+    """
     return {f"{name}.{key}": tensor for key, tensor in params.items()}
 
 
 def subtree(name: str, params: Params) -> Params:
-    """The inverse of :func:`prefix`: what lies below ``name.``, without that prefix."""
+    """The inverse of :func:`prefix`.
+
+    Args:
+        name: the prefix.
+        params: named tensors, of this prefix or others.
+
+    Returns:
+        Those below ``name.``, without it.
+    """
     start = f"{name}."
     return {key[len(start) :]: t for key, t in params.items() if key.startswith(start)}
 
@@ -72,7 +115,15 @@ def flatten(params: Params) -> Tensor:
 
 
 def unflatten(vector: Tensor, like: Params) -> Params:
-    """The inverse of :func:`flatten`, with the names and shapes of ``like``."""
+    """The inverse of :func:`flatten`.
+
+    Args:
+        vector: ``[n]``.
+        like: gives the names and shapes, of n numbers in all.
+
+    Returns:
+        The numbers under these names and in these shapes.
+    """
     parts = torch.split(vector, [tensor.numel() for tensor in like.values()])
     return {
         name: part.reshape(tensor.shape)
@@ -104,6 +155,9 @@ def where(keep: Tensor, new: Params, old: Params) -> Params:
         keep: bool ``[T]``.
         new: ``[T, ...]``, the rows where ``keep`` is true.
         old: ``[T, ...]``, the rows where it is false.
+
+    Returns:
+        ``[T, ...]``.
     """
     rows = {name: keep.reshape(-1, *[1] * (tensor.dim() - 1)) for name, tensor in new.items()}
     return {name: torch.where(rows[name], tensor, old[name]) for name, tensor in new.items()}

@@ -53,6 +53,9 @@ def summed(gradient: Params, value: MetaLossValue, task: int) -> Sums:
         gradient: summed over the states, ``[...]``.
         value: loss and KL of each, ``[S]``.
         task: the task's position.
+
+    Returns:
+        The sums, with the task in ``diverged`` if any of the numbers is not finite.
     """
     finite = P.all_finite(gradient) and bool(torch.isfinite(value.loss).all())
     loss, kl = (float(x.detach().sum()) for x in value)
@@ -67,6 +70,9 @@ def row_by_row(gradient: Params, value: MetaLossValue, task: Tensor) -> list[Sum
         gradient: of each row, ``[S, ...]``.
         value: loss and KL of each row, ``[S]``.
         task: the position of each row's task, ``[S]``.
+
+    Returns:
+        S sums of one state each.
     """
     return [
         summed(P.select(gradient, row), MetaLossValue(*(x[row : row + 1] for x in value)), name)
@@ -75,7 +81,15 @@ def row_by_row(gradient: Params, value: MetaLossValue, task: Tensor) -> list[Sum
 
 
 def added(left: Sums, right: Sums) -> Sums:
-    """The sums over both."""
+    """The sums over both.
+
+    Args:
+        left: sums over some states.
+        right: sums over others.
+
+    Returns:
+        Their sums; all that diverged is named.
+    """
     diverged = left.diverged | right.diverged
     if not (left.number and right.number):
         return (left if left.number else right)._replace(diverged=diverged)
@@ -89,7 +103,15 @@ def added(left: Sums, right: Sums) -> Sums:
 
 
 def joined(left: GradientSums, right: GradientSums) -> GradientSums:
-    """The sums over both, of each objective."""
+    """The sums over both, of each objective.
+
+    Args:
+        left: sums over some tasks.
+        right: sums over others.
+
+    Returns:
+        Their sums.
+    """
     return GradientSums(added(left.warp, right.warp), added(left.init, right.init))
 
 

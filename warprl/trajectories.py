@@ -34,6 +34,9 @@ def of_tasks(tasks: Sequence[int], steps: int) -> Selection:
     Args:
         tasks: their positions, ascending.
         steps: K.
+
+    Returns:
+        Their numbers.
     """
     positions = np.array(tasks, dtype=np.int64)
     return Selection((positions[:, None] * steps + np.arange(steps)).reshape(-1), positions)
@@ -83,7 +86,15 @@ def states(trajectory: Trajectory, numbers: Indices) -> TrajectoryState:
 
 
 def select(trajectory: Trajectory, rows: Indices | Tensor) -> Trajectory:
-    """The trajectories in these rows, stacked ``[T, ...]``."""
+    """The trajectories in some rows.
+
+    Args:
+        trajectory: ``[T, ...]``.
+        rows: ``[R]``, each below T.
+
+    Returns:
+        ``[R, ...]``.
+    """
     index = torch.as_tensor(rows, device=trajectory.task.device)
     return Trajectory(
         task=trajectory.task[index],
@@ -106,7 +117,15 @@ def concatenate(parts: Sequence[Trajectory]) -> Trajectory:
 
 
 def to_device(trajectory: Trajectory, device: str | torch.device) -> Trajectory:
-    """The same trajectories on another device."""
+    """The same trajectories on another device.
+
+    Args:
+        trajectory: ``[T, ...]``.
+        device: where they go.
+
+    Returns:
+        ``[T, ...]``.
+    """
     return Trajectory(
         task=trajectory.task.to(device),
         theta=P.tree_map(lambda tensor: tensor.to(device), trajectory.theta),

@@ -16,10 +16,16 @@ Value = TypeVar("Value")
 
 
 def halves(span: Span) -> tuple[Span, Span]:
-    """The two subtrees below a span of more than one position; the left one may be larger by one.
+    """The two subtrees below a span.
 
     >>> halves((0, 5))
     ((0, 3), (3, 5))
+
+    Args:
+        span: of more than one position.
+
+    Returns:
+        The left one, which is larger by one if the number is odd, and the right one.
     """
     first, end = span
     middle = (first + end + 1) // 2

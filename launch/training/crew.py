@@ -105,11 +105,14 @@ class Crew:
             RayError: after ATTEMPTS losses of one shard's workers, the last of these errors.
             RunFailedError: in place of RayError, if that worker hung, or if none is left.
         """
+        # Requests on their way, and the time at which each worker began with what it does now.
         asked = ray.put(question)
         waiting: dict[Any, Piece] = {}
-        since: dict[int, float] = {}  # when each worker began with what it does now
+        since: dict[int, float] = {}
         answers: dict[int, tuple[Piece, Answer]] = {}
         unsent = list(pieces)
+
+        # Answer by answer; what a lost worker leaves is sent again.
         while unsent or waiting:
             busy = {piece.worker for piece in waiting.values()}
             for piece in unsent:
