@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import subprocess
 import sys
 
+from warprl.launch.cgroups import cpu_quota
 from warprl.launch.errors import MissingGraphicsError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -23,8 +25,14 @@ with mujoco.Renderer(model, 16, 16) as renderer:
 
 
 def available_cores() -> int:
-    """The number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of processor cores that this process may use, by affinity and control groups.
+
+    Two and a half cores' worth of time count as 2, so that no worker waits for another, and any
+    time below that of one core as 1.
+    """
+    affine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    cores = (os.cpu_count() or 1) if affine is None else len(affine)
+    return max(1, math.floor(min(cores, cpu_quota())))
 
 
 def available_threads() -> int:
