@@ -34,7 +34,7 @@ $(1)/bin/pip install --quiet --retries 2 --constraint $(2) $(if $(TORCH_INDEX),-
 $(1)/bin/pip install --quiet --constraint $(2) --editable '.[$(3)]'
 endef
 
-.PHONY: coverage coverage-report metaworld metaworld-test metaworld-lock help setup demo test test-ray slow-test lint type check format build lock clean reference
+.PHONY: coverage coverage-report metaworld metaworld-test metaworld-lock help setup demo test test-ray test-cluster slow-test lint type check format build lock clean reference
 .PHONY: benchmark-throughput benchmark-learning benchmark-comparison
 
 help: ## this list
@@ -59,6 +59,9 @@ test: $(READY) ## the tests but for slow ones and Ray's (one file: make test TES
 
 test-ray: $(READY) ## the tests that start Ray: workers, Tune, sweeps
 	$(BIN)/python -m pytest -m 'ray and not slow' $(if $(COVERAGE),--cov --cov-append --cov-report=) $(TESTS)
+
+test-cluster: $(READY) ## the tests that start clusters of several nodes on this machine
+	$(BIN)/python -m pytest -m 'cluster and not slow' $(TESTS)
 
 slow-test: $(READY) ## the tests that take minutes: learning, long determinism runs
 	$(BIN)/python -m pytest -m slow $(TESTS)

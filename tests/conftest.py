@@ -40,7 +40,8 @@ def _only_tests_with_the_marker_start_ray(request: pytest.FixtureRequest) -> Ite
     """Starting Ray takes seconds, so that ``make test`` leaves these tests out."""
     before = _ray_runs()
     yield
-    if not before and request.node.get_closest_marker("ray") is None:
+    marked = any(request.node.get_closest_marker(name) for name in ("ray", "cluster"))
+    if not before and not marked:
         assert not _ray_runs(), "this test starts Ray: mark it with pytest.mark.ray"
 
 

@@ -1,0 +1,24 @@
+"""Clusters for the tests of this folder, all of which carry the marker ``cluster``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from helpers_cluster import Cluster, leave_the_network, running_cluster
+
+
+@pytest.fixture(scope="session")
+def network() -> bool:
+    """Whether the tests are alone in a network of their own, so that nothing else reaches them."""
+    return leave_the_network()
+
+
+@pytest.fixture(scope="session")
+def cluster(network: bool) -> Iterator[Cluster]:
+    """A head and two nodes of one CPU each, for tests that leave them as they are."""
+    with running_cluster() as cluster:
+        nodes = [cluster.add_node(), cluster.add_node()]
+        for node in nodes:
+            node.await_start()
+        yield cluster
