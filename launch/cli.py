@@ -15,6 +15,7 @@ import typer
 
 from warprl import __version__
 from warprl.launch import options, terminal
+from warprl.launch.cluster import address
 from warprl.launch.errors import UserError
 from warprl.launch.options import flag, number, set_key, text
 from warprl.launch.outcome import Entries, Outcome, Summary
@@ -67,19 +68,22 @@ def train(
     again: Annotated[
         bool, flag("--resume", "Continue the run if it exists, as a job that starts again must.")
     ] = False,
+    wait_for_nodes: options.WaitForNodes = None,
+    insecure: options.Insecure = False,
 ) -> Outcome[Summary]:
     """Meta-train an agent on a task family. Prints the run folder last."""
     from warprl.launch.runs import config
     from warprl.launch.training import train
 
     given = {"iterations": iterations, "workers": workers, "seed": seed}
-    resolved = config.resolve(family, agent, given, settings or ())
+    cluster = address.options(wait_for_nodes, insecure)
+    resolved = config.resolve(family, agent, given, settings or (), address.usable_cores)
 
     # A run that may be there already.
     if again:
         if run is None or init_from is not None:
             raise UserError("--resume: needs --run, and takes no --init-from")
-        return train.start_or_resume(resolved, run, terminal.console())
+        return train.start_or_resume(resolved, run, terminal.console(), cluster)
 
     # From random parameters, or from those of a file.
     if init_from is None and trust:
@@ -89,7 +93,7 @@ def train(
         from warprl.launch.evaluation import sb3
 
         imported = sb3.read(init_from, trust, resolved)
-    return train.start(resolved, run, terminal.console(), imported)
+    return train.start(resolved, run, terminal.console(), imported, cluster=cluster)
 
 
 @verb
@@ -98,21 +102,27 @@ def resume(
     iterations: Annotated[
         int | None, number("Continue for this many.", "to the planned end")
     ] = None,
+    wait_for_nodes: options.WaitForNodes = None,
+    insecure: options.Insecure = False,
 ) -> Outcome[Summary]:
     """Continue a run exactly where its newest checkpoint left it."""
     from warprl.launch.training import train
 
-    return train.resume(folders.find(run), iterations, terminal.console())
+    cluster = address.options(wait_for_nodes, insecure)
+    return train.resume(folders.find(run), iterations, terminal.console(), cluster=cluster)
 
 
 @partial(verb, help=options.SWEEP)
 def sweep(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The grid, as YAML.")],
+    wait_for_nodes: options.WaitForNodes = None,
+    insecure: options.Insecure = False,
 ) -> Outcome[Summary]:
     """Train the runs of a file; see :data:`warprl.launch.options.SWEEP`."""
     from warprl.launch.training import sweep
 
-    return sweep.sweep(Path(file), terminal.console())
+    cluster = address.options(wait_for_nodes, insecure)
+    return sweep.sweep(Path(file), terminal.console(), cluster)
 
 
 @verb
@@ -246,7 +256,7 @@ def config(
     """Print the configuration that train would use, and so every key that --set takes."""
     from warprl.launch.runs import config
 
-    resolved = config.resolve(family, agent, {}, settings or ())
+    resolved = config.resolve(family, agent, {}, settings or (), address.usable_cores)
     if explain:
         from warprl.launch.runs import reference
 
@@ -273,10 +283,22 @@ def cluster_files(
 
 
 @verb
-def doctor() -> Outcome[Summary]:
+def doctor(
+    cluster: Annotated[
+        bool, flag("--cluster", "Show the nodes of the cluster in RAY_ADDRESS instead.")
+    ] = False,
+    family: Annotated[
+        str | None, text("FAMILY", "With --cluster: a family that nodes have to find.")
+    ] = None,
+    insecure: options.Insecure = False,
+) -> Outcome[Summary]:
     """Check this machine: each part is OK, or you are told what to do."""
     from warprl.launch import doctor
 
+    if cluster:
+        return doctor.examine_cluster(family, address.options(None, insecure))
+    if family is not None or insecure:
+        raise UserError("--family and --insecure: give them with --cluster")
     return doctor.examine()
 
 

@@ -1,7 +1,8 @@
-"""Checks of this machine: each part is OK, or the report says what to do about it."""
+"""Checks of this machine or of a cluster: each part is OK, or the report says what to do."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import platform
@@ -10,22 +11,29 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from warprl import __version__
 from warprl.launch import machine
-from warprl.launch.outcome import Document, Outcome
+from warprl.launch.cluster import address
+from warprl.launch.cluster.address import ClusterOptions
+from warprl.launch.errors import UserError
+from warprl.launch.outcome import Document, Outcome, table
 from warprl.launch.runs import folders
+
+if TYPE_CHECKING:  # it loads Ray
+    from warprl.launch.cluster.nodes import Node
 
 PACKAGES = ("torch", "ray", "mujoco", "gymnasium", "stable-baselines3", "numpy")
 FREE_GIB = 2.0
 RAY_PROBE = """
-import os
 import ray
-place = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": 1, "include_dashboard": False}
-ray.init(log_to_driver=False, logging_level="error", **place)
-assert ray.get(ray.remote(lambda: 42).remote(), timeout=60) == 42
+from warprl.launch.cluster.connection import connect
+connect(1)
+assert ray.get(ray.remote(num_cpus=0)(lambda: 42).remote(), timeout=60) == 42
 ray.shutdown()
 """
 
@@ -48,6 +56,15 @@ class Examination(Document):
     checks: Sequence[Finding]
 
 
+@dataclass(frozen=True)
+class ClusterExamination(Document):
+    """Every node, whether workers can run on all of them, and how they are unlike."""
+
+    ok: bool
+    nodes: Sequence[Node]
+    warnings: Sequence[str]
+
+
 def examine() -> Outcome[Examination]:
     """Run every check; the exit status is 0 if training and evaluation have all that they need."""
     findings = [check() for check in CHECKS]
@@ -64,6 +81,51 @@ def examine() -> Outcome[Examination]:
     return Outcome(Examination(healthy, findings), "\n".join(lines), 0 if healthy else 1)
 
 
+def examine_cluster(family: str | None, options: ClusterOptions) -> Outcome[ClusterExamination]:
+    """Ask each node of a cluster what it has; the exit status is 0 if workers can run on all.
+
+    Raises UserError if there is no cluster, or none that can be used.
+
+    Args:
+        family: a task family that the nodes look for.
+        options: how to treat the cluster.
+    """
+    if address.named() is None:
+        raise UserError("--cluster: there is no cluster: set RAY_ADDRESS to that of its head")
+    from warprl.launch.cluster import connection, nodes
+
+    connection.connect(0, options)
+    found = nodes.survey([family] if family else [])
+    differences = nodes.differences([node for node in found if node.versions])
+
+    # For people: one row a node, then what is wrong, then what is unlike.
+    header = ["node", "CPUs", *nodes.VERSIONS, "processor", "shared memory"]
+    rows = [
+        [
+            node.address,
+            f"{node.cpus:g}",
+            *(node.versions.get(name) or "-" for name in nodes.VERSIONS),
+            _fingerprint(node.processor),
+            f"{node.shared_memory_gib:.1f} GiB",
+        ]
+        for node in found
+    ]
+    lines = [f"FAIL  {node.address}: {node.fault}" for node in found if node.fault]
+    healthy = not lines
+    lines += [f"WARN  {difference}" for difference in differences]
+    lines = lines or [f"OK    workers can run on {len(found)} nodes"]
+
+    summary = ClusterExamination(healthy, found, differences)
+    return Outcome(summary, "\n".join([table(header, rows), *lines]), 0 if healthy else 1)
+
+
+def _fingerprint(processor: str) -> str:
+    """The maker of a processor, and a few digits that differ between unlike ones."""
+    if not processor:
+        return "-"
+    return f"{processor.split()[0]} {hashlib.sha256(processor.encode()).hexdigest()[:6]}"
+
+
 def check_versions() -> Finding:
     """Python and the packages that results depend on."""
     seen = [f"warprl {__version__}", f"Python {platform.python_version()}"]
@@ -78,9 +140,12 @@ def check_versions() -> Finding:
 
 
 def check_cores() -> Finding:
-    """How many workers can sample at full speed."""
-    cores = machine.available_cores()
-    return Finding("cores", f"{cores}: up to {cores} workers sample at full speed")
+    """How many workers can sample at full speed: one a core, here or in the cluster."""
+    cores, where = machine.available_cores(), ""
+    if address.named() is not None:
+        with suppress(UserError):  # the check of Ray reports it
+            cores, where = address.usable_cores(), " in the cluster"
+    return Finding("cores", f"{cores}: up to {cores} workers sample at full speed{where}")
 
 
 def check_physics() -> Finding:
@@ -97,10 +162,17 @@ def check_physics() -> Finding:
 
 
 def check_ray() -> Finding:
-    """Whether Ray starts and runs a task, tried in a separate process."""
+    """Whether Ray runs a task, here or in the cluster, tried in a separate process."""
+    cluster = address.named()
+    if cluster is not None:
+        try:
+            address.require_reachable(cluster)
+        except UserError as error:
+            return Finding("ray", str(error), "see the message, or unset RAY_ADDRESS")
     failure = _failure(RAY_PROBE)
     if failure is None:
-        return Finding("ray", "starts and runs a task")
+        where = f"{cluster}: " if cluster else "starts and "
+        return Finding("ray", f"{where}runs a task")
     advice = "see the message; until it starts, train with --workers 0, which needs no Ray"
     return Finding("ray", f"does not start: {failure}", advice)
 

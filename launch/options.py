@@ -50,6 +50,19 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/, or 
 Checkpoint = Annotated[int | None, number("Iteration of the checkpoint to use.", "the newest")]
 TaskSettings = Annotated[list[str] | None, text("KEY=VALUE", TASK_HELP)]
 EpisodeSeed = Annotated[int | None, number("Seed of the episodes.", "the run's")]
+WaitForNodes = Annotated[
+    float | None,
+    typer.Option(
+        "--wait-for-nodes",
+        metavar="SECONDS",
+        min=0,
+        help="Wait so long for CPUs that the cluster lacks.",
+        show_default="do not wait",
+    ),
+]
+Insecure = Annotated[
+    bool, flag("--insecure", "Use a cluster of other machines that demands no token.")
+]
 
 SWEEP = """Train a grid of families x agents x seeds with Ray Tune; the same command continues it.
 

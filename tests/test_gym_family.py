@@ -482,7 +482,7 @@ def test_a_family_in_the_working_directory_is_trained_and_evaluated_with_any_num
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "warprl: a Ray worker finds no task family 'only_here:FAMILY': "
+        "warprl: node 127.0.0.1 of the cluster: no task family 'only_here:FAMILY': "
         "no module 'only_here' in the working directory or on PYTHONPATH"
     )
     runs = home / "runs"

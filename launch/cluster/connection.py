@@ -4,27 +4,61 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import ray
+from ray import _raylet
+from ray._private import ray_constants
+from ray.exceptions import RayError
 
-from warprl.envs import UnknownFamily, make_family
+from warprl.launch.cluster import address as addresses
+from warprl.launch.cluster.address import DEFAULTS, ClusterOptions
+from warprl.launch.cluster.nodes import require_able
 from warprl.launch.cluster.silence import silence_raylet
-from warprl.launch.errors import UserError
+from warprl.launch.errors import UserError, one_line
 from warprl.launch.machine import available_cores
 
+RELEASE_S = 5.0  # in which CPUs of workers that have ended become free
+POLL_S = 0.2
 
-def connect(workers: int) -> None:
+Say = Callable[[str], None]
+
+
+def prepare(
+    workers: int,
+    families: Collection[str],
+    options: ClusterOptions = DEFAULTS,
+    say: Say = lambda line: None,
+) -> None:
+    """Connect to Ray, and make sure that workers for these task families can start.
+
+    Raises UserError, in one line, if they cannot.
+
+    Args:
+        workers: how many; each needs a CPU that is free.
+        families: what they train, each a name.
+        options: how to treat a cluster.
+        say: called with a line if there are not enough CPUs yet.
+    """
+    connect(workers, options)
+    require_cpus(workers, options.wait_s, say)
+    require_nodes(families)
+
+
+def connect(workers: int, options: ClusterOptions = DEFAULTS) -> None:
     """Start Ray on this machine, unless it runs in this process or RAY_ADDRESS names a cluster.
 
-    There may be more workers than cores.
+    On this machine there may be more workers than cores. Raises UserError, in one line, for a
+    cluster that cannot be used.
     """
     if ray.is_initialized():
         return
@@ -32,12 +66,125 @@ def connect(workers: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's native log otherwise reaches the terminal; errors that matter are Python's exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not os.environ.get("RAY_ADDRESS"):
-        cpus = max(available_cores(), workers)
-        settings |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+    address = addresses.named()
+    if address is None:
+        _start(max(available_cores(), workers))
+    else:
+        _join(address, options)
+
+
+def require_cpus(
+    workers: int, wait_s: float = 0.0, say: Say = lambda line: None, free: bool = True
+) -> None:
+    """Raise UserError if Ray has no CPU for each worker, nor gets it within ``wait_s`` seconds.
+
+    Args:
+        workers: how many there are to be.
+        wait_s: how long to wait for CPUs.
+        say: called with a line before waiting.
+        free: whether CPUs that are taken do not count.
+    """
+    began, told = time.monotonic(), False
+    while shortage := _shortage(workers, free):
+        # The CPUs of workers that have ended become free a little later.
+        waited = time.monotonic() - began
+        if waited >= max(wait_s, RELEASE_S if cpus() >= workers else 0.0):
+            raise UserError(f"{shortage}: {_remedy()}")
+        if wait_s and not told:
+            say(f"waiting for up to {wait_s:g} s: {shortage}")
+            told = True
+        time.sleep(POLL_S)
+
+
+def require_nodes(families: Collection[str]) -> None:
+    """Raise UserError if a node cannot run workers for these task families; Ray is connected.
+
+    The nodes of a cluster are all asked. This machine has what this program has, but its workers
+    may not find the module of a user's own family.
+    """
+    if addresses.named() or any(":" in family for family in families):
+        require_able(families)
+
+
+def cpus(free: bool = False) -> int:
+    """The CPUs of the Ray that this process is connected to, all or those that are free."""
+    resources = ray.available_resources if free else ray.cluster_resources
+    return int(resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+
+
+def _shortage(workers: int, free: bool) -> str:
+    """What Ray lacks for so many workers; empty if nothing."""
+    whose = "the cluster" if addresses.named() else "Ray in this program"
+    need = f"{workers} worker{'s need' if workers > 1 else ' needs'} a CPU each"
+    total = cpus()
+    if total < workers:
+        return f"{need}, and {whose} has {total}"
+    left = cpus(free=True) if free else total
+    return "" if left >= workers else f"{need}, and {left} of the {total} of {whose} are free"
+
+
+def _start(cpus: int) -> None:
+    """Start Ray on this machine, for this program only.
+
+    By itself Ray listens on all interfaces, unless it believes that the machine cannot belong to a
+    larger cluster, and writes its token into the home folder.
+    """
+    # This process remembers a token, which must be the one that its cluster will find.
+    tokens: Any = _raylet.AuthenticationTokenLoader.instance()  # type: ignore[attr-defined]
+    tokens.reset_cache()
+    if not tokens.has_token(ignore_auth_mode=True):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        with _muted():
+            _init(address="local", num_cpus=cpus, include_dashboard=False)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _join(address: str, options: ClusterOptions) -> None:
+    """Connect to a cluster. Raises UserError if it cannot be used, or anybody can use it."""
+    addresses.require_reachable(address)
+    reason = ""
     with _muted():
-        _lasting(partial(ray.init, **settings))
+        try:
+            _init()
+        except (ConnectionError, RayError, RuntimeError) as error:
+            reason = one_line(error)
+    if reason:
+        raise addresses.refusal(address, f"Ray does not connect: {reason}")
+
+    # A cluster that no other machine reaches may do without a token.
+    head = ray.get_runtime_context().gcs_address
+    if not (options.insecure or addresses.is_loopback(head) or _demands_token()):
+        ray.shutdown()
+        raise addresses.refusal(
+            address,
+            "this cluster demands no token, so whoever reaches it can run programs on it: start "
+            "it with RAY_AUTH_MODE=token, or accept that with --insecure",
+        )
+
+
+def _demands_token() -> bool:
+    """Whether the cluster asks for a token. Its nodes know, and they answer anybody if not."""
+
+    @ray.remote(num_cpus=0)
+    def mode() -> str:  # a local function, which Ray sends by value
+        return os.environ.get("RAY_AUTH_MODE", "")
+
+    return ray.get(mode.remote()).lower() == "token"
+
+
+def _remedy() -> str:
+    if addresses.named():
+        return "use fewer workers, or wait for more CPUs with --wait-for-nodes SECONDS"
+    return "use fewer workers, or call ray.shutdown() before, so that it starts with enough"
+
+
+def _init(**settings: Any) -> None:
+    _lasting(partial(ray.init, log_to_driver=False, logging_level=logging.ERROR, **settings))
 
 
 def _lasting(start: Callable[[], object]) -> None:
@@ -80,19 +227,3 @@ def _muted() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-
-
-def require_family(family: str) -> None:
-    """Raise UserError if a Ray worker cannot find the module of a user's own family."""
-    if ":" not in family:
-        return
-
-    @ray.remote(num_cpus=0)
-    def find() -> None:  # a local function, which Ray sends by value
-        make_family(family)
-
-    try:
-        ray.get(find.remote())
-    except UnknownFamily as error:
-        reason = getattr(error, "cause", error)  # Ray's error holds a traceback beside it
-        raise UserError(f"a Ray worker finds {reason}") from error

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,12 +128,17 @@ ADVICE = Advice(KEYS, VARIANTS)
 
 
 def resolve(
-    family: str, agent: str, options: Mapping[str, int | None], settings: Sequence[str] = ()
+    family: str,
+    agent: str,
+    options: Mapping[str, int | None],
+    settings: Sequence[str] = (),
+    cores: Callable[[], int] = available_cores,
 ) -> RunConfig:
     """The configuration of a new run: the preset, then ``settings`` (``a.b=c``), then ``options``.
 
-    An option that is None was not given. Raises UserError, in one line, for an unknown name or key,
-    for a value of the wrong type or range, and for a key that has no effect.
+    An option that is None was not given. Without a number of workers, there is one for each of the
+    ``cores``. Raises UserError, in one line, for an unknown name or key, for a value of the wrong
+    type or range, and for a key that has no effect.
     """
     require_family(family)
     _require_physics(family)
@@ -148,7 +153,7 @@ def resolve(
     require_device(config)
     if "compute.workers" in given:
         return config
-    workers = min(available_cores(), config.tasks)
+    workers = min(cores(), config.tasks)
     return config.model_copy(update={"compute": replace(config.compute, workers=workers)})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -31,21 +32,29 @@ def create(name: str | None, family: str, agent: str, seed: int) -> Path:
     if name is None:
         family = family.replace(":", "-")  # package.module:FAMILY
         name = f"{family}-{agent}-s{seed}-{stamp()}"
+    require_new(name)
+    path = _locate(name)
+    with os_errors(UserError, f"cannot make the run folder {path}"):
+        path.mkdir(parents=True)
+    return path
+
+
+def require_new(name: str) -> None:
+    """Raise UserError unless a run can be made by this name or path: none is ever used again."""
     path = _locate(name)
     if not NAME.fullmatch(path.name):
         raise UserError(
             f"run name {path.name!r}: use up to 100 letters, digits, dots, dashes and underscores"
         )
+    if os.path.lexists(path):
+        raise UserError(
+            f"{path} exists: continue it with 'warprl resume {name}' or choose another name"
+        )
 
-    # An existing folder is never used again.
+    # Try it, in a way that leaves nothing.
+    above = next(parent for parent in path.absolute().parents if parent.exists())
     with os_errors(UserError, f"cannot make the run folder {path}"):
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise UserError(
-                f"{path} exists: continue it with 'warprl resume {name}' or choose another name"
-            ) from None
-    return path
+        tempfile.TemporaryDirectory(dir=above).cleanup()
 
 
 def find(run: str) -> Path:

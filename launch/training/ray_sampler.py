@@ -18,7 +18,7 @@ from torch import Tensor
 from warprl import params as P
 from warprl import tree
 from warprl.agents.meta import Agent, Experiment, Sampled, mean_timing, shards_of
-from warprl.launch.cluster.connection import connect, require_family
+from warprl.launch.cluster.connection import connect
 from warprl.launch.runs.config import Compute
 from warprl.launch.training.crew import Crew, Piece
 from warprl.launch.training.workers import (
@@ -46,9 +46,8 @@ class RaySampler:
     """A sampler on Ray: one worker a core, here or on any node of a cluster."""
 
     def __init__(self, experiment: Experiment, family: str, compute: Compute) -> None:
-        """Start the workers. Raises UserError if they do not find the family."""
+        """Start the workers, in the Ray of this process, which starts if it has not yet."""
         connect(compute.workers)
-        require_family(family)
         self._experiment, self._device = experiment, compute.device
         self._drawn = 0  # meta-batches
         self.crew = Crew([], compute.worker_timeout_s, compute.restart_timeout_s)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from warprl.launch.cluster.address import DEFAULTS, ClusterOptions
 from warprl.launch.errors import UserError, os_errors
 from warprl.launch.outcome import Document, Outcome
 from warprl.launch.training.cells import Cell, Result, plan, read
@@ -45,11 +46,14 @@ class SweepSummary(Document):
     runs: Sequence[SweepRun]
 
 
-def sweep(path: Path, console: Console) -> Outcome[SweepSummary]:
+def sweep(
+    path: Path, console: Console, cluster: ClusterOptions = DEFAULTS
+) -> Outcome[SweepSummary]:
     """Train the unfinished runs of a grid. If one fails, it is named and the others continue.
 
     Raises UserError, before Ray starts, for a bad file, for a cell that cannot be configured and
-    for a run that was trained with settings other than the file's.
+    for a run that was trained with settings other than the file's; and before anything is written
+    for a cluster that cannot be used.
     """
     grid = read(path)
     cells, folder = plan(grid, path), grid.place
@@ -63,10 +67,11 @@ def sweep(path: Path, console: Console) -> Outcome[SweepSummary]:
     waiting = [cell for cell in cells if not cell.finished]
     stopped = None
     if waiting:
-        with os_errors(UserError, f"cannot make the folder {folder}"):
-            folder.mkdir(parents=True, exist_ok=True)
         from warprl.launch.training import trials
 
+        trials.prepare(waiting, grid.concurrent, cluster, console)
+        with os_errors(UserError, f"cannot make the folder {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
         trained, stopped = trials.train(waiting, folder, grid.concurrent, console)
         results |= trained
     return _outcome(cells, results, folder, stopped)

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +16,7 @@ from rich.console import Console
 from warprl import checkpoint as checkpoints
 from warprl.agents.inner import AdaptationConfig, GradientAdaptation, MemoryAdaptation
 from warprl.checkpoint import Checkpoint
+from warprl.launch.cluster.address import DEFAULTS, ClusterOptions, named
 from warprl.launch.errors import UserError, whole_number, writing
 from warprl.launch.machine import available_cores
 from warprl.launch.outcome import Document, Outcome
@@ -70,12 +72,17 @@ def start(
     imported: Imported | None = None,
     stopping: Stopping | None = None,
     callback: Callback | None = None,
+    cluster: ClusterOptions = DEFAULTS,
 ) -> Outcome[TrainingSummary]:
     """Train a new run, from random parameters or from an imported theta_0.
 
     It stops early if ``stopping`` (by default, a signal) or ``callback`` asks for it.
-    Raises UserError, before anything starts, if its folder cannot be made.
+    Raises UserError, before anything is written, if its workers cannot start or its folder cannot
+    be made.
     """
+    if name is not None:
+        folders.require_new(name)
+    _prepare(config, cluster, console)
     folder = folders.create(name, config.family, config.agent, config.seed)
     with folders.lock(folder):
         with _writing(folder):
@@ -92,6 +99,7 @@ def resume(
     console: Console,
     stopping: Stopping | None = None,
     callback: Callback | None = None,
+    cluster: ClusterOptions = DEFAULTS,
 ) -> Outcome[TrainingSummary]:
     """Continue a run to its end or for ``iterations`` more, with the same result as without a stop.
 
@@ -116,6 +124,7 @@ def resume(
         if done >= total:
             advice = "give iterations to continue"
             raise UserError(f"{folder} is complete at iteration {done}: {advice}")
+        _prepare(config, cluster, console)
         if saved:
             said = f"restored parameters, optimiser and counters of iteration {done}"
         else:
@@ -124,7 +133,9 @@ def resume(
         return _run(_Plan(folder, config, total, callback), saved, console, stopping)
 
 
-def start_or_resume(config: RunConfig, name: str, console: Console) -> Outcome[TrainingSummary]:
+def start_or_resume(
+    config: RunConfig, name: str, console: Console, cluster: ClusterOptions = DEFAULTS
+) -> Outcome[TrainingSummary]:
     """Train a run, or continue it to its end if it exists, as a job that starts again has to.
 
     A run that is complete stays as it is, which is no error. Raises UserError, before anything
@@ -133,7 +144,7 @@ def start_or_resume(config: RunConfig, name: str, console: Console) -> Outcome[T
     try:
         folder = folders.find(name)
     except UserError:
-        return start(config, name, console)
+        return start(config, name, console, cluster=cluster)
 
     # The run has to be the one that is asked for.
     found = configuration.load(folder / "config.yaml")
@@ -148,7 +159,21 @@ def start_or_resume(config: RunConfig, name: str, console: Console) -> Outcome[T
     if done >= config.iterations:
         last = read(folder / "metrics.jsonl", done)[-1]
         return _outcome(folder, config, last)
-    return resume(folder, config.iterations - done, console)
+    return resume(folder, config.iterations - done, console, cluster=cluster)
+
+
+def _prepare(config: RunConfig, cluster: ClusterOptions, console: Console) -> None:
+    """Connect to Ray if the run has workers. Raises UserError if they cannot all start."""
+    if not config.compute.workers:
+        if cluster != DEFAULTS:
+            raise UserError(
+                "--wait-for-nodes and --insecure: a run without workers uses no cluster"
+            )
+        return
+    from warprl.launch.cluster import connection
+
+    say_it = partial(say, console)
+    connection.prepare(config.compute.workers, [config.family], cluster, say_it)
 
 
 def warn_about_cores(config: RunConfig) -> None:
@@ -171,7 +196,8 @@ def _run(
     plan: _Plan, saved: Checkpoint | None, console: Console, stopping: Stopping | None
 ) -> Outcome[TrainingSummary]:
     folder, config = plan.folder, plan.config
-    warn_about_cores(config)
+    if named() is None:
+        warn_about_cores(config)
     workers = f"{config.compute.workers} worker{'s' * (config.compute.workers != 1)}"
     say(console, f"training {config.family} with {config.agent} and {workers} in {folder}")
     experiment = experiment_of(config)

@@ -12,6 +12,7 @@ import signal
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from rich.console import Console
 
 from warprl import checkpoint as checkpoints
-from warprl.launch.cluster.connection import connect
+from warprl.launch.cluster.address import ClusterOptions, named
+from warprl.launch.cluster.connection import connect, require_cpus, require_nodes
 from warprl.launch.errors import UserError, one_line
 from warprl.launch.machine import available_cores
 from warprl.launch.training import train as training
@@ -39,18 +41,30 @@ ENVIRONMENT = {
 }
 
 
+def prepare(
+    cells: Sequence[Cell], concurrent: int | None, cluster: ClusterOptions, console: Console
+) -> None:
+    """Connect to Ray, which can train so many cells at a time if it starts here.
+
+    Raises UserError if it has no CPU at all or if a node cannot train the cells.
+    """
+    os.environ.update(ENVIRONMENT)  # before Ray starts, whose processes inherit it
+    connect(concurrent or available_cores(), cluster)
+    require_cpus(1, cluster.wait_s, partial(say, console), free=False)
+    require_nodes({cell.config.family for cell in cells})
+
+
 def train(
     cells: Sequence[Cell], folder: Path, concurrent: int | None, console: Console
 ) -> tuple[dict[str, Result], int | None]:
-    """Train cells to their last iteration, ``concurrent`` at a time.
+    """Train cells to their last iteration, ``concurrent`` at a time, after :func:`prepare`.
 
+    If that is None, it is one cell for each core, or for each CPU that a cluster has.
     Returns results by the cells' names, and the signal that stopped the sweep, if any.
     """
-    # Silence Tune and Ray.
-    concurrent = concurrent or available_cores()
-    os.environ.update(ENVIRONMENT)
+    if named() is None:
+        concurrent = concurrent or available_cores()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # _Progress names what fails
-    connect(concurrent)
 
     # Tune's records serve this sweep only: they lie in a temporary folder beside the runs.
     with (
