@@ -164,7 +164,7 @@ def test_a_question_is_put_again_until_every_task_is_answered_for(tmp_path: Path
         mortal(1, tmp_path / "b"),
         mortal(1, tmp_path / "c", sleeps=True),
     ]
-    crew = Crew(mortals, 3.0, 60.0)
+    crew = Crew(mortals, 10.0, 60.0)
     start: Any = None
     question: Any = "answer"
     pieces, answers = crew.ask(pieces_of(3), start, question)
