@@ -103,6 +103,11 @@ class Node:
         (pid,) = (pid for pid in self._pids() if _name(pid) == "raylet")
         return pid
 
+    @property
+    def workers(self) -> int:
+        """How many of our workers run on it."""
+        return sum(_title(pid).startswith("ray::Worker") for pid in self._pids())
+
     def kill(self) -> None:
         """End it as a power cut does: without a word, and with all its workers."""
         while pids := self._pids():
@@ -321,6 +326,14 @@ def _name(pid: int) -> str:
         return ""
     name, _, rest = stat.partition("(")[2].rpartition(")")
     return "" if rest.split()[0] == "Z" else name
+
+
+def _title(pid: int) -> str:
+    """How a process calls itself, empty once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
