@@ -159,11 +159,12 @@ def test_the_files_train_a_run_that_warprl_accepts(
 
     asked: list[tuple[RunConfig, str]] = []
 
-    def record(config: RunConfig, name: str, console: object) -> Outcome[Entries]:
+    def record(config: RunConfig, name: str, *_: object) -> Outcome[Entries]:
         asked.append((config, name))
         return Outcome(Entries({}), "")
 
     monkeypatch.setattr(train, "start_or_resume", record)
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # as on the nodes of these clusters
     assert main(shlex.split(command)[1:]) == 0
     ((config, name),) = asked
     assert config.compute.workers == workers

@@ -22,6 +22,7 @@ FOLDER_ONLY = "because the storage is a folder"
 IMAGE = f"registry.example/warprl:{__version__}"  # a name that nobody can own: to be edited
 NODE_CPUS = 16  # of a usual machine, where a file has to say how many machines there are
 TASKS = 20  # of a meta-batch by default; each worker needs one
+WAIT_S = 600  # for nodes that start later than the head
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 # Neither takes a character that YAML, or a shell within single quotes, would read in another way.
@@ -152,7 +153,8 @@ def _values(workers: int, storage: str, image: str, name: str) -> dict[str, str]
         "ray": version("ray"),
         "run": run,
         "train": "warprl train half-cheetah-dir-v1 --agent warpgrad --iterations 200"
-        f" --workers {workers} --set tasks={max(workers, TASKS)} --run '{run}' --resume",
+        f" --workers {workers} --wait-for-nodes {WAIT_S} --set tasks={max(workers, TASKS)}"
+        f" --run '{run}' --resume",
         "worker_ips": ", ".join(f"192.0.2.{10 + n}" for n in range(1, nodes)),
         "workers": str(workers),
     }
