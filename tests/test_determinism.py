@@ -138,7 +138,7 @@ VARIANTS = [
     ("rl2", ("outer.type=trpo",)),
     ("warpgrad", ("outer.minibatches=3",)),
     ("warp-promp", ("outer.minibatches=2", "objective.kind=approximate")),
-    ("maml", ("adaptation.inner_lr=3e2",)),  # some tasks diverge
+    ("maml", ("adaptation.inner_lr=1e3",)),  # some tasks diverge
 ]
 
 
@@ -149,12 +149,12 @@ def test_sums_have_the_same_bits_wherever_the_trajectories_are(
     small = ["policy.hidden=[8,8]", "adaptation.episodes=2"]
     options = {"workers": 0, "tasks": 5, "seed": 3}
     config = resolve("point-navigation-v1", agent, options, [*small, *settings])
-    expected = alone(config, 2)
+    expected = alone(config, 1)
     for parts in (1, 2, 3, 5):
         with running(config, sampler=Apart(experiment_of(config), parts)) as run:
-            assert run.history(2) == expected
-    if "adaptation.inner_lr=3e2" in settings:
-        assert any(0 < row["diverged_tasks"] < 5 for row in expected.metrics)
+            assert run.history(1) == expected
+    if "adaptation.inner_lr=1e3" in settings:
+        assert 0 < expected.metrics[0]["diverged_tasks"] < 5
 
 
 def with_memory(agent: str, workers: int = 0) -> RunConfig:
