@@ -142,15 +142,16 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.parametrize("counts", [(2, 5), pytest.param((1, 3), marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("agent", "settings"), VARIANTS)
 def test_sums_have_the_same_bits_wherever_the_trajectories_are(
-    agent: str, settings: tuple[str, ...]
+    agent: str, settings: tuple[str, ...], counts: tuple[int, ...]
 ) -> None:
     small = ["policy.hidden=[8,8]", "adaptation.episodes=2"]
     options = {"workers": 0, "tasks": 5, "seed": 3}
     config = resolve("point-navigation-v1", agent, options, [*small, *settings])
     expected = alone(config, 1)
-    for parts in (1, 2, 3, 5):
+    for parts in counts:
         with running(config, sampler=Apart(experiment_of(config), parts)) as run:
             assert run.history(1) == expected
     if "adaptation.inner_lr=1e3" in settings:
