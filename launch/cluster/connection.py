@@ -27,7 +27,7 @@ from warprl.launch.cluster.silence import silence_raylet
 from warprl.launch.errors import UserError, one_line
 from warprl.launch.machine import available_cores
 
-RELEASE_S = 5.0  # in which CPUs of workers that have ended become free
+RELEASE_S = 10.0  # in which CPUs of workers that have ended become free
 POLL_S = 0.2
 
 Say = Callable[[str], None]
@@ -49,8 +49,10 @@ def prepare(
         options: how to treat a cluster.
         say: called with a line if there are not enough CPUs yet.
     """
+    starts = not ray.is_initialized() and addresses.named() is None
     connect(workers, options)
-    require_cpus(workers, options.wait_s, say)
+    if not starts:  # otherwise it has just started with enough
+        require_cpus(workers, options.wait_s, say)
     require_nodes(families)
 
 
