@@ -31,6 +31,7 @@ def train(
     workers: int = 0,
     seed: int | None = None,
     run: str | Path | None = None,
+    storage: str | None = None,
     set: Mapping[str, Any] | None = None,
     callback: Callback | None = None,
     verbose: bool = False,
@@ -47,7 +48,8 @@ def train(
         iterations: meta-iterations; None is the default of the configuration.
         workers: Ray workers; 0 samples in threads of this process, without Ray.
         seed: keys every random number; None is 0.
-        run: a new name in the folder of runs, or a path; None makes a name.
+        run: a new name in the folder of runs, a path, or a URI in storage; None makes a name.
+        storage: the URI below which the name stands, such as ``"s3://bucket/runs"``.
         set: keys of the configuration, such as ``{"adaptation.steps": 1}``.
         callback: called after each iteration with its metrics and the learner's state, which it
             must not change. Training is saved and ends if it returns True or raises
@@ -85,11 +87,15 @@ def train(
     name = None if run is None else str(run)
     interruption = Interruption()
     outcome = training.start(
-        config, name, console(verbose), stopping=interruption.stopping, callback=callback
+        config,
+        name,
+        console(verbose),
+        stopping=interruption.stopping,
+        callback=callback,
+        storage=storage,
     )
-    folder = Path(outcome.summary.run)
-    interruption.check(folder)
-    return load(folder)
+    interruption.check(outcome.summary.run)
+    return load(outcome.summary.run)
 
 
 def evaluate(run: Run | str | Path, **options: Any) -> EvaluationSummary:

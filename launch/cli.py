@@ -19,7 +19,6 @@ from warprl.launch.cluster import address
 from warprl.launch.errors import UserError
 from warprl.launch.options import flag, number, set_key, text
 from warprl.launch.outcome import Entries, Outcome, Summary
-from warprl.launch.runs import folders
 
 app = typer.Typer(
     name="warprl",
@@ -33,6 +32,13 @@ app = typer.Typer(
 def verb(work: Callable[..., Outcome[Summary]], help: str | None = None) -> Callable[..., int]:
     """Make a function a verb of the command, which prints its outcome and takes ``--json``."""
     return app.command(help=help)(terminal.printed(work))
+
+
+def find(run: str, checkpoint: int | None = None) -> Path:
+    """The folder of a run; see :func:`warprl.launch.runs.folders.find`."""
+    from warprl.launch.runs import folders
+
+    return folders.find(run, checkpoint)
 
 
 @app.callback(invoke_without_command=True)
@@ -57,7 +63,8 @@ def train(
         int | None, number("Ray workers; 0 samples in this process.", "one per core")
     ] = None,
     seed: Annotated[int | None, number("Seed of every random number.")] = None,
-    run: Annotated[str | None, text("NAME", "Run folder: a new name or path.")] = None,
+    run: Annotated[str | None, text("NAME", "Run folder: a new name, path or URI.")] = None,
+    storage: options.Storage = None,
     settings: Annotated[list[str] | None, set_key("Override a key of config.yaml.")] = None,
     init_from: Annotated[
         str | None, text("FILE.zip", "Begin with this Stable-Baselines3 PPO model.")
@@ -83,7 +90,7 @@ def train(
     if again:
         if run is None or init_from is not None:
             raise UserError("--resume: needs --run, and takes no --init-from")
-        return train.start_or_resume(resolved, run, terminal.console(), cluster)
+        return train.start_or_resume(resolved, run, terminal.console(), storage, cluster)
 
     # From random parameters, or from those of a file.
     if init_from is None and trust:
@@ -93,7 +100,8 @@ def train(
         from warprl.launch.evaluation import sb3
 
         imported = sb3.read(init_from, trust, resolved)
-    return train.start(resolved, run, terminal.console(), imported, cluster=cluster)
+    console = terminal.console()
+    return train.start(resolved, run, console, imported, storage=storage, cluster=cluster)
 
 
 @verb
@@ -109,12 +117,13 @@ def resume(
     from warprl.launch.training import train
 
     cluster = address.options(wait_for_nodes, insecure)
-    return train.resume(folders.find(run), iterations, terminal.console(), cluster=cluster)
+    return train.resume(find(run), iterations, terminal.console(), cluster=cluster)
 
 
 @partial(verb, help=options.SWEEP)
 def sweep(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The grid, as YAML.")],
+    storage: options.Storage = None,
     wait_for_nodes: options.WaitForNodes = None,
     insecure: options.Insecure = False,
 ) -> Outcome[Summary]:
@@ -122,7 +131,7 @@ def sweep(
     from warprl.launch.training import sweep
 
     cluster = address.options(wait_for_nodes, insecure)
-    return sweep.sweep(Path(file), terminal.console(), cluster)
+    return sweep.sweep(Path(file), storage, terminal.console(), cluster)
 
 
 @verb
@@ -148,7 +157,7 @@ def evaluate(
     With --protocol metaworld: success rates by Meta-World's own evaluator, for runs on its families
     (docs/metaworld.md).
     """
-    folder, console = folders.find(run), terminal.console()
+    folder, console = find(run, checkpoint), terminal.console()
     asked = {"steps": steps, "episodes": episodes, "checkpoint": checkpoint, "seed": seed}
 
     # By Meta-World's evaluator.
@@ -162,7 +171,7 @@ def evaluate(
     # By our own adaptation curve.
     from warprl.launch.evaluation import evaluate
 
-    other = None if against is None else folders.find(against)
+    other = None if against is None else find(against)
     return evaluate.evaluate(folder, **asked, against=other, untrained=untrained, console=console)
 
 
@@ -170,7 +179,7 @@ def evaluate(
 def compare(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="RUN", help="Runs of one family: names under runs/, or paths."),
+        typer.Argument(metavar="RUN", help="Runs of one family: names, paths, URIs."),
     ],
     steps: Annotated[int, number("Inner steps; may exceed training.")] = 10,
     episodes: Annotated[int, number("Episodes per task and step.")] = 20,
@@ -179,7 +188,7 @@ def compare(
         str | None, text("WORD,...", "References: untrained, scratch, finetuned, oracle.", "--with")
     ] = None,
     out: Annotated[
-        str | None, text("FOLDER", "A new folder.", default="runs/comparisons/<time>")
+        str | None, text("FOLDER", "A new folder, or a URI.", default="runs/comparisons/<time>")
     ] = None,
 ) -> Outcome[Summary]:
     """Compare runs on the same held-out tasks; runs that differ only in their seed count as one.
@@ -191,7 +200,7 @@ def compare(
     from warprl.launch.evaluation import compare
 
     # The runs have to be there before anything else is looked at.
-    runs, console = [folders.find(name) for name in names], terminal.console()
+    runs, console = [find(name) for name in names], terminal.console()
     asked = {"steps": steps, "episodes": episodes, "seed": seed}
     return compare.compare(runs, **asked, beside=beside, out=out, console=console)
 
@@ -206,7 +215,8 @@ def render(
     """Film one task before and after 1..K inner steps, side by side."""
     from warprl.launch.evaluation import render
 
-    return render.render(folders.find(run), task, steps, checkpoint, terminal.console())
+    folder = find(run, checkpoint)
+    return render.render(folder, task, steps, checkpoint, terminal.console())
 
 
 @verb
@@ -224,7 +234,7 @@ def export(
     from warprl.launch.evaluation import sb3
     from warprl.launch.runs import stored
 
-    found = stored.open_run(folders.find(run), checkpoint)
+    found = stored.open_run(find(run, checkpoint), checkpoint)
     return sb3.export(found, sb3.parse_task(found, task or ()), steps, out, seed)
 
 

@@ -43,7 +43,7 @@ def load(run: str | Path, checkpoint: int | None = None) -> Run:
     """A run that was trained before, by any means.
 
     Args:
-        run: its name in the folder of runs, or its path.
+        run: its name, its path, or its URI in storage.
         checkpoint: the iteration to read; None is the newest.
 
     Raises:
@@ -54,7 +54,7 @@ def load(run: str | Path, checkpoint: int | None = None) -> Run:
     """
     if checkpoint is not None:
         checkpoint = whole_number("checkpoint", checkpoint, 0)
-    folder = folders.find(str(run))
+    folder = folders.find(str(run), checkpoint)
     found = Run(folder, configuration.load(folder / "config.yaml"), checkpoint)
     if checkpoint is not None or checkpoints.iterations(folder / "checkpoints"):
         return replace(found, checkpoint=found.stored.iteration)
@@ -66,7 +66,8 @@ class Run:
     """A trained run at one of its checkpoints; later training does not change this object.
 
     Args:
-        folder: the folder of the run.
+        folder: the folder of the run; of a run in storage, a copy that lasts as long as the
+            process.
         config: its resolved configuration.
         checkpoint: the iteration; None if there was no checkpoint when it was loaded.
 
@@ -269,7 +270,7 @@ class Run:
             kinds = {2: UserError, 3: MissingGraphicsError}
             lines = done.stderr.strip().splitlines() or ["the drawing process gave no reason"]
             raise kinds.get(done.returncode, RunFailedError)(lines[-1].removeprefix("warprl: "))
-        return Path(json.loads(done.stdout)["video"])
+        return self.folder / "videos" / Path(json.loads(done.stdout)["video"]).name
 
     def export(
         self,
@@ -326,14 +327,14 @@ class Run:
         """
         require_callback(callback)
         interruption = Interruption()
-        training.resume(
+        outcome = training.resume(
             self.folder,
             iterations,
             console(verbose),
             stopping=interruption.stopping,
             callback=callback,
         )
-        interruption.check(self.folder)
+        interruption.check(outcome.summary.run)
         return load(self.folder)
 
     def _task(self, task: TaskLike) -> Task:

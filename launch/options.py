@@ -46,7 +46,15 @@ def set_key(help: str) -> Any:
 
 Family = Annotated[str, typer.Argument(metavar="FAMILY", help=FAMILY_HELP)]
 Agent = Annotated[str, text("PRESET", "Named agent, see 'warprl agents'.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/, or a path.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/, a path or a URI.")]
+Storage = Annotated[
+    str | None,
+    text(
+        "URI",
+        "Where runs live: s3://bucket/runs, gs://bucket/runs, file:///shared/runs, /shared.",
+        default="$WARPRL_STORAGE, or else runs/",
+    ),
+]
 Checkpoint = Annotated[int | None, number("Iteration of the checkpoint to use.", "the newest")]
 TaskSettings = Annotated[list[str] | None, text("KEY=VALUE", TASK_HELP)]
 EpisodeSeed = Annotated[int | None, number("Seed of the episodes.", "the run's")]
@@ -94,7 +102,7 @@ vary:                    # one run for each combination of values
 settings:                # for every run, as with --set
   - tasks=20
 concurrent: 2            # runs at a time; default: one per core
-folder: runs/comparison  # default: where all runs are
+folder: runs/comparison  # a path or a URI; default: where all runs are
 
 Runs have the varied values in their names: half-cheetah-dir-v1-online-warp_gate-s1.
 """

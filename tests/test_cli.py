@@ -230,7 +230,7 @@ def test_json_output_is_alone_on_stdout_whatever_else_prints() -> None:
 def test_a_run_has_one_writer(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from warprl.launch.runs import folders\n"
-        "with folders.lock(Path(sys.argv[1])): print('held', flush=True); input()"
+        "with folders.hold(Path(sys.argv[1]), 2): print('held', flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, tmp_path], text=True,
@@ -238,12 +238,14 @@ def test_a_run_has_one_writer(tmp_path: Path) -> None:
     ) as other:  # fmt: skip
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"is being written by process {other.pid}"):
-            with folders.lock(tmp_path):
+        with pytest.raises(UserError, match=f"is being written by process {other.pid} on "):
+            with folders.hold(tmp_path, 2):
                 pass
         other.kill()
-    with folders.lock(tmp_path):
-        assert (tmp_path / "lock").read_text() == str(os.getpid()), "a dead writer holds nothing"
+    with folders.hold(tmp_path, 2):
+        held = json.loads((tmp_path / "lease.json").read_text())
+        assert held["pid"] == os.getpid(), "a dead writer holds nothing"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_more_workers_than_cores_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -371,7 +373,7 @@ def test_training_leaves_a_whole_run_and_prints_it_last(
     assert lines[3].startswith("finished at iteration 2, 3,200 environment steps; last returns ")
     assert lines[-1] == str(tmp_path / "new")
     assert {path.name for path in (tmp_path / "new").iterdir()} == {
-        "config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "lock"
+        "config.yaml", "metrics.jsonl", "tensorboard", "checkpoints"
     }  # fmt: skip
     assert config.load(tmp_path / "new" / "config.yaml").iterations == 2
     assert "is complete at iteration 2: give iterations" in refused(capsys, "resume", "new")

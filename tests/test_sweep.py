@@ -93,7 +93,7 @@ def test_every_cell_is_an_ordinary_run_and_nothing_else_is_left(trained: Path) -
         assert (f"{found.family}-{found.agent}-s{found.seed}", found.compute.workers) == (name, 0)
         assert found.tasks == 2
         held = {path.name for path in (trained / name).iterdir()}
-        assert held == {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "lock"}
+        assert held == {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints"}
 
 
 @pytest.mark.ray
@@ -141,10 +141,10 @@ def test_a_cell_whose_process_is_killed_is_named_and_finished_by_the_next_call(
     run = begun / NAMES[2]
 
     def kill() -> None:
-        """Kill the process in the middle of its run; the run's lock names the process."""
+        """Kill the process in the middle of its run; the run's lease names the process."""
         while not checkpoint.iterations(run / "checkpoints"):
             time.sleep(0.01)
-        os.kill(int((run / "lock").read_text()), signal.SIGKILL)
+        os.kill(json.loads((run / "lease.json").read_text())["pid"], signal.SIGKILL)
 
     settings = [*SETTINGS, "output.checkpoint_every=1"]
     one = {"families": FAMILIES[1:], "agents": AGENTS[:1], "settings": settings}

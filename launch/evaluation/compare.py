@@ -21,7 +21,9 @@ from warprl.launch.evaluation.report import write_summary, write_tasks
 from warprl.launch.evaluation.statistics import estimate_over_seeds
 from warprl.launch.evaluation.summaries import ComparisonSummary, GroupSummary, RunSummary
 from warprl.launch.outcome import Outcome
-from warprl.launch.runs import folders
+from warprl.launch.runs import copies, folders
+from warprl.launch.runs.copies import address
+from warprl.launch.runs.storage import is_uri
 from warprl.seeding import generator
 
 
@@ -67,7 +69,7 @@ def compare(
         others = references.measure(words, groups, protocol, console)
         rows += [summarise(other.label, other.seeds, protocol, other.word) for other in others]
         found = ComparisonSummary(
-            family=family, **protocol.conditions(), groups=rows, folder=str(folder)
+            family=family, **protocol.conditions(), groups=rows, folder=address(folder)
         )
         _write(folder, found, groups, others, protocol)
     except BaseException:
@@ -86,7 +88,7 @@ def measure(
     last = member.history[-1] if member.history else {}
     return Measured.of(
         Curves.of(curve.adaptations),
-        run=str(member.run.folder),
+        run=member.run.address,
         seed=config.seed,
         agent=config.agent,
         iteration=member.run.iteration,
@@ -152,7 +154,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _create(out: str | None) -> Path:
     """Make the new folder of a comparison. Raises UserError if that cannot be done."""
-    folder = folders.root() / "comparisons" / folders.stamp() if out is None else Path(out)
+    place = folders.in_root("comparisons", folders.stamp()) if out is None else out
+    if is_uri(place):
+        folders.require_new_in_storage(place)
+        return copies.new(place)
+    folder = Path(place)
     with os_errors(UserError, f"cannot make the folder {folder}"):
         try:
             folder.mkdir(parents=True)
@@ -187,3 +193,4 @@ def _write(
                 for seed in other.seeds
             ]
             write_tasks(folder / "references.csv", ("group", "seed"), protocol.steps, rows)
+    copies.publish(folder)

@@ -26,8 +26,9 @@ from warprl.launch.evaluation.groups import require_one_family
 from warprl.launch.evaluation.statistics import estimate
 from warprl.launch.evaluation.summaries import DIAGNOSTICS, CurveSummary, EvaluationSummary
 from warprl.launch.outcome import Outcome, to_json
-from warprl.launch.runs import folders, stored
+from warprl.launch.runs import copies, folders, stored
 from warprl.launch.runs.canonical import canonical_json
+from warprl.launch.runs.copies import address
 from warprl.seeding import generator
 from warprl.threads import one_thread
 from warprl.types import Floats, Params, Task
@@ -157,7 +158,7 @@ def evaluate(
     subjects = [_trained(run)]
     if untrained:
         subjects.append(untrained_subject(run))
-    subjects += [_subject(other, str(other.folder), other.theta, other.phi) for other in others]
+    subjects += [_subject(other, other.address, other.theta, other.phi) for other in others]
     found = [
         summarise(subject, measure(subject, protocol, console), protocol) for subject in subjects
     ]
@@ -168,6 +169,7 @@ def evaluate(
 def recall(run: stored.StoredRun, protocol: Protocol) -> EvaluationSummary | None:
     """The newest stored evaluation of exactly this policy and protocol, if there is one."""
     known = protocol.describe()
+    copies.fetch_evaluations(run.folder)
     for path in sorted((run.folder / "evaluation").glob("*/summary.json"), reverse=True):
         try:
             summary = summaries.from_json(EvaluationSummary, path.read_text(encoding="utf-8"))
@@ -180,7 +182,7 @@ def recall(run: stored.StoredRun, protocol: Protocol) -> EvaluationSummary | Non
             and curves.returns.shape == (len(protocol.rows), protocol.steps + 1)
             and curves.usable.any()
         ):
-            return replace(summary, folder=str(path.parent))  # it may have moved with its run
+            return replace(summary, folder=address(path.parent))  # it may have moved with its run
     return None
 
 
@@ -308,7 +310,7 @@ def _write(
     # The results, with all that they depend on.
     folder = run.folder / "evaluation" / folders.stamp()
     summary = EvaluationSummary(
-        run=str(run.folder),
+        run=run.address,
         family=run.config.family,
         agent=run.config.agent,
         checkpoint=run.iteration,
@@ -316,7 +318,7 @@ def _write(
         adaptations=len(protocol.rows),
         trained_inner_steps=run.config.adaptation.steps,
         curves=curves,
-        folder=str(folder),
+        folder=address(folder),
     )
 
     # The same as tables, as a figure and as JSON.
@@ -327,4 +329,5 @@ def _write(
         report.write_tasks(folder / "tasks.csv", ("policy",), protocol.steps, rows)
         report.plot(folder / "curve.png", summary)
         report.write_summary(folder, summary)
+    copies.publish(folder)
     return summary

@@ -81,8 +81,8 @@ def require_one_family(runs: Sequence[stored.StoredRun]) -> None:
     for run in runs:
         if run.config.family != first.config.family:
             raise UserError(
-                f"cannot compare: {first.folder} is of family {first.config.family} "
-                f"and {run.folder} of {run.config.family}"
+                f"cannot compare: {first.address} is of family {first.config.family} "
+                f"and {run.address} of {run.config.family}"
             )
 
 
@@ -99,7 +99,7 @@ def grouped(members: Iterable[Member]) -> list[Group]:
         twin = alike.setdefault(member.run.config.seed, member)
         if twin is not member:
             raise UserError(
-                f"{twin.run.folder} and {member.run.folder} have the same settings and seed "
+                f"{twin.run.address} and {member.run.address} have the same settings and seed "
                 f"{member.run.config.seed}: name one of them"
             )
 

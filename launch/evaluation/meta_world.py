@@ -24,7 +24,8 @@ from warprl.agents.inner import MAX_EPISODES, GradientAdaptation
 from warprl.envs import is_meta_world
 from warprl.launch.errors import UserError, whole_number, writing
 from warprl.launch.outcome import Document, Outcome, table, to_json
-from warprl.launch.runs import folders, stored
+from warprl.launch.runs import copies, folders, stored
+from warprl.launch.runs.copies import address
 from warprl.launch.runs.stored import StoredRun
 from warprl.seeding import generator
 from warprl.threads import one_thread
@@ -177,7 +178,7 @@ def evaluate(
     run = stored.open_run(folder, checkpoint)
     if run.config.policy.memory is not None:
         raise UserError(
-            f"--protocol metaworld: the policy of {folder} has a memory (policy.memory = "
+            f"--protocol metaworld: the policy of {run.address} has a memory (policy.memory = "
             f"{run.config.policy.memory}), and Meta-World's evaluator adapts by gradient steps only"
         )
     if not is_meta_world(run.config.family):
@@ -218,7 +219,7 @@ def evaluate(
     # What it found, in a new folder.
     place = folder / "evaluation" / folders.stamp()
     summary = MetaWorldSummary(
-        run=str(folder),
+        run=run.address,
         family=run.config.family,
         agent=run.config.agent,
         checkpoint=run.iteration,
@@ -229,12 +230,13 @@ def evaluate(
         success_rate=success,
         return_=returned,
         success_rates={name: float(each[name]) for name in sorted(each)},
-        folder=str(place),
+        folder=address(place),
     )
     with writing(place):
         place.mkdir(parents=True)
         text = to_json(summary.to_json()) + "\n"
         (place / "metaworld.json").write_text(text, encoding="utf-8")
+    copies.publish(place)
     return Outcome(summary, _text(summary))
 
 

@@ -99,7 +99,7 @@ def _start(member: Member, protocol: Protocol, console: Console) -> Measured:
     subject = evaluate.untrained_subject(member.run)
     return Measured.of(
         evaluate.measure(subject, protocol, console),
-        run=str(member.run.folder),
+        run=member.run.address,
         seed=member.run.config.seed,
         agent=member.run.config.agent,
         iteration=0,

@@ -18,7 +18,7 @@ from warprl.agents.inner import AdaptationConfig, Shard, adapt
 from warprl.launch import machine
 from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.outcome import Document, Outcome, parameters
-from warprl.launch.runs import folders
+from warprl.launch.runs import copies, folders
 from warprl.threads import one_thread
 from warprl.types import EnvStep, Floats, Generators
 
@@ -137,9 +137,10 @@ def render(
         with console.status("drawing"):
             frames = film(screen, panels, title)
             write(path, frames, max(round(1.0 / run.family.dt), MIN_FPS))
+    copies.publish(path)
 
     summary = RenderSummary(
-        video=str(path),
+        video=copies.address(path),
         family=run.config.family,
         task=task,
         checkpoint=run.iteration,
@@ -147,7 +148,7 @@ def render(
         mean_returns=means,
     )
     lines = [f"{' '.join(panel.caption)}" for panel in panels]
-    return Outcome(summary, "\n".join([*lines, str(path)]))
+    return Outcome(summary, "\n".join([*lines, copies.address(path)]))
 
 
 def record(

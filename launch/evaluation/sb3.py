@@ -54,7 +54,7 @@ def export(
     path = _require_new(Path(out))
     if run.config.policy.memory is not None:
         raise UserError(
-            f"cannot export: the policy of {run.folder} has a memory (policy.memory = "
+            f"cannot export: the policy of {run.address} has a memory (policy.memory = "
             f"{run.config.policy.memory}), and PPO of Stable-Baselines3 acts without one"
         )
     if run.config.family not in family_names():
@@ -78,7 +78,7 @@ def export(
     # What was written, and how to use it. A held-out task may have dozens of values.
     summary = ExportSummary(
         file=str(path),
-        run=str(run.folder),
+        run=run.address,
         family=run.config.family,
         environment=identifier,
         task=values,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from warprl.launch.errors import UserError, reading
+from warprl.launch.runs.copies import address
 
 FILE = "metrics.jsonl"  # in a run folder
 Metrics = Mapping[str, Any]
@@ -49,7 +50,9 @@ def _lines(path: Path, iteration: int) -> list[tuple[str, Metrics]]:
                 break
         except (ValueError, KeyError, TypeError) as error:
             number = len(found) + 1
-            raise UserError(f"{path}, line {number}, is damaged: remove that line") from error
+            raise UserError(
+                f"{address(path)}, line {number}, is damaged: remove that line"
+            ) from error
         found.append((line, metrics))
     return found
 

@@ -17,12 +17,11 @@ from warprl.envs import TaskFamily, make_family
 from warprl.launch.errors import RunFailedError, UserError, reading
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs.config import RunConfig
+from warprl.launch.runs.copies import IMPORTED, address
 from warprl.params import prefix, subtree
 from warprl.seeding import generator
 from warprl.threads import one_thread
 from warprl.types import Params, Task
-
-IMPORTED = "init"  # the folder in a run for imported parameters
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +35,11 @@ class StoredRun:
     iteration: int
     theta: Params
     phi: Params
+
+    @property
+    def address(self) -> str:
+        """How users know the run: its folder, or its URI in storage."""
+        return address(self.folder)
 
     @property
     def family(self) -> TaskFamily:
@@ -106,7 +110,8 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
     except CheckpointError as error:
         known = checkpoints.iterations(place)
         hint = f"; there are checkpoints of iterations {', '.join(map(str, known))}" * bool(known)
-        raise UserError(f"{error}{hint}") from error
+        message = str(error).replace(str(folder), address(folder))
+        raise UserError(f"{message}{hint}") from error
 
     # Falling back loses iterations, so the user should know.
     for path, reason in saved.skipped:
@@ -115,13 +120,15 @@ def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> C
     # It may belong to a run with another family, policy or sizes.
     family = saved.document["family"]
     if family != config.family:
-        raise UserError(f"{saved.path} is of family {family}, and this run is of {config.family}")
+        raise UserError(
+            f"{address(saved.path)} is of family {family}, and this run is of {config.family}"
+        )
     policy = configuration.saved_policy(saved.document)
     mine = configuration.plain(config)["policy"]  # a key without effect may differ
     if any(policy[key] != value for key, value in mine.items()):
         raise UserError(
-            f"{saved.path} does not belong to this run: its policy is {policy} and that of "
-            f"{folder / 'config.yaml'} is {mine}"
+            f"{address(saved.path)} does not belong to this run: its policy is {policy} and that "
+            f"of {address(folder / 'config.yaml')} is {mine}"
         )
     theta, phi = fresh(config)
     _require_fit(saved, prefix("theta", theta) | prefix("phi", phi), config)
@@ -134,7 +141,7 @@ def _require_fit(saved: Checkpoint, expected: Params, config: RunConfig) -> None
         if found is None or found.shape != tensor.shape:
             shape = "missing" if found is None else f"of shape {tuple(found.shape)}"
             raise UserError(
-                f"{saved.path} does not belong to this run: {name} is {shape} and "
+                f"{address(saved.path)} does not belong to this run: {name} is {shape} and "
                 f"{config.family} with this policy needs {tuple(tensor.shape)}"
             )
 

@@ -14,7 +14,7 @@ A grid is a YAML file, such as::
     env_steps: 4_000_000      # equal for all, rounded up to whole iterations; or: iterations: 200
     settings: [tasks=20]      # for every run, as with --set
     concurrent: 2             # runs at a time; default: one a core
-    folder: runs/comparison   # default: where all runs are
+    folder: runs/comparison   # a path or a URI; default: where all runs are
 
 Families, seeds, agents or variants (or both), and env_steps or iterations are needed; the rest may
 be left out. Each run is named ``<family>-<agent or variant>-s<seed>``, with the varied values in
@@ -38,9 +38,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from warprl import checkpoint as checkpoints
 from warprl.launch.errors import UserError
 from warprl.launch.runs import config as configuration
-from warprl.launch.runs import folders, stored
+from warprl.launch.runs import copies, folders, stored
 from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.key_table import text
+from warprl.launch.runs.storage import is_uri, require_uri
 
 # Keys of a run that a sweep file gives under names of its own.
 OWN_KEYS = {
@@ -92,19 +93,20 @@ class Grid(Strict):
         return list(product(*axes))
 
     @property
-    def place(self) -> Path:
-        """The folder of the runs."""
-        return (Path(self.folder) if self.folder else folders.root()).absolute()
+    def place(self) -> str:
+        """The folder of the runs: an absolute path, or a URI."""
+        place = self.folder or folders.in_root()
+        return require_uri(place, "folder") if is_uri(place) else os.path.abspath(place)
 
 
 class Cell(NamedTuple):
     """One run of the grid.
 
-    ``label`` is the agent or variant with the varied values; ``done`` iterations are saved, and it
-    is None if there is no run yet.
+    ``run`` is its path or its URI, and ``label`` the agent or variant with the varied values;
+    ``done`` iterations are saved, and it is None if there is no run yet.
     """
 
-    folder: Path
+    run: str
     label: str
     config: RunConfig
     done: int | None
@@ -112,7 +114,12 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         """The name of the run."""
-        return self.folder.name
+        return self.run.rpartition("/")[2]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a run that is not in storage."""
+        return Path(self.run)
 
     @property
     def finished(self) -> bool:
@@ -128,12 +135,17 @@ class Result(NamedTuple):
     error: str | None = None
 
 
-def read(path: Path) -> Grid:
-    """The grid in a file. Raises UserError, in one line, for an unknown key or a bad value."""
+def read(path: Path, storage: str | None = None) -> Grid:
+    """The grid in a file, with its runs in ``storage`` if that is given.
+
+    Raises UserError, in one line, for an unknown key or a bad value.
+    """
     data = configuration.read_yaml(path, "a sweep: it needs families, agents and seeds")
     try:
         grid = Grid.model_validate_json(json.dumps(data))
         _require_consistent(grid)
+        if storage is not None:
+            grid = _moved(grid, storage)
     except ValidationError as error:
         raise UserError(f"{path}: {_explain(error)}") from error
     except UserError as error:
@@ -148,27 +160,27 @@ def plan(grid: Grid, path: Path) -> list[Cell]:
     run, and for two cells that are the same.
     """
     cells = []
-    for seed, family, (name, variant), varied in product(
+    for seed, family, (member, variant), varied in product(
         grid.seeds, grid.families, grid.members, grid.combinations
     ):
         # An error names the cell if the settings are its own: the other cells may be valid.
         own = [*variant.settings, *varied]
-        where = f"{path}: {' '.join([name, *own])}" if own else path
+        where = f"{path}: {' '.join([member, *own])}" if own else path
         try:
             config = _resolve(grid, family, variant, varied, seed)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
 
         # A family may be written package.module:FAMILY.
-        label = "-".join([name, *_varied(grid.vary, config)])
-        run = f"{family.replace(':', '-')}-{label}-s{seed}"
-        if not folders.NAME.fullmatch(run):
+        label = "-".join([member, *_varied(grid.vary, config)])
+        name = f"{family.replace(':', '-')}-{label}-s{seed}"
+        if not folders.NAME.fullmatch(name):
             raise UserError(
-                f"{path}: {run!r} is not a run name of up to 100 characters"
+                f"{path}: {name!r} is not a run name of up to 100 characters"
                 + (": list the combinations under variants, with short names" if varied else "")
             )
-        folder = grid.place / run
-        cells.append(Cell(folder, label, config, _done(folder, config)))
+        run = f"{grid.place}/{name}"
+        cells.append(Cell(run, label, config, _done(run, config)))
     _require_distinct(cells, path)
     return cells
 
@@ -198,6 +210,13 @@ def _require_consistent(grid: Grid) -> None:
         _require_settable(key, where)
         if key in grid.vary:
             raise UserError(f"{where}: {key!r} is in vary too: name it once")
+
+
+def _moved(grid: Grid, storage: str) -> Grid:
+    """The grid with its runs in storage. Raises UserError if the file names a folder as well."""
+    if grid.folder is not None:
+        raise UserError(f"folder = {grid.folder!r}: leave it out, or leave --storage out")
+    return grid.model_copy(update={"folder": folders.require_place(storage, "--storage")})
 
 
 def _settings(grid: Grid) -> Iterator[tuple[str, str]]:
@@ -261,24 +280,23 @@ def _require_distinct(cells: Sequence[Cell], path: Path) -> None:
             raise UserError(f"{path}: {twin} and {cell.name} are the same run: name one of them")
 
 
-def _done(folder: Path, wanted: RunConfig) -> int | None:
+def _done(run: str, wanted: RunConfig) -> int | None:
     """Iterations in the newest intact checkpoint of a run; None if there is no such folder.
 
     Raises UserError if the folder holds something else, or a run with other settings.
     """
-    if not os.path.lexists(folder):
-        return None
-    if not os.path.isfile(folder / "config.yaml"):
-        raise UserError(f"{folder} is not a run: it holds no config.yaml; move it away")
-    found = configuration.load(folder / "config.yaml")
-    for key in configuration.differences(found, wanted):
-        before, now = (text(configuration.flat(config).get(key)) for config in (found, wanted))
-        raise UserError(
-            f"{folder} was trained with {key} = {before}, and the sweep file says {now}: "
-            "move it away or choose another folder"
-        )
-    if (folder / stored.IMPORTED).is_dir():
-        raise UserError(f"{folder} was started from an imported policy: move it away")
-    if not checkpoints.iterations(folder / "checkpoints"):
-        return 0
-    return stored.load_checkpoint(folder, found, None).iteration
+    with folders.opened(run) as folder:
+        if folder is None:
+            return None
+        found = configuration.load(folder / "config.yaml")
+        for key in configuration.differences(found, wanted):
+            before, now = (text(configuration.flat(config).get(key)) for config in (found, wanted))
+            raise UserError(
+                f"{run} was trained with {key} = {before}, and the sweep file says {now}: "
+                "move it away or choose another folder"
+            )
+        if (folder / copies.IMPORTED).is_dir():
+            raise UserError(f"{run} was started from an imported policy: move it away")
+        if not checkpoints.iterations(folder / "checkpoints"):
+            return 0
+        return stored.load_checkpoint(folder, found, None).iteration

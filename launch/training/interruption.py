@@ -11,7 +11,6 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
@@ -70,12 +69,12 @@ class Interruption:
         ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         return self._signals.caught((signal.SIGINT,) if ours else ())
 
-    def check(self, folder: Path) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C was pressed while the run in this folder trained."""
+    def check(self, run: str) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed while this run trained."""
         if self._signals.signal is not None:
             raise KeyboardInterrupt(
                 f"stopped after the current iteration and saved: "
-                f"continue with warprl.load({str(folder)!r}).resume()"
+                f"continue with warprl.load({run!r}).resume()"
             )
 
 

@@ -18,6 +18,8 @@ from rich.console import Console
 from warprl.launch.cluster.address import DEFAULTS, ClusterOptions
 from warprl.launch.errors import UserError, os_errors
 from warprl.launch.outcome import Document, Outcome
+from warprl.launch.runs import folders
+from warprl.launch.runs.storage import is_uri
 from warprl.launch.training.cells import Cell, Result, plan, read
 from warprl.launch.training.train import say
 
@@ -47,16 +49,19 @@ class SweepSummary(Document):
 
 
 def sweep(
-    path: Path, console: Console, cluster: ClusterOptions = DEFAULTS
+    path: Path, storage: str | None, console: Console, cluster: ClusterOptions = DEFAULTS
 ) -> Outcome[SweepSummary]:
     """Train the unfinished runs of a grid. If one fails, it is named and the others continue.
 
-    Raises UserError, before Ray starts, for a bad file, for a cell that cannot be configured and
-    for a run that was trained with settings other than the file's; and before anything is written
-    for a cluster that cannot be used.
+    The runs lie in ``storage`` if that is given. Raises UserError, before Ray starts, for a bad
+    file, for a cell that cannot be configured and for a run that was trained with settings other
+    than the file's; and before anything is written for a cluster that cannot be used.
     """
-    grid = read(path)
-    cells, folder = plan(grid, path), grid.place
+    grid = read(path, storage)
+    place = grid.place
+    if is_uri(place):
+        folders.require_mounted(place)
+    cells = plan(grid, path)
 
     # Finished runs need no work, and no Ray.
     results = {c.name: Result("skipped", c.done or 0) for c in cells if c.finished}
@@ -70,19 +75,20 @@ def sweep(
         from warprl.launch.training import trials
 
         trials.prepare(waiting, grid.concurrent, cluster, console)
-        with os_errors(UserError, f"cannot make the folder {folder}"):
-            folder.mkdir(parents=True, exist_ok=True)
-        trained, stopped = trials.train(waiting, folder, grid.concurrent, console)
+        if not is_uri(place):
+            with os_errors(UserError, f"cannot make the folder {place}"):
+                Path(place).mkdir(parents=True, exist_ok=True)
+        trained, stopped = trials.train(waiting, place, grid.concurrent, console)
         results |= trained
-    return _outcome(cells, results, folder, stopped)
+    return _outcome(cells, results, place, stopped)
 
 
 def _outcome(
-    cells: Sequence[Cell], results: Mapping[str, Result], folder: Path, stopped: int | None
+    cells: Sequence[Cell], results: Mapping[str, Result], place: str, stopped: int | None
 ) -> Outcome[SweepSummary]:
     runs = [
         SweepRun(
-            run=str(cell.folder),
+            run=cell.run,
             family=cell.config.family,
             agent=cell.config.agent,
             label=cell.label,
@@ -102,6 +108,6 @@ def _outcome(
     if stopped:
         lines.append(f"stopped by {name_of_signal}: the same command continues it")
 
-    summary = SweepSummary(folder=str(folder), stopped_by=name_of_signal, runs=runs)
+    summary = SweepSummary(folder=place, stopped_by=name_of_signal, runs=runs)
     status = 128 + stopped if stopped else int(bool(failed))
-    return Outcome(summary, "\n".join([*lines, str(folder)]), status)
+    return Outcome(summary, "\n".join([*lines, place]), status)

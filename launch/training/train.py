@@ -21,8 +21,10 @@ from warprl.launch.errors import UserError, whole_number, writing
 from warprl.launch.machine import available_cores
 from warprl.launch.outcome import Document, Outcome
 from warprl.launch.runs import config as configuration
-from warprl.launch.runs import folders, stored
+from warprl.launch.runs import copies, folders, stored
 from warprl.launch.runs.config import RunConfig
+from warprl.launch.runs.copies import address
+from warprl.launch.runs.lease import Lease
 from warprl.launch.runs.log import RunLog
 from warprl.launch.runs.metrics import adaptation, read, returns_text, truncate
 from warprl.launch.runs.stored import Imported
@@ -72,24 +74,27 @@ def start(
     imported: Imported | None = None,
     stopping: Stopping | None = None,
     callback: Callback | None = None,
+    storage: str | None = None,
     cluster: ClusterOptions = DEFAULTS,
 ) -> Outcome[TrainingSummary]:
     """Train a new run, from random parameters or from an imported theta_0.
 
-    It stops early if ``stopping`` (by default, a signal) or ``callback`` asks for it.
+    ``name`` is a name, which may stand below the URI ``storage``, a path or a URI. Training stops
+    early if ``stopping`` (by default, a signal) or ``callback`` asks for it.
     Raises UserError, before anything is written, if its workers cannot start or its folder cannot
     be made.
     """
-    if name is not None:
-        folders.require_new(name)
+    if name is None:
+        name = folders.default_name(config.family, config.agent, config.seed)
+    folders.require_new(name, storage)
     _prepare(config, cluster, console)
-    folder = folders.create(name, config.family, config.agent, config.seed)
-    with folders.lock(folder):
+    folder = folders.create(name, storage)
+    with copies.lasting(folder), folders.hold(folder, config.output.keep) as lease:
         with _writing(folder):
             if imported is not None:
                 stored.save_imported(folder, imported)
             (folder / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
-        plan = _Plan(folder, config, config.iterations, callback)
+        plan = _Plan(folder, config, config.iterations, callback, lease)
         return _run(plan, None, console, stopping)
 
 
@@ -111,7 +116,7 @@ def resume(
     config = configuration.load(folder / "config.yaml")
     configuration.require_device(config)
     folders.require_writable(folder, "checkpoints", "tensorboard")
-    with folders.lock(folder):
+    with folders.hold(folder, config.output.keep) as lease:
         saved = None
         if checkpoints.iterations(folder / "checkpoints"):
             saved = stored.load_checkpoint(folder, config, None)
@@ -123,18 +128,22 @@ def resume(
         total = config.iterations if iterations is None else done + iterations
         if done >= total:
             advice = "give iterations to continue"
-            raise UserError(f"{folder} is complete at iteration {done}: {advice}")
+            raise UserError(f"{address(folder)} is complete at iteration {done}: {advice}")
         _prepare(config, cluster, console)
         if saved:
             said = f"restored parameters, optimiser and counters of iteration {done}"
         else:
             said = "there is no checkpoint yet, so training starts from the beginning"
-        say(console, f"resuming {folder}: {said}")
-        return _run(_Plan(folder, config, total, callback), saved, console, stopping)
+        say(console, f"resuming {address(folder)}: {said}")
+        return _run(_Plan(folder, config, total, callback, lease), saved, console, stopping)
 
 
 def start_or_resume(
-    config: RunConfig, name: str, console: Console, cluster: ClusterOptions = DEFAULTS
+    config: RunConfig,
+    name: str,
+    console: Console,
+    storage: str | None = None,
+    cluster: ClusterOptions = DEFAULTS,
 ) -> Outcome[TrainingSummary]:
     """Train a run, or continue it to its end if it exists, as a job that starts again has to.
 
@@ -142,15 +151,16 @@ def start_or_resume(
     starts, if the run that exists is another one.
     """
     try:
-        folder = folders.find(name)
+        folder = folders.find(name if storage is None else folders.below(storage, name))
     except UserError:
-        return start(config, name, console, cluster=cluster)
+        return start(config, name, console, storage=storage, cluster=cluster)
 
     # The run has to be the one that is asked for.
     found = configuration.load(folder / "config.yaml")
     for key in configuration.differences(found, config):
         before, now = (configuration.flat(each).get(key) for each in (found, config))
-        raise UserError(f"{folder} exists with {key} = {before}, not {now}: choose another name")
+        place = address(folder)
+        raise UserError(f"{place} exists with {key} = {before}, not {now}: choose another name")
 
     # Whatever is left of it is trained.
     done = 0
@@ -184,12 +194,13 @@ def warn_about_cores(config: RunConfig) -> None:
 
 
 class _Plan(NamedTuple):
-    """A run, the iteration at which it ends, and the callback for each iteration."""
+    """A run, the iteration at which it ends, the callback for each, and the right to write."""
 
     folder: Path
     config: RunConfig
     total: int
     callback: Callback | None
+    lease: Lease
 
 
 def _run(
@@ -199,7 +210,8 @@ def _run(
     if named() is None:
         warn_about_cores(config)
     workers = f"{config.compute.workers} worker{'s' * (config.compute.workers != 1)}"
-    say(console, f"training {config.family} with {config.agent} and {workers} in {folder}")
+    place = address(folder)
+    say(console, f"training {config.family} with {config.agent} and {workers} in {place}")
     experiment = experiment_of(config)
     if saved is not None:
         progress = Progress.load(saved)
@@ -231,6 +243,7 @@ def _loop(
         last = iteration >= plan.total or fruitless == FRUITLESS
 
         # The log comes first, so that it is never behind a checkpoint.
+        plan.lease.check()
         with _writing(folder):
             run_log.write(metrics)
 
@@ -247,7 +260,7 @@ def _loop(
         if fruitless == FRUITLESS:
             raise UserError(
                 f"stopped at iteration {iteration}: every task diverged {FRUITLESS} times in a "
-                f"row; the parameters from before are saved in {folder}: begin a new run "
+                f"row; the parameters from before are saved in {address(folder)}: begin a new run "
                 f"with a lower {_likely_cause(config)}"
             )
         if fruitless:
@@ -283,7 +296,7 @@ def _outcome(
     folder: Path, config: RunConfig, last: Mapping[str, Any], stopped: int | None = None
 ) -> Outcome[TrainingSummary]:
     summary = TrainingSummary(
-        run=str(folder),
+        run=address(folder),
         iteration=last["iteration"],
         env_steps=last["env_steps"],
         returns=adaptation(last),
@@ -293,7 +306,7 @@ def _outcome(
     text = (
         f"{end} at iteration {summary.iteration}, {summary.env_steps:,} environment steps; "
         f"{_last_returns(config.adaptation)}: {returns_text(last)}\n"
-        f"{folder}"
+        f"{summary.run}"
     )
     return Outcome(summary, text, 128 + stopped if stopped else 0)
 
@@ -312,7 +325,5 @@ def say(console: Console, line: str) -> None:
 
 
 def _writing(folder: Path) -> AbstractContextManager[None]:
-    return writing(
-        folder,
-        f"; the saved checkpoints are complete: free some space, then 'warprl resume {folder}'",
-    )
+    advice = f"free some space, then 'warprl resume {address(folder)}'"
+    return writing(folder, f"; the saved checkpoints are complete: {advice}")

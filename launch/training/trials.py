@@ -1,7 +1,7 @@
 """The runs of a sweep as trials of Ray Tune, which hands out the cores and survives failures.
 
 A trial trains in a thread of its own process, where no signal arrives. The driver catches the
-signal and creates a file, and every run checks for that file after each iteration.
+signal and writes a file where the runs are, and every run looks for it after each iteration.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import os
 import signal
 import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 from rich.console import Console
 
-from warprl import checkpoint as checkpoints
 from warprl.launch.cluster.address import ClusterOptions, named
 from warprl.launch.cluster.connection import connect, require_cpus, require_nodes
 from warprl.launch.errors import UserError, one_line
 from warprl.launch.machine import available_cores
+from warprl.launch.runs import copies, folders
+from warprl.launch.runs.storage import LocalStore, Store, is_uri, open_store
 from warprl.launch.training import train as training
 from warprl.launch.training.cells import Cell, Result
 from warprl.launch.training.interruption import stoppable
@@ -55,7 +56,7 @@ def prepare(
 
 
 def train(
-    cells: Sequence[Cell], folder: Path, concurrent: int | None, console: Console
+    cells: Sequence[Cell], place: str, concurrent: int | None, console: Console
 ) -> tuple[dict[str, Result], int | None]:
     """Train cells to their last iteration, ``concurrent`` at a time, after :func:`prepare`.
 
@@ -66,12 +67,13 @@ def train(
         concurrent = concurrent or available_cores()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # _Progress names what fails
 
-    # Tune's records serve this sweep only: they lie in a temporary folder beside the runs.
+    # Tune's records serve this sweep only.
+    mark = _Mark(place)
     with (
-        tempfile.TemporaryDirectory(prefix=".sweep-", dir=folder) as scratch,
+        tempfile.TemporaryDirectory(prefix="warprl-sweep-") as scratch,
+        closing(mark),
         stoppable(console) as stop,
     ):
-        mark = Path(scratch) / "stop"
         progress = _Progress(cells, mark, stop, console)
 
         def trial(config: dict[str, Any]) -> dict[str, Any]:
@@ -84,49 +86,70 @@ def train(
             tune.with_resources(trial, {"cpu": 1}),
             param_space={"cell": tune.grid_search(list(range(len(cells))))},
             tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
-            run_config=tune.RunConfig(
-                storage_path=str(Path(scratch) / "tune"), verbose=0, callbacks=[progress]
-            ),
+            run_config=tune.RunConfig(storage_path=scratch, verbose=0, callbacks=[progress]),
         ).fit()
     return progress.results, stop.signal
 
 
 class _Mark:
-    """Stops a trial once a file exists."""
+    """Asks the trials of a sweep to stop, by a file beside the runs, wherever these are."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, place: str) -> None:
+        """Use a hidden folder in the path or the URI of the runs."""
+        self._place, self._folder = place, f".sweep-{folders.stamp()}-{os.getpid()}"
+        self._seen = False
+
+    @cached_property
+    def _store(self) -> Store:
+        return open_store(self._place) if is_uri(self._place) else LocalStore(Path(self._place))
+
+    def set(self) -> None:
+        """Ask all trials to stop."""
+        if not self._seen:
+            with suppress(OSError, UserError):  # the caller tries again
+                self._store.write(f"{self._folder}/stop", b"")
+                self._seen = True
 
     @property
     def signal(self) -> int | None:
-        return signal.SIGTERM if self._path.exists() else None
+        """SIGTERM once the trials are asked to stop."""
+        if not self._seen:
+            with suppress(OSError, UserError):  # looked for again after the next iteration
+                self._seen = bool(self._store.names(self._folder))
+        return signal.SIGTERM if self._seen else None
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self._seen:
+            with suppress(OSError, UserError):
+                self._store.remove(self._folder)
 
 
-def _train_cell(cell: Cell, mark: Path) -> int | None:
+def _train_cell(cell: Cell, mark: _Mark) -> int | None:
     """Start or continue one run; returns the iteration it reached, or None if it never began."""
-    if mark.exists():
+    if mark.signal:
         return None
     console = Console(quiet=True)
 
     def stopping(_: Console) -> AbstractContextManager[Stop]:
-        return nullcontext(_Mark(mark))
+        return nullcontext(mark)
 
     if cell.done is None:
-        name = str(cell.folder)
-        outcome = training.start(cell.config, name, console, stopping=stopping)
+        outcome = training.start(cell.config, cell.run, console, stopping=stopping)
     else:
         remaining = cell.config.iterations - cell.done
-        outcome = training.resume(cell.folder, remaining, console, stopping)
+        with copies.lasting(folders.find(cell.run)) as folder:
+            outcome = training.resume(folder, remaining, console, stopping)
     return outcome.summary.iteration
 
 
 class _Progress(TrialProgressCallback):
-    """Reports what starts, ends and fails, keeps the results, creates the file that stops trials.
+    """Reports what starts, ends and fails, keeps the results, asks them to stop.
 
     Given a callback of this class, Tune adds none of its own, which would print at any verbosity.
     """
 
-    def __init__(self, cells: Sequence[Cell], mark: Path, stop: Stop, console: Console) -> None:
+    def __init__(self, cells: Sequence[Cell], mark: _Mark, stop: Stop, console: Console) -> None:
         super().__init__()
         self._cells, self._mark, self._stop, self._console = cells, mark, stop, console
         self.results = {cell.name: Result("waiting", cell.done or 0) for cell in cells}
@@ -136,7 +159,7 @@ class _Progress(TrialProgressCallback):
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         if self._stop.signal is not None:
-            self._mark.touch()
+            self._mark.set()
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -170,13 +193,19 @@ class _Progress(TrialProgressCallback):
 
     def _fail(self, trial: Trial, reason: str) -> None:
         cell = self._cell(trial)
-        saved = max(checkpoints.iterations(cell.folder / "checkpoints"), default=0)
-        self.results[cell.name] = Result("failed", saved, reason)
+        self.results[cell.name] = Result("failed", _saved(cell), reason)
         say(self._console, f"{cell.name}: failed: {reason}")
 
     def _cell(self, trial: Trial) -> Cell:
         position: int = trial.config["cell"]
         return self._cells[position]
+
+
+def _saved(cell: Cell) -> int:
+    """The newest iteration of a run that is saved; if storage does not tell, that of before."""
+    with suppress(OSError, UserError):
+        return max(folders.iterations(cell.run), default=0)
+    return cell.done or 0
 
 
 def _reason(error: Exception) -> str:
