@@ -261,6 +261,11 @@ def open_store(uri: str) -> Store:
     return BucketStore(system, posixpath.join(parts.netloc, path).rstrip("/"), uri)
 
 
+def open_place(place: str) -> Store:
+    """The store at a path or a URI. Raises UserError as :func:`open_store` does."""
+    return open_store(place) if is_uri(place) else LocalStore(Path(place))
+
+
 def _s3(bucket: str) -> Any:
     """S3, or what the variables of AWS's own tools name as its endpoint."""
     from pyarrow import fs

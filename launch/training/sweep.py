@@ -7,15 +7,17 @@ is left to do, so Tune's own records are not kept.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from warprl.launch.cluster.address import DEFAULTS, ClusterOptions
+from warprl.launch.cluster.address import DEFAULTS, ClusterOptions, named
 from warprl.launch.errors import UserError, os_errors
 from warprl.launch.outcome import Document, Outcome
 from warprl.launch.runs import folders
@@ -75,12 +77,29 @@ def sweep(
         from warprl.launch.training import trials
 
         trials.prepare(waiting, grid.concurrent, cluster, console)
-        if not is_uri(place):
-            with os_errors(UserError, f"cannot make the folder {place}"):
-                Path(place).mkdir(parents=True, exist_ok=True)
+        _make(place)
         trained, stopped = trials.train(waiting, place, grid.concurrent, console)
         results |= trained
     return _outcome(cells, results, place, stopped)
+
+
+def _make(place: str) -> None:
+    """Make the folder of the runs. Raises UserError if a node of a cluster does not see it."""
+    folder = None if is_uri(place) or os.path.isdir(place) else Path(place)
+    if folder:
+        with os_errors(UserError, f"cannot make the folder {place}"):
+            folder.mkdir(parents=True)
+    if named() is None:
+        return
+    from warprl.launch.cluster.places import require_shared
+
+    try:
+        require_shared(place)
+    except UserError:
+        if folder:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _outcome(

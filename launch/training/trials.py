@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -26,7 +25,7 @@ from warprl.launch.cluster.connection import connect, require_cpus, require_node
 from warprl.launch.errors import UserError, one_line
 from warprl.launch.machine import available_cores
 from warprl.launch.runs import copies, folders
-from warprl.launch.runs.storage import LocalStore, Store, is_uri, open_store
+from warprl.launch.runs.storage import Store, open_place
 from warprl.launch.training import train as training
 from warprl.launch.training.cells import Cell, Result
 from warprl.launch.training.interruption import stoppable
@@ -101,7 +100,7 @@ class _Mark:
 
     @cached_property
     def _store(self) -> Store:
-        return open_store(self._place) if is_uri(self._place) else LocalStore(Path(self._place))
+        return open_place(self._place)
 
     def set(self) -> None:
         """Ask all trials to stop."""

@@ -115,7 +115,6 @@ def test_a_machine_outside_the_cluster_is_refused(cluster: Cluster, tmp_path: Pa
 def test_resume_and_sweep_are_refused_before_they_write(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text(GRID % FAMILY)
     fabricate(tmp_path / "run", FAMILY, "tasks=4")
-    (tmp_path / "run" / "lock").touch()
     config = (tmp_path / "run" / "config.yaml").read_text()
     (tmp_path / "run" / "config.yaml").write_text(config.replace("workers: 0", "workers: 4"))
     for arguments in (("resume", "./run"), ("sweep", "grid.yaml")):
