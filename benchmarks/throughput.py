@@ -11,8 +11,11 @@ episodes x 100 steps, in one run and with interleaved repeats:
   form: K = 1, 5 epochs, exact meta-gradients (of the gates too), task after task, no baseline
 * ``iteration.PRESET``: whole meta-iterations (the preset with K = 1 and 5 epochs, exact) with one
   Ray worker for each core; and, for HalfCheetah, their time with 10 to 160 tasks
+* ``preset.PRESET``: whole meta-iterations of the preset as it is used by default, with its own K,
+  epochs, KL guard, tasks and episodes, and one Ray worker for each core
 
-Ant's own horizon is 200; its episodes are cut to 100 steps here, in all processes and quantities.
+Ant's own horizon is 200; its episodes are cut to 100 steps here, in all processes and quantities
+but ``preset.PRESET``.
 
 Rates are given per second of the clock and per second of processor time. A fraction compares
 measurements of the same repeat, so that other work on the machine affects both sides equally; the
@@ -61,6 +64,7 @@ GYMNASIUM: dict[str, tuple[str, dict[str, Any]]] = {
     "ant-dir-v1": ("Ant-v5", {"include_cfrc_ext_in_observation": False}),
 }
 METHODS = ("warpgrad", "promp")
+DEFAULT = "warpgrad"  # the preset that is measured as it is used by default
 TASKS, EPISODES, HORIZON = 20, 20, 100
 GROWTH = (10, 20, 40, 80, 160)
 CORES = len(os.sched_getaffinity(0))
@@ -70,6 +74,7 @@ REQUIRED: dict[tuple[str, str], tuple[float, Sequence[str]]] = {
     ("loop", "raw_1"): (0.85, FAMILIES),
     ("iteration.warpgrad", "raw_all"): (0.55, FAMILIES[:1]),
     ("iteration.promp", "raw_all"): (0.55, FAMILIES[:1]),
+    (f"preset.{DEFAULT}", "raw_all"): (0.50, FAMILIES[:1]),
     ("iteration.warpgrad", "reference.warpgrad"): (2.5, FAMILIES),
     ("iteration.promp", "reference.promp"): (2.5, FAMILIES),
     ("iteration.warpgrad", "reference.loop"): (0.0, ()),
@@ -142,11 +147,11 @@ def linear_fit(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, fl
 # --- what is measured on one core; each runs in a process of its own -----------------------------
 
 
-def shorten(name: str) -> LocomotionFamily:
-    """The family, with episodes of 100 steps in this process, whatever its own horizon is."""
+def with_horizon(name: str, horizon: int = HORIZON) -> LocomotionFamily:
+    """The family, with episodes of so many steps in this process, whatever its own horizon is."""
     family = make_family(name)
     assert isinstance(family, LocomotionFamily)
-    family.horizon = HORIZON
+    family.horizon = horizon
     return family
 
 
@@ -173,7 +178,7 @@ class Stopwatch:
 
 def raw(name: str, steps: int, seed: int) -> Measured:
     """``mj_step`` alone: the reset noise of the family, and the controls of an untrained policy."""
-    family = shorten(name)
+    family = with_horizon(name)
     model = load_model(family.model_file)
     data = mujoco.MjData(model)
     rng = np.random.default_rng(seed)
@@ -193,7 +198,7 @@ def raw(name: str, steps: int, seed: int) -> Measured:
 
 def loop(name: str, seed: int) -> Measured:
     """Our sampling of all tasks at once, with the ``warpgrad`` policy."""
-    family = shorten(name)
+    family = with_horizon(name)
     policy = make_policy(family)
     theta, phi = policy.init(generator(seed, "init"))
     env = family.make_batch(TASKS * EPISODES)
@@ -248,7 +253,7 @@ def reference_setting(
 ) -> tuple[gym.vector.SyncVectorEnv, ReferencePolicy]:
     """Environments for one task, stepped one after the other, and a fresh policy."""
     identifier, options = GYMNASIUM[name]
-    scale = shorten(name).action_scale
+    scale = with_horizon(name).action_scale
     with quiet_compiler():
         env = gym.vector.SyncVectorEnv(
             [lambda: DirectionEnv(gym.make(identifier, **options), scale)] * EPISODES
@@ -357,26 +362,17 @@ def make_policy(family: LocomotionFamily) -> Policy:
 class Trainer:
     """A run with one Ray worker a core, and what it costs."""
 
-    def __init__(self, name: str, agent: str, tasks: int) -> None:
+    def __init__(self, name: str, agent: str, settings: Sequence[str], horizon: int) -> None:
         """Start the workers and run one meta-iteration to warm everything up."""
         from warprl.launch.runs.config import resolve
         from warprl.launch.training.loop import Progress, experiment_of, iterations
         from warprl.launch.training.ray_sampler import RaySampler
 
-        settings = [
-            f"tasks={tasks}",
-            f"adaptation.episodes={EPISODES}",
-            "adaptation.steps=1",
-            "outer.epochs=5",
-            "outer.minibatches=1",
-            "outer.kl_limit=1e9",  # so that no epoch is left out
-        ]
         config = resolve(name, agent, {"workers": CORES, "seed": 1}, settings)
-        shorten(name)
         experiment = experiment_of(config)
-        self.name = name
+        self.name, self.horizon = name, horizon
         self.sampler = RaySampler(experiment, name, config.compute)
-        self._each(lambda worker: shorten(name))
+        self._each(lambda worker: with_horizon(name, horizon))
         self._iterations = iterations(experiment, self.sampler, Progress.begin(experiment))
         self.metrics = self._train()
 
@@ -398,6 +394,7 @@ class Trainer:
         self.sampler.stop()
 
     def _train(self) -> dict[str, Any]:
+        with_horizon(self.name, self.horizon)  # which trainers here share, and steps are counted by
         return next(self._iterations)[1]
 
     def _cpu(self) -> float:
@@ -411,6 +408,18 @@ class Trainer:
             [actor.__ray_call__.remote(function) for actor in self.sampler.crew.actors]
         )
         return answers
+
+
+def one_step(tasks: int) -> list[str]:
+    """The settings of ``iteration.PRESET``."""
+    return [
+        f"tasks={tasks}",
+        f"adaptation.episodes={EPISODES}",
+        "adaptation.steps=1",
+        "outer.epochs=5",
+        "outer.minibatches=1",
+        "outer.kl_limit=1e9",  # so that no epoch is left out
+    ]
 
 
 def peak_mib() -> float:
@@ -441,9 +450,13 @@ def measure_family(
     """All quantities of one family, ``repeats`` times each in turn."""
     from warprl.launch.cluster.connection import connect
 
-    connect(CORES * len(METHODS))  # the workers of all methods are there at once, and wait in turn
+    # The workers of all trainers are there at once, and wait in turn.
+    own = make_family(name).horizon
+    connect(CORES * (len(METHODS) + 1))
+    trainers = {
+        f"iteration.{agent}": Trainer(name, agent, one_step(TASKS), HORIZON) for agent in METHODS
+    } | {f"preset.{DEFAULT}": Trainer(name, DEFAULT, (), own)}
     samples: list[Sample] = []
-    trainers = {f"iteration.{agent}": Trainer(name, agent, TASKS) for agent in METHODS}
 
     def take(quantity: str, repeat: int, measurement: Measured) -> None:
         samples.append(Sample(name, quantity, repeat, *measurement))
@@ -472,16 +485,17 @@ def measure_family(
 
 
 def about_trainer(trainer: Trainer) -> dict[str, Any]:
-    """Memory, and where the last meta-iteration's time went."""
+    """Memory, and of the last meta-iteration the outer steps and where its time went."""
     times = {k: round(v, 4) for k, v in trainer.metrics.items() if k.startswith("time.")}
-    return {**{k: round(v) for k, v in trainer.memory().items()}, **times}
+    memory = {k: round(v) for k, v in trainer.memory().items()}
+    return {**memory, "meta_steps": round(trainer.metrics["meta_steps"]), **times}
 
 
 def measure_growth(name: str, repeats: int, console: Console) -> dict[str, Any]:
     """Seconds of a meta-iteration, and memory, against the number of tasks."""
     rows = []
     for tasks in GROWTH:
-        trainer = Trainer(name, METHODS[0], tasks)
+        trainer = Trainer(name, METHODS[0], one_step(tasks), HORIZON)
         seconds, cpu = [], []
         for _ in range(repeats):
             _, wall_s, cpu_s = trainer.measure()

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,10 @@ def test_a_summary_names_what_is_required_of_this_family_only() -> None:
     required = {(r["quantity"], r["against"]): r["required"] for r in summary["ratios"]}
     assert required["loop", "raw_1"] == 0.85
     assert required["iteration.warpgrad", "raw_all"] is None
+    assert required["preset.warpgrad", "raw_all"] is None
+    cheetah = throughput.summarise([replace(each, family=throughput.FAMILIES[0]) for each in ant])
+    (ratio,) = (r for r in cheetah["ratios"] if r["quantity"] == "preset.warpgrad")
+    assert (ratio["against"], ratio["required"]) == ("raw_all", 0.50)
 
 
 # --- experiments --------------------------------------------------------------------------------
