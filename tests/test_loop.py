@@ -15,7 +15,7 @@ from warprl.launch.training import train
 settings = ["tasks=2", "adaptation.episodes=2", "policy.hidden=[8]"]
 config = resolve("point-sparse-v1", "promp", {"workers": 0, "iterations": 2}, settings)
 outcome = train.start(config, sys.argv[1], Console(quiet=True))
-print(outcome.data["iteration"], sorted(name for name in sys.modules if name.startswith("ray")))
+print(outcome.summary.iteration, sorted(name for name in sys.modules if name.startswith("ray")))
 """
 
 
