@@ -16,6 +16,7 @@ import typer
 from warprl import __version__
 from warprl.launch import options, terminal
 from warprl.launch.cluster import address
+from warprl.launch.cluster import verbs as machines
 from warprl.launch.errors import UserError
 from warprl.launch.options import flag, number, set_key, text
 from warprl.launch.outcome import Entries, Outcome, Summary
@@ -274,42 +275,8 @@ def config(
     return Outcome(Entries(config.plain(resolved)), config.dump(resolved).rstrip())
 
 
-@verb
-def cluster_files(
-    kind: Annotated[
-        Literal["kuberay", "slurm", "vm", "sky"],
-        typer.Argument(help="KubeRay, Slurm, virtual machines by 'ray up', or SkyPilot."),
-    ],
-    workers: Annotated[int, number("Workers of the run, one CPU each.")],
-    storage: Annotated[str, text("URI", "Where the run is stored: s3://bucket/runs, or a path.")],
-    out: Annotated[str | None, text("FOLDER", "Where to write.", default="NAME-KIND")] = None,
-    image: Annotated[str | None, text("IMAGE", "Container image.", default="to be edited")] = None,
-    name: Annotated[str, text("NAME", "Of the run, the job and its labels.")] = "warprl",
-) -> Outcome[Summary]:
-    """Write the files that train a run on a cluster. Prints the commands that come next."""
-    from warprl.launch.cluster import files
-
-    return files.write(kind, workers, storage, out, image, name)
-
-
-@verb
-def doctor(
-    cluster: Annotated[
-        bool, flag("--cluster", "Show the nodes of the cluster in RAY_ADDRESS instead.")
-    ] = False,
-    family: Annotated[
-        str | None, text("FAMILY", "With --cluster: a family that nodes have to find.")
-    ] = None,
-    insecure: options.Insecure = False,
-) -> Outcome[Summary]:
-    """Check this machine: each part is OK, or you are told what to do."""
-    from warprl.launch import doctor
-
-    if cluster:
-        return doctor.examine_cluster(family, address.options(None, insecure))
-    if family is not None or insecure:
-        raise UserError("--family and --insecure: give them with --cluster")
-    return doctor.examine()
+for work in machines.VERBS:
+    verb(work)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
