@@ -138,12 +138,13 @@ def run(kind: MemoryKind, cell: Params, warp: Params, seen: Tensor) -> Tensor:
     whole = alive.flatten(1).all(1).tolist()
     stacked = _stacked(warp, len(seen))
 
-    # Step by step.
+    # Step by step. Where all sequences go on, a view stands in the place of holding the memory:
+    # gradients are then added up in the same order, whichever sequences are run together.
     state = begin(cell, warp, sequences)
     outputs = []
     for t, inputs in enumerate(steps):
         after = _step(kind, cell, stacked, inputs, state)
-        state = after if whole[t] else _held(after, state, alive[t])
+        state = tuple(map(_view, after)) if whole[t] else _held(after, state, alive[t])
         outputs.append(state[0])
     return torch.stack(outputs, 2).flatten(1, 2)
 
@@ -231,6 +232,10 @@ def _held(after: State, before: State, alive: Tensor) -> State:
     """The new memory where ``alive [S, E, 1]``, the old one elsewhere."""
     on = alive > 0
     return tuple(torch.where(on, new, old) for new, old in zip(after, before, strict=True))
+
+
+def _view(x: Tensor) -> Tensor:
+    return x.view_as(x)
 
 
 def _steps_first(x: Tensor, sequences: int) -> Tensor:

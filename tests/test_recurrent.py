@@ -165,6 +165,29 @@ def test_a_stack_of_tasks_equals_a_loop_over_them_bit_for_bit(
             assert torch.equal(together[t : t + 1], alone)
 
 
+@each_cell
+def test_second_derivatives_of_a_task_have_the_same_bits_beside_any_other(
+    kind: MemoryKind, warped: bool
+) -> None:
+    cell, warp = (P.tree_map(Tensor.float, group) for group in parameters(kind, warped))
+    stacked = P.broadcast(warp, T)
+    seen = sequences().float()
+    seen[1, :, 3:, I] = 0.0  # the episodes of another task are over
+
+    def curvature(rows: slice) -> list[Tensor]:
+        leaves, gates = (P.leaves(P.select(group, rows)) for group in (cell, stacked))
+        inputs = [*leaves.values(), *gates.values()]
+        total = outputs(kind, leaves, gates, seen[rows]).square().sum()
+        slopes = torch.autograd.grad(total, inputs, create_graph=True)
+        size = torch.stack([slope.square().sum() for slope in slopes]).sum()
+        return list(torch.autograd.grad(size, inputs))
+
+    together = curvature(slice(0, T))
+    for t in range(T):
+        alone = curvature(slice(t, t + 1))
+        assert all(torch.equal(x[t : t + 1], y) for x, y in zip(together, alone, strict=True))
+
+
 def test_fresh_cells_are_orthogonal_in_the_memory_and_the_warp_remembers() -> None:
     rng = np.random.default_rng(0)
     cell, warp = init_cell("gru", I, 8, rng), init_recurrent_warp(I, 8, rng)
