@@ -57,6 +57,11 @@ Storage = Annotated[
 ]
 Checkpoint = Annotated[int | None, number("Iteration of the checkpoint to use.", "the newest")]
 TaskSettings = Annotated[list[str] | None, text("KEY=VALUE", TASK_HELP)]
+Job = Annotated[str, typer.Argument(metavar="JOB", help="As 'warprl status' lists them.")]
+Server = Annotated[
+    str | None,
+    text("URL", "Of the cluster: http://HOST:8265.", "--address", "RAY_ADDRESS"),
+]
 EpisodeSeed = Annotated[int | None, number("Seed of the episodes.", "the run's")]
 WaitForNodes = Annotated[
     float | None,

@@ -64,7 +64,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     verbs = "train resume sweep evaluate compare render export envs agents config doctor"
-    for verb in verbs.split():
+    for verb in f"{verbs} submit status logs stop fetch".split():
         assert f" {verb} " in done.stdout
     assert f"warprl {__version__}" in done.stdout
     loaded = done.stdout.splitlines()[-1].split()

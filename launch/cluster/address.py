@@ -16,6 +16,10 @@ from warprl.launch.machine import available_cores
 PROBE = Path(__file__).with_name("probe.py")
 LIMIT_S = 60  # to load Ray as well; the program has shorter limits for the cluster's answers
 RUN = "start the command on a node of the cluster"
+OPEN = (
+    "this cluster demands no token, so whoever reaches it can run programs on it: start it with "
+    "RAY_AUTH_MODE=token, or accept that with --insecure"
+)
 SILENCE = "something listens there, but does not answer as a Ray cluster does"
 
 
@@ -79,6 +83,19 @@ def usable_cores() -> int:
     if not cpus:
         raise refusal(address, "the cluster has no CPUs yet: say how many --workers it will have")
     return cpus
+
+
+def dashboard(address: str) -> str:
+    """The URL of the job server of the cluster whose head has this address HOST:PORT.
+
+    Raises UserError if the cluster does not answer, or has none.
+    """
+    answer = _ask(address)
+    if "fault" in answer:
+        raise UserError(f"{address}: {answer['fault']}")
+    if not answer["dashboard"]:
+        raise UserError(f"{address}: this cluster was started with --include-dashboard=False")
+    return f"http://{answer['dashboard']}"
 
 
 def is_loopback(address: str) -> bool:

@@ -2,7 +2,8 @@
 
 A wrong address makes Ray's client wait for minutes, fill the terminal or end its process. Here it
 does so in a process that has a time limit. What is printed is ``{"fault": ...}``, or ``{"cpus":
-..., "here": ...}``: the CPUs of the cluster, and whether this machine is one of its nodes.
+..., "here": ..., "dashboard": ...}``: the CPUs of the cluster, whether this machine is one of its
+nodes, and HOST:PORT of its job server, if it has one.
 """
 
 from __future__ import annotations
@@ -52,11 +53,13 @@ def probe(address: str) -> dict[str, Any]:
 
 def _cluster(address: str) -> dict[str, Any]:
     """What the head of a cluster knows of its nodes."""
-    nodes = native.GcsClient(address=address).get_all_node_info(timeout=ANSWER_S)
+    client = native.GcsClient(address=address)
+    nodes = client.get_all_node_info(timeout=ANSWER_S)
     alive = {key.hex(): node for key, node in nodes.items() if node.state == node.ALIVE}
     cpus = sum(node.resources_total.get("CPU", 0.0) for node in alive.values())
     here: set[str] = services.find_node_ids()  # type: ignore[no-untyped-call]
-    return {"cpus": cpus, "here": not here.isdisjoint(alive)}
+    dashboard = client.internal_kv_get(b"dashboard", b"dashboard", ANSWER_S) or b""
+    return {"cpus": cpus, "here": not here.isdisjoint(alive), "dashboard": dashboard.decode()}
 
 
 if __name__ == "__main__":

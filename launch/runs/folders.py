@@ -24,6 +24,7 @@ from warprl.launch.runs.mirror import Mirror
 from warprl.launch.runs.storage import LocalStore, is_uri, open_store, require_uri
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+PACKAGE = "_ray_pkg_"  # begins the names of folders that Ray deletes after a job
 
 
 def root() -> Path:
@@ -74,6 +75,8 @@ def require_new(name: str, storage: str | None = None) -> None:
     if is_uri(place):
         require_mounted(place.rpartition("/")[0])
         return require_new_in_storage(place)
+    if any(part.startswith(PACKAGE) for part in Path(place).absolute().parts):
+        raise UserError(f"{place} would be lost with this job: give --run an absolute path")
     if os.path.lexists(place):
         raise UserError(f"{Path(place)} {copies.EXISTS.format(name)}")
 
@@ -92,8 +95,13 @@ def require_new_in_storage(uri: str) -> None:
 
 
 def _new_place(name: str, storage: str | None) -> str:
-    place = _locate(name) if storage is None else below(storage, name)
+    place = locate(name) if storage is None else below(storage, name)
     return require_uri(place, "run") if is_uri(place) else place
+
+
+def locate(run: str) -> str:
+    """The path or the URI that a name, a path or a URI stands for."""
+    return in_root(run) if NAME.fullmatch(run) else run
 
 
 def in_root(*parts: str) -> str:
@@ -125,7 +133,7 @@ def find(run: str, checkpoint: int | None = None) -> Path:
 
     In storage, ``checkpoint`` is the iteration that is needed, and None the newest.
     """
-    place = _locate(run)
+    place = locate(run)
     if is_uri(place):
         return copies.fetch(require_uri(place, "run"), checkpoint)
     with os_errors(UserError, f"cannot look for run {run!r}"):
@@ -204,8 +212,3 @@ def hold(folder: Path, keep: int) -> Iterator[Lease]:
             mirror = Mirror(folder, store, lease, keep)
         with mirror:
             yield lease
-
-
-def _locate(run: str) -> str:
-    """The path or the URI that a name, a path or a URI stands for."""
-    return in_root(run) if NAME.fullmatch(run) else run

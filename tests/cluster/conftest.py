@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sysconfig
+import venv
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from helpers_cluster import Cluster, leave_the_network, running_cluster
@@ -22,3 +25,15 @@ def cluster(network: bool) -> Iterator[Cluster]:
         for node in nodes:
             node.await_start()
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that has everything but this package."""
+    home = tmp_path_factory.mktemp("bare")
+    venv.create(home, symlinks=True)
+    # Folders in a .pth file are searched, but their own .pth files are not run.
+    borrowed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (site_packages,) = home.glob("lib/python*/site-packages")
+    (site_packages / "dependencies.pth").write_text("\n".join(sorted(borrowed)))
+    return home / "bin" / "python"

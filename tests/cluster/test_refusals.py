@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,18 +120,6 @@ def test_resume_and_sweep_are_refused_before_they_write(cluster: Cluster, tmp_pa
         assert "the cluster refuses this token" in line
     line = refusal(cluster, "resume", "./run", cwd=tmp_path)
     assert line.startswith("4 workers need a CPU each, and the cluster has 3")
-
-
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that has everything but this package."""
-    home = tmp_path_factory.mktemp("bare")
-    venv.create(home, symlinks=True)
-    # Folders in a .pth file are searched, but their own .pth files are not run.
-    borrowed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (site_packages,) = home.glob("lib/python*/site-packages")
-    (site_packages / "dependencies.pth").write_text("\n".join(sorted(borrowed)))
-    return home / "bin" / "python"
 
 
 @pytest.fixture
