@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,10 +28,12 @@ def test_sums_over_any_parts_have_the_order_of_the_whole(data: st.DataObject, ta
     for part in zip(cuts, cuts[1:], strict=False):
         for span in tree.subtrees(whole, part):
             own = {leaf: name for leaf, name in leaves.items() if part[0] <= leaf[0] < part[1]}
-            total = tree.total(span, own, bracketed)
-            if total is not None:
-                found[span] = total
-    assert tree.total(whole, found, bracketed) == tree.total(whole, leaves, bracketed)
+            part_of_it = tree.total(span, own, bracketed)
+            if part_of_it is not None:
+                found[span] = part_of_it
+    total = tree.total(whole, leaves, bracketed)
+    assert total is not None and re.findall(r"\d+", total) == [str(n) for n in sorted(present)]
+    assert tree.total(whole, found, bracketed) == total
 
 
 @given(tasks=st.integers(2, 300), data=st.data())
