@@ -342,7 +342,6 @@ class StandIn:
 
 def start_stand_ins(number: int) -> list[Any]:
     """Their handles. They start in small groups."""
-    connect(1)
     remote: Any = ray.remote(num_cpus=0)(StandIn)
     actors: list[Any] = []
     while len(actors) < number:
@@ -468,7 +467,6 @@ class Trainer:
 
 def measure_whole(setting: Setting, workers: Sequence[int], repeats: int) -> list[dict[str, Any]]:
     """The same run with different numbers of workers, iteration by iteration in turn."""
-    connect(sum(workers))
     experiment = experiment_of(configured(setting))
     with ExitStack() as stack:
         samplers = [
@@ -480,8 +478,9 @@ def measure_whole(setting: Setting, workers: Sequence[int], repeats: int) -> lis
         # The first repeat warms up. Another number of workers begins each time.
         spent = np.empty((repeats + 1, len(workers), 3))
         for repeat in range(repeats + 1):
-            for place in np.roll(np.arange(len(workers)), repeat):
+            for place in np.roll(np.arange(len(workers)), repeat).tolist():
                 spent[repeat, place] = trainers[place].measure()
+                tell(f"repeat {repeat}, {workers[place]} workers: {spent[repeat, place].round(2)}")
 
     shares = np.median(spent[1:, :, 2] / spent[1:, :, 1], axis=0).tolist()
     middle = np.median(spent[1:], axis=0).tolist()
@@ -494,6 +493,11 @@ def measure_whole(setting: Setting, workers: Sequence[int], repeats: int) -> lis
 # --- the result -----------------------------------------------------------------------------------
 
 
+def tell(line: str) -> None:
+    """Show what has been measured."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def measure(plan: Plan) -> dict[str, Any]:
     """All that is measured."""
     # A worker's time, for each kind of task.
@@ -504,13 +508,18 @@ def measure(plan: Plan) -> dict[str, Any]:
             with ProcessPoolExecutor(1, spawn, like_a_worker) as core:
                 found = core.submit(measure_work, setting, plan.long_repeats).result()
             work[setting.of_task] = found._asdict()
+            tell(f"work of {setting.of_task}: {found}")
 
-    # The driver's time.
+    # The driver's time. Ray has cores for the whole meta-iterations, too.
+    connect(sum(plan.workers))
     with threads.one_thread():
         recorded = record()
         learner_s = measure_learner(recorded, plan.repeats)
         actors = start_stand_ins(max(plan.stand_ins))
-        driven = [measure_driver(actors[:n], recorded, plan.repeats) for n in plan.stand_ins]
+        driven = []
+        for number in plan.stand_ins:
+            driven.append(measure_driver(actors[:number], recorded, plan.repeats))
+            tell(f"{driven[-1]}")
     for actor in actors:
         ray.kill(actor)
     rounds_s = [(each.cpu_s - learner_s) / each.rounds for each in driven]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import comparison
 import learning
 import numpy as np
 import pytest
+import ray
+import scaling
 import throughput
 import torch
 import yaml
@@ -23,6 +27,7 @@ from throughput import Sample
 
 from warprl.envs import make_family
 from warprl.launch.cli import main
+from warprl.launch.cluster.connection import connect
 from warprl.launch.errors import RunFailedError
 from warprl.launch.runs import config as configuration
 from warprl.launch.training.cells import Cell
@@ -162,6 +167,75 @@ def test_a_summary_names_what_is_required_of_this_family_only() -> None:
     cheetah = throughput.summarise([replace(each, family=throughput.FAMILIES[0]) for each in ant])
     (ratio,) = (r for r in cheetah["ratios"] if r["quantity"] == "preset.warpgrad")
     assert (ratio["against"], ratio["required"]) == ("raw_all", 0.50)
+
+
+# --- scaling ------------------------------------------------------------------------------------
+
+WORK = scaling.Work(shard_s=1.0, task_s=2.0, epoch_s=0.5)
+FREE = scaling.Driving(learner_s=0.0, round_s=0.0, worker_s=0.0)
+DRIVING = scaling.Driving(learner_s=0.25, round_s=0.01, worker_s=0.001)
+
+
+@pytest.fixture
+def stand_ins() -> Iterator[list[Any]]:
+    """Three of them, whose class is sent by value: workers do not find this program's modules."""
+    ray.cloudpickle.register_pickle_by_value(scaling)  # type: ignore[no-untyped-call]
+    connect(1)
+    actors = scaling.start_stand_ins(3)
+    yield actors
+    for actor in actors:
+        ray.kill(actor)
+    ray.cloudpickle.unregister_pickle_by_value(scaling)  # type: ignore[no-untyped-call]
+
+
+def test_an_iteration_lasts_as_long_as_its_largest_shard_and_its_messages() -> None:
+    model = scaling.Model(tasks=20, epochs=5, work=WORK, driving=DRIVING)
+    assert model.iteration_s(0) == pytest.approx(1 + 20 * 4.5 + 0.25)
+    # 16 workers: four of them have two tasks. Six rounds.
+    assert model.iteration_s(16) == pytest.approx(1 + 2 * 4.5 + 6 * (0.01 + 0.016) + 0.25)
+    assert model.iteration_s(500) == model.iteration_s(20), "no more workers than tasks"
+
+
+def test_without_what_is_not_shared_the_modelled_speed_up_is_the_number_of_workers() -> None:
+    shared = scaling.Model(20, 5, WORK._replace(shard_s=0.0), FREE)
+    assert [shared.speed_up(n) for n in (1, 2, 4, 5, 20)] == pytest.approx([1, 2, 4, 5, 20])
+    driven = shared._replace(driving=DRIVING)
+    assert all(driven.speed_up(n) < shared.speed_up(n) for n in (1, 2, 20))
+
+
+def test_the_line_through_the_driver_s_times_is_not_bent_by_the_longest_of_them() -> None:
+    workers = [1, 2, 4, 64]
+    assert scaling.line(workers, [3 + 2 * n for n in workers]) == pytest.approx((3, 2))
+    offset, _ = scaling.line(workers, [5, 7, 11, 200])  # and not 131
+    assert offset == pytest.approx(3, abs=1.5)
+    assert abs(np.polyfit(workers, [5, 7, 11, 200], 1)[1] - 3) > 2
+
+
+def test_a_stand_in_answers_for_the_largest_subtrees_of_its_shard() -> None:
+    recorded = scaling.record()
+    answers = scaling.answers_of(recorded, [3, 4, 5], 20)
+    facts, sums = answers["AskFacts"].content, answers["AskGradient"].content
+    assert (facts.returns.shape, facts.finite.tolist()) == ((3, 4), [True] * 3)
+    assert list(sums) == [(3, 5), (5, 6)]
+    # Each is as large as it would be by itself.
+    one = scaling.answers_of(recorded, [5], 20)
+    sizes = [len(pickle.dumps(each["AskGradient"], 5)) for each in (answers, one)]
+    assert sizes[0] > 1.9 * sizes[1]
+
+
+@pytest.mark.ray
+def test_the_driver_takes_the_steps_of_a_run_with_stand_ins_that_do_not_load_torch(
+    stand_ins: list[Any],
+) -> None:
+    recorded = scaling.record()
+    found = scaling.measure_driver(stand_ins, recorded, repeats=1)
+    assert (found.workers, found.tasks, found.rounds) == (3, 20, 1 + 5)
+    assert found.cpu_s > 0
+    # Five times the sums of theta_0 and phi: of one subtree at least, and of four at most.
+    sums = 5 * sum(x.nbytes for arrays, *_ in recorded.sums for x in arrays.values()) / 1024
+    assert sums < found.kib_mean < 4 * sums < found.kib_from_worker < 4.1 * sums
+    loaded = [actor.__ray_call__.remote(lambda _: "torch" in sys.modules) for actor in stand_ins]
+    assert ray.get(loaded) == [False] * 3
 
 
 # --- experiments --------------------------------------------------------------------------------
