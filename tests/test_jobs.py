@@ -42,6 +42,11 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(404, "no such package")
         if self.path == "/api/version":
             return self._answer(200, self.server.version)
+        if self.path.endswith("/logs"):
+            return self._answer(200, {"logs": self.server.log})
+        if self.path != "/api/jobs/":
+            (details,) = self.server.jobs
+            return self._answer(200, details)
         self._answer(200, self.server.jobs)
 
     def do_PUT(self) -> None:
@@ -49,6 +54,10 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(200, "")
 
     def do_POST(self) -> None:
+        if self.path.endswith("/stop"):
+            (stopped,) = self.server.jobs
+            stopped |= {"status": self.server.ends_as, "driver_exit_code": 1}
+            return self._answer(200, {"stopped": True})
         asked = self.server.asked = json.loads(self._body())
         self.server.jobs.append(job(asked["submission_id"], metadata=asked["metadata"]))
         self._answer(200, {"job_id": "", "submission_id": asked["submission_id"]})
@@ -83,6 +92,7 @@ class JobServer(ThreadingHTTPServer):
         self.jobs: list[dict[str, Any]] = []
         self.asked: dict[str, Any] = {}
         self.package = b""
+        self.ends_as, self.log = "STOPPED", ""
 
 
 def job(name: str, status: str = "RUNNING", **details: Any) -> dict[str, Any]:
@@ -291,6 +301,38 @@ def test_without_jobs_status_says_so(capsys: pytest.CaptureFixture[str], there: 
     assert main(["status"]) == 0
     assert capsys.readouterr().out == "there are no jobs\n"
     assert refused(capsys, "logs", "first") == "no job 'first': this cluster has none"
+
+
+@pytest.mark.parametrize(
+    ("state", "log", "iteration", "text"),
+    [
+        (
+            "STOPPED",
+            "training\nstopped by SIGTERM and saved at iteration 3, 9 steps\n/runs/first\n",
+            3,
+            "first: stopped: stopped by SIGTERM and saved at iteration 3, 9 steps",
+        ),
+        ("STOPPED", "training\n", None, "first: stopped: it had not begun to train, or its it"),
+        ("STOPPED", "2 runs: 2 stopped\n", None, "first: stopped: 2 runs: 2 stopped"),
+        ("SUCCEEDED", "finished at iteration 9\n", 9, "first: succeeded: finished at iteration 9"),
+        ("FAILED", "warprl: no space\n", None, "first: failed with status 1"),
+    ],
+)
+def test_a_stop_says_what_became_of_the_run(
+    capsys: pytest.CaptureFixture[str],
+    there: JobServer,
+    state: str,
+    log: str,
+    iteration: int | None,
+    text: str,
+) -> None:
+    there.ends_as, there.log = state, log
+    for options in ((), ("--json",)):
+        there.jobs = [job("first", runtime_env={})]
+        assert main(["stop", "first", *options]) == 0
+    said, found = capsys.readouterr().out.splitlines()
+    assert said.startswith(text)
+    assert json.loads(found) == {"job": "first", "state": state.lower(), "iteration": iteration}
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,9 @@ PASSED_ON = ("WARPRL_STORAGE",)  # variables that a job needs as well
 RAYS_GRACE_S = 3  # without that variable
 SLACK_S = 60.0  # after its grace time, in which Ray ends a job by force
 POLL_S = 0.5
-LATEST = re.compile(r"^(?:stopped by \w+ and saved at iteration (\d+)|\d+ runs: ).*$", re.MULTILINE)
+LAST_WORDS = re.compile(
+    r"^(?:(?:finished|stopped by \w+ and saved) at iteration (\d+)|\d+ runs: ).*$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,11 +121,14 @@ def status(job: str | None, address: str | None) -> Outcome[Jobs]:
     """The jobs of a cluster, or one of them. Raises UserError if there is no such job."""
     with server.connected(address) as client:
         found = _submitted(client) if job is None else [_find(client, job)]
+
     # Storage that is not to be reached from here takes its time.
     with ThreadPoolExecutor() as threads:
         rows = list(threads.map(_described, found))
     if not rows:
         return Outcome(Jobs(rows), "there are no jobs")
+
+    # One row a job.
     cells = [
         [row.job, row.state, _shown(row.iteration), _shown(row.started), _shown(row.run)]
         for row in rows
@@ -150,23 +155,28 @@ def stop(job: str, address: str | None) -> Outcome[Stopped]:
     Raises UserError if there is no such job, and RunFailedError if it does not end.
     """
     with server.connected(address) as client:
+        # One that has ended needs nothing.
         details = _find(client, job)
         if details.status.is_terminal():
             return Outcome(
                 Stopped(job, _state(details), None), f"{_ending(details)} before; nothing to stop"
             )
+
+        # Others are given their grace time.
         client.stop_job(job)
         limit = _grace(details) + SLACK_S
         details = _await_end(client, job, limit)
         if not details.status.is_terminal():
             raise RunFailedError(f"{job} has not ended within {limit:g} s: try again")
-        found = list(LATEST.finditer(client.get_job_logs(job)))
+        found = list(LAST_WORDS.finditer(client.get_job_logs(job)))
 
     # Its last words say at which iteration it was saved.
-    said = found[-1][0] if found else f"it had not begun, or {_grace(details):g} s were too short"
     iteration = found[-1][1] if found else None
+    said = [_ending(details), *(match[0] for match in found[-1:])]
+    if not found and details.status == JobStatus.STOPPED:
+        said.append(f"it had not begun to train, or its iteration took over {_grace(details):g} s")
     summary = Stopped(job, _state(details), int(iteration) if iteration else None)
-    return Outcome(summary, f"{_ending(details)}: {said}")
+    return Outcome(summary, ": ".join(said))
 
 
 def place_of(job: str, address: str | None) -> str:
