@@ -11,7 +11,7 @@
 From the first two it models the time of a meta-iteration, and the speed-up over one core, with 1 to
 256 workers. All but the clock of ``whole`` is processor time, which other work on the machine
 changes little, and all values are medians over repeats. Writes ``results/scaling.json`` and
-``results/scaling.png``, and prints the tables of ``docs/scaling.md``. ``--quick`` is a rehearsal
+``results/scaling.png``, and prints the tables. ``--quick`` is a rehearsal
 with few tasks and workers, which writes nothing.
 """
 
