@@ -80,6 +80,23 @@ def interrupted(first: RunConfig, then: RunConfig, folder: Path) -> History:
     return History(before.metrics + after.metrics, after.tensors, after.scalars)
 
 
+@pytest.mark.parametrize("agent", ["maml-trpo", "warpgrad"])
+def test_results_do_not_depend_on_the_threads_that_torch_may_use(agent: str) -> None:
+    options = {"workers": 0, "tasks": 2, "seed": 3}
+    # Large enough for torch to share out the sums over parameters.
+    settings = ["policy.hidden=[128,128]", "adaptation.episodes=2"]
+    config = resolve("point-navigation-v1", agent, options, settings)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            found.append(alone(config, 2))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
 class Apart:
     """A sampler whose meta-batches are held in parts, each of which computes its own sums."""
 

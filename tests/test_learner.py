@@ -135,18 +135,26 @@ def expected_gradients(p: Problem, init: str = "maml") -> tuple[Params, Params]:
     """Of theta_0 and phi, by the naive loop over all tasks and states."""
     setting = p.setting()
 
-    def initial(theta_0: Params) -> Tensor:
-        terms = [naive.init_objective(init, setting, theta_0, p.phi, q) for q in p.paths]
+    def initial(theta_0: Params, phi: Params) -> Tensor:
+        terms = [naive.init_objective(init, setting, theta_0, phi, q) for q in p.paths]
         return torch.stack(terms).mean()
 
-    theta = naive.gradient(initial, p.theta_0)
-    return theta, naive.gradient(lambda phi: naive.exact(setting, p.theta_0, phi, p.paths), p.phi)
+    def warps(phi: Params) -> Tensor:
+        # With a single inner step both descend MAML's objective, from where theta_0 is now.
+        if init == "maml" and p.trajectory.points == 2:
+            return initial(p.theta_0, phi)
+        return naive.exact(setting, p.theta_0, phi, p.paths)
+
+    theta = naive.gradient(lambda theta_0: initial(theta_0, p.phi), p.theta_0)
+    return theta, naive.gradient(warps, p.phi)
 
 
+@pytest.mark.parametrize("steps", [1, STEPS])
 @pytest.mark.parametrize("init", ["maml", "fomaml"])
 def test_online_takes_one_step_along_the_mean_gradient_over_all_states(
-    problem: Problem, init: InitKind
+    init: InitKind, steps: int
 ) -> None:
+    problem = make_problem("residual", steps, tasks=TASKS)
     state, report = update(
         problem, with_adam(replace(ONLINE, init=init), warp_lr=0.01, init_lr=0.02)
     )
@@ -482,6 +490,33 @@ def test_a_task_that_is_not_finite_is_found_in_whichever_part_it_is(
     assert report.diverged == (task,)
     assert report.metrics["meta_steps"] == 3 * 2
     assert found.step_scale == 1.0
+
+
+@dataclass(frozen=True)
+class Infinite:
+    """A meta-loss that is infinite on the data of one task, where its slope stays finite."""
+
+    inner: OuterLoss
+    first: Tensor  # observation of the task's last rollout
+
+    def __call__(
+        self, theta: Params, phi: Params, batch: Batch, kl_coefficient: float
+    ) -> MetaLossValue:
+        value = self.inner(theta, phi, batch, kl_coefficient)
+        there = (batch.obs[:, 0] == self.first).all(-1)
+        return value._replace(loss=value.loss + torch.where(there, np.inf, 0.0))
+
+
+def test_a_loss_that_is_infinite_counts_nothing_although_its_slope_is_finite(
+    problem: Problem,
+) -> None:
+    first = problem.trajectory.data.obs[3, STEPS, 0]
+    loss = Infinite(OuterLoss(problem.policy, CLIP), first)
+    found, report = update(problem, replace(ONLINE, init="fixed"), meta_loss=loss)
+    assert report.diverged == (3,) and np.isfinite(report.metrics["meta_loss"])
+    assert all(bool(torch.isfinite(x).all()) for x in found.to_tensors().values())
+    calm, _ = update(problem, replace(ONLINE, init="fixed"))
+    assert not same_bits(found.phi, calm.phi)
 
 
 def test_names_are_those_of_the_meta_batch_not_of_the_rows(problem: Problem) -> None:

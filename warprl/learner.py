@@ -24,6 +24,7 @@ from warprl.meta_batch import MetaBatch, finite_tasks
 from warprl.natural_step import Trpo, natural_step
 from warprl.objective import InitKind, LookAhead, Objective, TwoTimeScale
 from warprl.sums import Gradients, mean_gradients
+from warprl.threads import one_thread
 from warprl.trajectories import Selection, draw
 from warprl.types import Params
 
@@ -191,9 +192,10 @@ class Learner:
             number changes.
         """
         diverged = frozenset(batch.task[~batch.finite].tolist())
-        if isinstance(self.config.outer, Trpo):
-            return self._trust_region(self.config.outer, state, batch, diverged)
-        return self._descend(self.config.outer, state, batch, diverged, rng)
+        with one_thread():  # several would add up the numbers of a large tensor in another order
+            if isinstance(self.config.outer, Trpo):
+                return self._trust_region(self.config.outer, state, batch, diverged)
+            return self._descend(self.config.outer, state, batch, diverged, rng)
 
     def _descend(
         self,
