@@ -60,6 +60,17 @@ def test_results_have_the_same_bits_for_any_number_of_workers(
         assert run.history(ITERATIONS) == expected
 
 
+@pytest.mark.ray
+def test_a_step_in_a_trust_region_has_the_same_bits_on_workers() -> None:
+    settings = ["policy.hidden=[8,8]", "adaptation.episodes=2", "outer.type=trpo"]
+    here, there = (
+        resolve("point-navigation-v1", "warp-leap", {"workers": n, "tasks": 5, "seed": 3}, settings)
+        for n in (0, 3)
+    )
+    with running(there) as run:
+        assert run.history(2) == alone(here, 2)
+
+
 def test_another_seed_gives_another_run(family: str, expected: History) -> None:
     assert alone(small(family, seed=4), iterations=1).metrics[0] != expected.metrics[0]
 
