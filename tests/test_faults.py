@@ -136,7 +136,7 @@ def test_workers_end_if_not_all_of_them_start(monkeypatch: pytest.MonkeyPatch) -
     assert caught.tb is not None
 
 
-def mortal(deaths: int, log: Path, sleeps: bool = False) -> Any:
+def mortal(deaths: int, log: Path, sleeps: bool = False, restarts: int = -1) -> Any:
     """A worker that ends its process, or falls asleep, so many times; it counts in a file."""
 
     class Mortal:  # local, and without our types, for its workers import nothing of ours
@@ -147,7 +147,7 @@ def mortal(deaths: int, log: Path, sleeps: bool = False) -> Any:
                 time.sleep(999) if sleeps else os._exit(1)
             return f"{question} of {shard.indices}"
 
-    worker: Any = ray.remote(num_cpus=0, max_restarts=-1)(Mortal).remote()
+    worker: Any = ray.remote(num_cpus=0, max_restarts=restarts)(Mortal).remote()
     ray.get(worker.__ray_ready__.remote())
     return worker
 
@@ -197,4 +197,4 @@ def test_a_shard_that_hangs_every_worker_is_given_up_and_the_limit_named(tmp_pat
 def test_a_run_ends_if_all_workers_are_lost_and_none_comes_back(tmp_path: Path) -> None:
     start_ray()
     with pytest.raises(RunFailedError, match="all 1 workers were lost, and none came back"):
-        ask_one(mortal(99, tmp_path / "log"), 60.0, restart_timeout_s=1e-3)
+        ask_one(mortal(99, tmp_path / "log", restarts=0), 60.0, restart_timeout_s=1.0)
