@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -19,6 +20,8 @@ from warprl.launch.cluster.probe import TOKEN
 from warprl.launch.errors import RunFailedError, UserError, one_line
 
 CONNECT_S, FIRST_ANSWER_S, ANSWER_S = 5.0, 10.0, 120.0
+AGENT_S = 90.0  # in which the head runs its first job; its server answers earlier
+NO_AGENT = "No available agent"
 URL = "http://HOST:8265"
 TALKATIVE = (  # loggers of Ray's that would tell of each upload
     "ray.dashboard.modules.dashboard_sdk",
@@ -39,8 +42,13 @@ class Client(JobSubmissionClient):
         self._answer_s = ANSWER_S  # for it may be busy, but it is there
 
     def _do_request(self, method: str, endpoint: str, **settings: Any) -> Any:
-        limits = (CONNECT_S, self._answer_s)
-        return super()._do_request(method, endpoint, timeout=limits, **settings)
+        limits, deadline = (CONNECT_S, self._answer_s), time.monotonic() + AGENT_S
+        while True:
+            found = super()._do_request(method, endpoint, timeout=limits, **settings)
+            unready = found.status_code == 500 and NO_AGENT in found.text
+            if not unready or time.monotonic() > deadline:
+                return found
+            time.sleep(1.0)
 
     def _raise_error(self, r: requests.Response) -> NoReturn:
         reason = (r.text.strip().splitlines() or ["no reason given"])[-1]  # a traceback's last line
