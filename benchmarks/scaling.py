@@ -29,7 +29,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 from types import ModuleType
@@ -351,13 +351,11 @@ def start_stand_ins(number: int) -> list[Any]:
     return actors
 
 
+@dataclass
 class Observed(Crew):
     """A crew that keeps what it was answered, round by round."""
 
-    def __post_init__(self) -> None:
-        """Nothing so far."""
-        super().__post_init__()
-        self.rounds: list[list[Answer]] = []
+    rounds: list[list[Answer]] = field(default_factory=list)
 
     def ask(
         self, pieces: Sequence[Piece], start: Start, question: Question
@@ -387,7 +385,7 @@ def answers_of(recorded: Recorded, indices: Sequence[int], tasks: int) -> dict[s
         # Pickle would write the same object only once.
         AskGradient.__name__: {span: copy.deepcopy(recorded.sums) for span in spans},
     }
-    return {name: Answer(what, Timing(), 0.0) for name, what in content.items()}
+    return {name: Answer(what, Timing()) for name, what in content.items()}
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ the same bits however many threads compute it and however the tasks are spread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -212,13 +213,9 @@ class InMemory:
                 chunks = self._chunks(which.tasks, 1)
                 jobs += [(partial(self._of_tasks, at), chunk) for chunk in chunks]
 
-        # The sums of each task, in the order of the chunks.
-        leaves: dict[Span, GradientSums] = {}
-        for found in self._map(lambda job: finite_part(*job), jobs):
-            for position, sums in found:
-                span = position, position + 1
-                leaves[span] = joined(leaves[span], sums) if span in leaves else sums
-        return self._subtrees(leaves, joined)
+        # The sums, in the order of the chunks.
+        found = self._map(lambda job: finite_part(*job), jobs)
+        return self._subtrees(chain.from_iterable(found), joined)
 
     def curvature_parts(
         self, at: At, group: Group, which: Selection, vector: Tensor
@@ -245,18 +242,16 @@ class InMemory:
                 self.objective, P.broadcast(leaves, len(chunk)), at.phi, rows, 0.0
             ).kl
 
-        def part(chunk: Indices) -> Tensor:
-            leaves = P.leaves(at.phi if group == "phi" else at.theta)
-            return hessian_product(kl(chunk, leaves).sum(), leaves, vector)
-
-        # The products of each task, in the order of its chunks.
+        # The products of single tasks, in the order of the chunks.
         numbers, size = (which.states, self.steps) if group == "phi" else (which.tasks, 1)
-        chunks = [piece for own in _by_task(numbers, size) for piece in _split(own, self.chunk)]
-        leaves: dict[Span, Tensor] = {}
-        for chunk, found in zip(chunks, self._map(part, chunks), strict=True):
-            span = int(chunk[0]) // size, int(chunk[0]) // size + 1
-            leaves[span] = leaves[span] + found if span in leaves else found
-        return self._subtrees(leaves, torch.add)
+
+        def of_chunk(chunk: Indices) -> tuple[int, Tensor]:
+            leaves = P.leaves(at.phi if group == "phi" else at.theta)
+            product = hessian_product(kl(chunk, leaves).sum(), leaves, vector)
+            return int(chunk[0]) // size, product
+
+        chunks = _of_single_tasks(numbers, size, self.chunk)
+        return self._subtrees(self._map(of_chunk, chunks), torch.add)
 
     def _of_states(self, at: At, numbers: Indices) -> list[Leaf]:
         """phi's objective over some states, and theta_0's where it comes out on the way.
@@ -290,9 +285,7 @@ class InMemory:
         rows = trajectories.select(self.trajectory, self._numbers(numbers, 1))
         gradient, value = init_gradient(self.objective, at.theta, at.phi, rows, at.kl_coefficient)
         found = row_by_row(gradient, value, rows.task)
-        return [
-            (name, GradientSums(init=s)) for name, s in zip(rows.task.tolist(), found, strict=True)
-        ]
+        return _leaves(rows.task, [GradientSums(init=own) for own in found])
 
     def _common_loss(self, at: At) -> AdaptedLoss | None:
         """The loss that phi and theta_0 both descend, if they descend the same one.
@@ -333,7 +326,7 @@ class InMemory:
         """States or tasks that are differentiated together: of one task, unless phi is stacked."""
         if self.stacked:
             return _split(numbers, self.chunk)
-        return [chunk for own in _by_task(numbers, size) for chunk in _split(own, self.chunk)]
+        return _of_single_tasks(numbers, size, self.chunk)
 
     @property
     def _positions(self) -> Span:
@@ -341,8 +334,13 @@ class InMemory:
         return self.whole or (0, int(self.task[-1]) + 1)
 
     def _subtrees(
-        self, leaves: Mapping[Span, Answer], join: Callable[[Answer, Answer], Answer]
+        self, parts: Iterable[tuple[int, Answer]], join: Callable[[Answer, Answer], Answer]
     ) -> dict[Span, Answer]:
+        """The sums of the largest subtrees here, of parts that each belong to one position."""
+        leaves: dict[Span, Answer] = {}
+        for position, part in parts:
+            span = position, position + 1
+            leaves[span] = join(leaves[span], part) if span in leaves else part
         here = int(self.task[0]), int(self.task[-1]) + 1
         sums = {s: tree.total(s, leaves, join) for s in tree.subtrees(self._positions, here)}
         return {span: found for span, found in sums.items() if found is not None}
@@ -409,6 +407,9 @@ def _split(numbers: Indices, size: int) -> list[Indices]:
     return [numbers[i : i + size] for i in range(0, len(numbers), size)]
 
 
-def _by_task(numbers: Indices, size: int) -> list[Indices]:
-    """Numbers in ascending order, in groups of one task each, which has ``size`` of them."""
-    return np.split(numbers, np.flatnonzero(np.diff(numbers // size)) + 1) if len(numbers) else []
+def _of_single_tasks(numbers: Indices, size: int, chunk: int) -> list[Indices]:
+    """Ascending numbers in chunks of one task each, which has ``size`` of them."""
+    if not len(numbers):
+        return []
+    own = np.split(numbers, np.flatnonzero(np.diff(numbers // size)) + 1)
+    return [part for of_task in own for part in _split(of_task, chunk)]

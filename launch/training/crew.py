@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,10 +49,8 @@ class Crew:
     timeout_s: float
     restart_timeout_s: float
     lost: int = 0  # workers, so far
-
-    def __post_init__(self) -> None:
-        """All workers are there."""
-        self._away: dict[int, Any] = {}  # lost workers, each with the sign that it is back
+    # Lost workers, each with the sign that it is back.
+    _away: dict[int, Any] = field(default_factory=dict, init=False)
 
     def living(self) -> list[int]:
         """The numbers of the workers that are there."""

@@ -8,7 +8,6 @@ at any time.
 
 from __future__ import annotations
 
-import time
 import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -108,11 +107,10 @@ class AskCurvature:
 
 
 class Answer(NamedTuple):
-    """The answer to a question, and the seconds of sampling and of answering that it took."""
+    """The answer to a question, and the seconds that its trajectories took if it made them."""
 
     content: Any
     sampling: Timing
-    answering: float
 
 
 class Worker:
@@ -135,9 +133,7 @@ class Worker:
         key, timing = tuple(shard.indices), Timing()
         if key not in self._here:
             self._here[key], timing = self._sample(shard, start)
-        began = time.perf_counter()
-        content = question(self._here[key])
-        return Answer(content, timing, time.perf_counter() - began)
+        return Answer(question(self._here[key]), timing)
 
     def _sample(self, shard: Shard, start: Start) -> tuple[InMemory, Timing]:
         named, agent = to_tensors(ray.get(start.parameters)), self._agent
