@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ from ray import _raylet
 from ray._private import ray_constants
 from ray.exceptions import RayError
 
+from warprl.launch.background import in_background
 from warprl.launch.cluster import address as addresses
 from warprl.launch.cluster.address import DEFAULTS, ClusterOptions
 from warprl.launch.cluster.nodes import require_able
@@ -38,21 +38,23 @@ def prepare(
     families: Collection[str],
     options: ClusterOptions = DEFAULTS,
     say: Say = lambda line: None,
+    free: bool = True,
 ) -> None:
     """Connect to Ray, and make sure that workers for these task families can start.
 
     Raises UserError, in one line, if they cannot.
 
     Args:
-        workers: how many; each needs a CPU that is free.
+        workers: how many; each needs a CPU.
         families: what they train, each a name.
         options: how to treat a cluster.
         say: called with a line if there are not enough CPUs yet.
+        free: whether CPUs that are taken do not count.
     """
     starts = not ray.is_initialized() and addresses.named() is None
     connect(workers, options)
     if not starts:  # otherwise it has just started with enough
-        require_cpus(workers, options.wait_s, say)
+        require_cpus(workers, options.wait_s, say, free)
     require_nodes(families)
 
 
@@ -194,19 +196,7 @@ def _lasting(start: Callable[[], object]) -> None:
     if threading.current_thread() is threading.main_thread():
         start()
         return
-    started: Future[None] = Future()
-
-    def work() -> None:
-        try:
-            start()
-        except BaseException as error:
-            started.set_exception(error)
-        else:
-            started.set_result(None)
-            threading.Event().wait()
-
-    threading.Thread(target=work, name="starts-ray", daemon=True).start()
-    started.result()
+    in_background(start, "starts-ray", lasting=True).result()
 
 
 @contextmanager

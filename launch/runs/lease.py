@@ -21,7 +21,6 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from warprl.launch.errors import RunFailedError, UserError, os_errors
@@ -115,12 +114,7 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give the lease back, unless somebody else has it."""
         self._ended.set()
         self._thread.join(storage.PATIENCE_S)

@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from warprl import checkpoint as checkpoints
@@ -55,12 +54,7 @@ class Mirror:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Upload what is left, and keep the copy if that fails.
 
         Raises RunFailedError then, or warns if another error is on its way.

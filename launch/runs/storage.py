@@ -10,16 +10,15 @@ from __future__ import annotations
 import os
 import posixpath
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from warprl.launch.background import in_background
 from warprl.launch.errors import UserError, one_line
 
 T = TypeVar("T")
@@ -300,15 +299,7 @@ def _first(values: Mapping[str, str], *names: str) -> str:
 
 def _within(seconds: float, work: Callable[[], T]) -> T:
     """The result of ``work``. Raises TimeoutError, an OSError, if it takes longer."""
-    done: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="opens-storage", daemon=True).start()
+    done = in_background(work, "opens-storage")
     try:
         return done.result(seconds)
     except TimeoutError:

@@ -14,7 +14,7 @@ from typing import Any, Self
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.tune import Checkpoint, PlacementGroupFactory
 
-from warprl.launch.cluster.connection import connect, require_cpus, require_nodes
+from warprl.launch.cluster.connection import prepare
 from warprl.launch.errors import UserError
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import stored
@@ -83,9 +83,7 @@ class WarpGrad(Algorithm):
         self._progress = Progress.begin(self._experiment)
         self._resources = ExitStack()
         if workers := self._run.compute.workers:
-            connect(workers)
-            require_cpus(workers, free=False)  # Tune may have reserved them
-            require_nodes([self._run.family])
+            prepare(workers, [self._run.family], free=False)  # Tune may have reserved the CPUs
         self._sampler = self._resources.enter_context(sampling(self._run, self._experiment))
 
     @property
