@@ -46,7 +46,7 @@ def _train(given: Mapping[str, Any], rest: Sequence[str]) -> Command:
     run, storage = given["run"], given["storage"]
     place = None if run is None else run if storage is None else folders.below(storage, run)
     place = _lasting(place, "--run")
-    name = _last(place)
+    name = name_of(place)
     if not folders.NAME.fullmatch(name):
         raise UserError(f"--run {run!r}: ends with no name of a run")
 
@@ -62,7 +62,7 @@ def _resume(given: Mapping[str, Any], rest: Sequence[str]) -> Command:
     place = _lasting(given["run"], "RUN")
     if given["iterations"] is not None:
         whole_number("iterations", given["iterations"], 1)
-    return Command(["resume", *rest], place, _last(place), _families(place))
+    return Command(["resume", *rest], place, name_of(place), _families(place))
 
 
 def _sweep(given: Mapping[str, Any], rest: Sequence[str]) -> Command:
@@ -82,11 +82,6 @@ def _lasting(run: str | None, what: str) -> str:
     if not os.path.isabs(place):
         raise UserError(f"{what}: {LOST}")
     return os.path.normpath(place)
-
-
-def _last(place: str) -> str:
-    """The last part of a path or a URI."""
-    return name_of(place) if is_uri(place) else Path(place).name
 
 
 def _families(place: str) -> list[str]:

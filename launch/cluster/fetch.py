@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +16,7 @@ from warprl.launch.cluster import jobs
 from warprl.launch.errors import RunFailedError, UserError, os_errors, writing
 from warprl.launch.outcome import Document, Outcome
 from warprl.launch.runs import folders, lease
-from warprl.launch.runs.copies import CHECKPOINTS, CONFIG, METRICS, name_of
+from warprl.launch.runs.copies import CHECKPOINTS, CONFIG, METRICS, download, name_of
 from warprl.launch.runs.storage import Store, is_uri, open_place
 
 OWN = (lease.FILE, "lock")  # files of the process that writes a run
@@ -54,8 +53,7 @@ def fetch(run: str, to: str | None, address: str | None) -> Outcome[Fetched]:
                 f"{source} is no run that can be read from here: on the cluster, it may lie on a "
                 "disk that this machine has not mounted"
             )
-    name = name_of(source) if is_uri(source) else Path(source).name
-    target = folders.root() / name if to is None else Path(to)
+    target = folders.root() / name_of(source) if to is None else Path(to)
     if os.path.lexists(target):
         raise UserError(f"{target} exists: choose another folder with --to")
 
@@ -76,12 +74,8 @@ def fetch(run: str, to: str | None, address: str | None) -> Outcome[Fetched]:
 
 def _copy(store: Store, copy: Path) -> None:
     """Copy what a run has. Its log comes last, so that it is not behind the checkpoints."""
-    for name in sorted(store.files(), key=lambda name: name == METRICS):
-        target = copy / name
-        if name not in OWN:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # removed meanwhile
-                target.write_bytes(store.read(name))
+    names = [name for name in store.files() if name not in OWN]
+    download(store, copy, sorted(names, key=lambda name: name == METRICS))
 
     # Training may have removed the oldest checkpoint in the middle of this.
     for iteration in checkpoints.iterations(copy / CHECKPOINTS):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -57,33 +57,64 @@ def survey(families: Collection[str] = (), limit_s: float = ANSWER_S) -> list[No
         The nodes by address.
     """
     # A node may lack this package, so the function that it runs is sent along.
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    alive = [node for node in nodes if node["Alive"]]
     cloudpickle.register_pickle_by_value(facts)  # type: ignore[no-untyped-call]
     try:
-        describe = ray.remote(num_cpus=0, max_retries=0)(facts.describe)
-        asked = [
-            describe.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(families)
-            for node in alive
-        ]
+        answers = ask(facts.describe, families, limit_s=limit_s)
     finally:
         cloudpickle.unregister_pickle_by_value(facts)  # type: ignore[no-untyped-call]
+
+    found = []
+    for node, answer in answers:
+        if isinstance(answer, GetTimeoutError):
+            node = replace(node, fault=f"no answer for {limit_s:g} s")
+        elif isinstance(answer, RayError):
+            node = replace(node, fault=f"no task runs: {reason(answer)}")
+        else:
+            node = described(node, answer)
+        found.append(node)
+    return sorted(found, key=lambda node: node.address)
+
+
+def ask(
+    function: Callable[..., Any], *arguments: Any, limit_s: float = ANSWER_S, able: bool = False
+) -> list[tuple[Node, Any]]:
+    """Run a function on every living node at the same time.
+
+    Args:
+        function: what each node runs; it needs no CPU.
+        arguments: of the function.
+        limit_s: seconds after which a node counts as silent.
+        able: whether to leave out nodes that offer no CPU.
+
+    Returns:
+        Each node, with its answer or the RayError in place of one: of one that is silent, a
+        GetTimeoutError.
+    """
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = [n for n in nodes if n["Alive"] and (n["Resources"].get("CPU") or not able)]
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    asked = [
+        task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(*arguments)
+        for node in alive
+    ]
     ray.wait(asked, num_returns=len(asked), timeout=limit_s)
 
     # Whoever has not answered by now does not answer.
-    found = []
-    for node, answer in zip(alive, asked, strict=True):
+    found: list[tuple[Node, Any]] = []
+    for node, request in zip(alive, asked, strict=True):
         here = Node(node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0))
         try:
-            here = described(here, ray.get(answer, timeout=0))
-        except GetTimeoutError:
-            here = replace(here, fault=f"no answer for {limit_s:g} s")
+            found.append((here, ray.get(request, timeout=0)))
         except RayError as error:
-            here = replace(here, fault=f"no task runs: {one_line(getattr(error, 'cause', error))}")
-        found.append(here)
-    return sorted(found, key=lambda node: node.address)
+            found.append((here, error))
+    return found
+
+
+def reason(error: RayError) -> str:
+    """Why a node has not answered, without Ray's traceback."""
+    return one_line(getattr(error, "cause", error))
 
 
 def described(node: Node, said: dict[str, Any]) -> Node:

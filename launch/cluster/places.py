@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 
-import ray
 from ray.exceptions import GetTimeoutError, RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from warprl.launch.cluster import nodes
 from warprl.launch.errors import RunFailedError, UserError, one_line, os_errors
 from warprl.launch.runs.storage import open_place
-
-ANSWER_S = 60.0
 
 
 def require_shared(place: str) -> None:
@@ -31,28 +28,16 @@ def require_shared(place: str) -> None:
 
 
 def _ask(place: str, mark: str) -> dict[str, str]:
-    """What is wrong on each node that does not find the mark, by its address."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    able = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
-    look = ray.remote(num_cpus=0, max_retries=0)(_look)
-    asked = {
-        node["NodeManagerAddress"]: look.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(place, mark)
-        for node in able
-    }
-    ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_S)
-
-    # Whoever has not answered by now does not answer.
+    """What is wrong on each node with CPUs that does not find the mark, by its address."""
     faults = {}
-    for address, answer in asked.items():
-        try:
-            faults[address] = ray.get(answer, timeout=0)
-        except GetTimeoutError:
-            faults[address] = f"does not say whether it reaches {place}"
-        except RayError as error:
-            faults[address] = f"runs no task: {one_line(getattr(error, 'cause', error))}"
-    return {address: fault for address, fault in faults.items() if fault}
+    for node, answer in nodes.ask(_look, place, mark, able=True):
+        if isinstance(answer, GetTimeoutError):
+            answer = f"does not say whether it reaches {place}"
+        elif isinstance(answer, RayError):
+            answer = f"runs no task: {nodes.reason(answer)}"
+        if answer:
+            faults[node.address] = answer
+    return faults
 
 
 def _look(place: str, mark: str) -> str:

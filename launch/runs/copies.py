@@ -57,9 +57,11 @@ def address(path: Path) -> str:
     return str(path) if place is None else "/".join(filter(None, (place.uri, place.path)))
 
 
-def name_of(uri: str) -> str:
-    """The last part of a URI, as a file name."""
-    name = unquote(urlsplit(uri).path).rpartition("/")[2]
+def name_of(place: str) -> str:
+    """The last part of a path or a URI, as a file name."""
+    if not storage.is_uri(place):
+        return Path(place).name
+    uri, name = place, unquote(urlsplit(place).path).rpartition("/")[2]
     if not name:
         raise UserError(f"{uri} is not a run: name one in it, such as {uri}/first")
     return name
@@ -104,14 +106,14 @@ def fetch(uri: str, checkpoint: int | None = None) -> Path:
         if CONFIG not in store.names():
             raise UserError(_missing(store))
         files = store.files()
-        _download(store, copy, (name for name in files if name == CONFIG or _in(name, IMPORTED)))
+        download(store, copy, (name for name in files if name == CONFIG or _in(name, IMPORTED)))
         known = iterations(files)
         if checkpoint is not None and checkpoint not in known:
             hint = f"there are checkpoints of iterations {', '.join(map(str, known)) or 'none'}"
             raise UserError(f"{uri} has no checkpoint {checkpoint}; {hint}")
         _fetch_checkpoint(store, copy, known if checkpoint is None else [checkpoint])
         # The log comes last, so that it is not behind the checkpoint.
-        _download(store, copy, [METRICS])
+        download(store, copy, [METRICS])
     return copy
 
 
@@ -129,7 +131,7 @@ def refresh(copy: Path, store: Store) -> None:
     known, mine = iterations(files), checkpoints.iterations(copy / CHECKPOINTS)
     if max(known, default=-1) > max(mine, default=-1):
         _fetch_checkpoint(store, copy, [number for number in known if number not in mine])
-        _download(store, copy, [METRICS])
+        download(store, copy, [METRICS])
 
 
 def fetch_evaluations(copy: Path) -> None:
@@ -139,7 +141,7 @@ def fetch_evaluations(copy: Path) -> None:
         store = open_store(place.uri)
         with os_errors(UserError, f"cannot read {place.uri}"):
             files = store.files("evaluation")
-            _download(store, copy, (name for name in files if name.endswith("/summary.json")))
+            download(store, copy, (name for name in files if name.endswith("/summary.json")))
 
 
 def publish(path: Path) -> None:
@@ -196,7 +198,7 @@ def _fetch_checkpoint(store: Store, copy: Path, wanted: Iterable[int]) -> None:
     """
     for number in wanted:
         names = store.files(f"{CHECKPOINTS}/{number}")
-        _download(store, copy, names)
+        download(store, copy, names)
         try:
             checkpoints.load(copy / CHECKPOINTS, number)
         except CheckpointError:
@@ -204,7 +206,7 @@ def _fetch_checkpoint(store: Store, copy: Path, wanted: Iterable[int]) -> None:
         return
 
 
-def _download(store: Store, copy: Path, names: Iterable[str]) -> None:
+def download(store: Store, copy: Path, names: Iterable[str]) -> None:
     """Download files; one that has been removed in the meantime is left out."""
     for name in names:
         try:

@@ -67,7 +67,7 @@ def create(name: str, storage: str | None = None) -> Path:
 def require_new(name: str, storage: str | None = None) -> None:
     """Raise UserError unless :func:`create` can make a run of this name: none is used again."""
     place = _new_place(name, storage)
-    last = copies.name_of(place) if is_uri(place) else Path(place).name
+    last = copies.name_of(place)
     if not NAME.fullmatch(last):
         raise UserError(
             f"run name {last!r}: use up to 100 letters, digits, dots, dashes and underscores"

@@ -97,6 +97,16 @@ def open_run(folder: Path, iteration: int | None) -> StoredRun:
     )
 
 
+def newest(folder: Path, config: RunConfig) -> Checkpoint | None:
+    """The newest intact checkpoint of a run; None if it was stopped before its first.
+
+    Raises UserError if there are only broken ones.
+    """
+    if not checkpoints.iterations(folder / "checkpoints"):
+        return None
+    return load_checkpoint(folder, config, None)
+
+
 def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> Checkpoint:
     """Load a checkpoint that fits ``config``, with a warning for each newer one that is broken.
 

@@ -35,7 +35,6 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 from annotated_types import Gt, MinLen
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from warprl import checkpoint as checkpoints
 from warprl.launch.errors import UserError
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import copies, folders, stored
@@ -297,6 +296,5 @@ def _done(run: str, wanted: RunConfig) -> int | None:
             )
         if (folder / copies.IMPORTED).is_dir():
             raise UserError(f"{run} was started from an imported policy: move it away")
-        if not checkpoints.iterations(folder / "checkpoints"):
-            return 0
-        return stored.load_checkpoint(folder, found, None).iteration
+        saved = stored.newest(folder, found)
+        return saved.iteration if saved else 0

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Protocol
 
 from rich.console import Console
 
-from warprl import checkpoint as checkpoints
 from warprl.agents.inner import AdaptationConfig, GradientAdaptation, MemoryAdaptation
 from warprl.checkpoint import Checkpoint
 from warprl.launch.cluster.address import DEFAULTS, ClusterOptions, named
@@ -117,10 +116,8 @@ def resume(
     configuration.require_device(config)
     folders.require_writable(folder, "checkpoints", "tensorboard")
     with folders.hold(folder, config.output.keep) as lease:
-        saved = None
-        if checkpoints.iterations(folder / "checkpoints"):
-            saved = stored.load_checkpoint(folder, config, None)
-        else:
+        saved = stored.newest(folder, config)
+        if saved is None:
             stored.initial(folder, config)  # so that damage is found here, before Ray starts
         done = saved.iteration if saved else 0
         with _writing(folder):  # here already, so that a damaged file is refused before Ray starts
@@ -163,9 +160,8 @@ def start_or_resume(
         raise UserError(f"{place} exists with {key} = {before}, not {now}: choose another name")
 
     # Whatever is left of it is trained.
-    done = 0
-    if checkpoints.iterations(folder / "checkpoints"):
-        done = stored.load_checkpoint(folder, found, None).iteration
+    saved = stored.newest(folder, found)
+    done = saved.iteration if saved else 0
     if done >= config.iterations:
         last = read(folder / "metrics.jsonl", done)[-1]
         return _outcome(folder, config, last)
