@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from warprl import checkpoint
+from warprl.launch.cli import main
 from warprl.launch.runs import config, stored
 from warprl.learner import LearnerState
 from warprl.params import tree_map
 
 SMALL = ("tasks=2", "adaptation.episodes=2", "adaptation.steps=1", "policy.hidden=[8]")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:
+    """The one line that a command prints before it exits with this status."""
+    assert main(arguments) == status
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("warprl: ")
+    assert output.err.count("\n") == 1 and output.err.endswith("\n")
+    return output.err.removeprefix("warprl: ").rstrip()
 
 
 def fabricate(

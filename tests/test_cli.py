@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import ray
-from helpers_launch import fabricate
+from helpers_launch import fabricate, refused
 
 from warprl import __version__, checkpoint
 from warprl.agents.presets import PRESETS
@@ -43,17 +43,6 @@ def _no_ray_of_other_tests() -> None:
 @pytest.fixture(autouse=True)
 def _own_runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WARPRL_RUNS", str(tmp_path))
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a command with bad input prints before it exits with status 2."""
-    status = main(arguments)
-    output = capsys.readouterr()
-    assert status == 2
-    assert output.out == ""
-    assert output.err.startswith("warprl: ")
-    assert output.err.count("\n") == 1
-    return output.err.removeprefix("warprl: ").rstrip()
 
 
 def test_help_and_version_load_nothing_heavy() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import ray
 from helpers_cluster import free_port, head_of, listening
+from helpers_launch import refused
 
 import warprl
 from warprl.launch import doctor
@@ -35,12 +36,9 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line in which a command is refused; it must not have written anything."""
-    assert main(arguments) == 2
+    line = refused(capsys, *arguments)
     assert os.listdir() == []
-    out, err = capsys.readouterr()
-    (line,) = err.splitlines()
-    assert out == ""
-    return line.removeprefix("warprl: ")
+    return line
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import ray
-from helpers_launch import fabricate
+from helpers_launch import fabricate, refused
 from ray.job_submission import JobDetails
 
 from warprl.launch.cli import main
@@ -59,6 +59,8 @@ class Handler(BaseHTTPRequestHandler):
             stopped |= {"status": self.server.ends_as, "driver_exit_code": 1}
             return self._answer(200, {"stopped": True})
         asked = self.server.asked = json.loads(self._body())
+        if self.server.refusals:
+            return self._answer(500, self.server.refusals.pop())
         self.server.jobs.append(job(asked["submission_id"], metadata=asked["metadata"]))
         self._answer(200, {"job_id": "", "submission_id": asked["submission_id"]})
 
@@ -93,6 +95,7 @@ class JobServer(ThreadingHTTPServer):
         self.asked: dict[str, Any] = {}
         self.package = b""
         self.ends_as, self.log = "STOPPED", ""
+        self.refusals: list[str] = []  # what it says before it takes a job
 
 
 def job(name: str, status: str = "RUNNING", **details: Any) -> dict[str, Any]:
@@ -131,15 +134,6 @@ def there(monkeypatch: pytest.MonkeyPatch) -> Iterator[JobServer]:
         yield there
         there.shutdown()
         thread.join()
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:
-    """The one line in which a command is refused."""
-    assert main(arguments) == status
-    out, err = capsys.readouterr()
-    (line,) = err.splitlines()
-    assert out == ""
-    return line.removeprefix("warprl: ")
 
 
 @pytest.mark.parametrize(
@@ -263,6 +257,28 @@ def test_the_status_of_jobs_has_the_iteration_of_runs_that_are_here(
     assert refused(capsys, "fetch", "third") == (
         "job third was not submitted by warprl: give the path of its run"
     )
+
+
+def test_a_job_waits_for_the_node_of_a_cluster_that_has_just_started(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    there: JobServer,
+    tmp_path: Path,
+) -> None:
+    command = ("submit", "--", *TRAIN, "--run", str(tmp_path / "first"))
+    there.refusals = ["No available agent to submit job, please try again later."] * 2
+    assert main(command) == 0
+    assert not there.refusals and [details["submission_id"] for details in there.jobs] == ["first"]
+    capsys.readouterr()
+
+    # Not for ever, and not after any other refusal.
+    there.jobs.clear()
+    there.refusals = ["the disk is full"]
+    assert "status 500: " in refused(capsys, *command, status=1)
+    monkeypatch.setattr(server, "AGENT_S", 0.0)
+    there.refusals = ["No available agent to submit job"] * 2
+    assert "No available agent" in refused(capsys, *command, status=1)
+    assert len(there.refusals) == 1 and there.jobs == []
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])

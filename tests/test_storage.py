@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import helpers_launch
 import pytest
 from helpers_launch import fabricate
 from helpers_runs import start_ray, timeless
@@ -125,13 +126,9 @@ def trained(uri: str, iterations: int, *more: str) -> str:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line of a command with bad input."""
+    """The one line of a command with bad input, whatever was printed before."""
     capsys.readouterr()
-    assert main(arguments) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err.count("\n") == 1
-    return output.err.removeprefix("warprl: ").rstrip()
+    return helpers_launch.refused(capsys, *arguments)
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
