@@ -231,6 +231,8 @@ class Cluster:
             *(str(python), "-m", "ray.scripts.scripts", "start", "--block", *arguments),
             *(f"--node-ip-address={address}", f"--temp-dir={folder / 'ray'}"),
             *("--object-store-memory=80000000", "--min-worker-port=0", "--max-worker-port=0"),
+            # By default it is the same for nodes of two clusters at one address.
+            f"--dashboard-agent-listen-port={free_port()}",
         ]
         if mounts is not None and own_mounts():
             places = {self.disk: folder / "disk", **mounts}
