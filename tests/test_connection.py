@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from helpers_launch import refused
 import warprl
 from warprl.launch import doctor
 from warprl.launch.cli import main
-from warprl.launch.cluster import address, connection, facts, nodes
+from warprl.launch.cluster import address, connection, facts, nodes, probe
 from warprl.launch.cluster.nodes import Node
 
 HOST = "127.0.0.2"  # for Ray takes 127.0.0.1 as another name of the machine's own address
@@ -39,6 +40,34 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     line = refused(capsys, *arguments)
     assert os.listdir() == []
     return line
+
+
+@pytest.mark.parametrize("elsewhere", [[], ["aa"]], ids=["first", "second"])
+def test_a_node_that_has_just_started_is_soon_known(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: list[str]
+) -> None:
+    """The head's server answers before the head's own node is registered with it."""
+    answers = [elsewhere, elsewhere, [*elsewhere, "bb"]]
+
+    class Head:
+        def __init__(self, address: str) -> None:
+            pass
+
+        def get_all_node_info(self, timeout: float) -> dict[bytes, Any]:
+            node = SimpleNamespace(state="ALIVE", ALIVE="ALIVE", resources_total={"CPU": 2.0})
+            return dict.fromkeys(map(bytes.fromhex, answers.pop(0)), node)
+
+        def internal_kv_get(self, *key: Any) -> bytes:
+            return b"127.0.0.1:8265"
+
+    monkeypatch.setattr(probe.native, "GcsClient", Head)
+    monkeypatch.setattr("ray._private.services.find_node_ids", lambda: {"bb"})
+    cpus = 2.0 * len([*elsewhere, "bb"])
+    expected = {"cpus": cpus, "here": True, "dashboard": "127.0.0.1:8265"}
+    with socket.create_server((HOST, 0)) as server:
+        assert probe.probe(f"{HOST}:{server.getsockname()[1]}") == expected
+        signal.alarm(0)
+    assert answers == []
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 from ray import _raylet
@@ -22,6 +23,7 @@ from ray.exceptions import AuthenticationError, RayError
 native: Any = _raylet  # whose types Ray does not tell
 
 CONNECT_S, ANSWER_S = 5, 10
+REGISTER_S, POLL_S = 5, 0.2  # a node becomes known a moment after it has started
 TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token"
 
 
@@ -40,7 +42,7 @@ def probe(address: str) -> dict[str, Any]:
             return {"fault": f"there is no token to show: {TOKEN}"}
 
         # The signal ends the process, whatever native code is busy with.
-        signal.alarm(ANSWER_S)
+        signal.alarm(ANSWER_S + REGISTER_S)
         return _cluster(place)
     except (ValueError, OverflowError):
         return {"fault": "not an address: it should be HOST:PORT, as 'ray start' prints it"}
@@ -54,12 +56,19 @@ def probe(address: str) -> dict[str, Any]:
 def _cluster(address: str) -> dict[str, Any]:
     """What the head of a cluster knows of its nodes."""
     client = native.GcsClient(address=address)
-    nodes = client.get_all_node_info(timeout=ANSWER_S)
-    alive = {key.hex(): node for key, node in nodes.items() if node.state == node.ALIVE}
-    cpus = sum(node.resources_total.get("CPU", 0.0) for node in alive.values())
-    here: set[str] = services.find_node_ids()  # type: ignore[no-untyped-call]
+    deadline = time.monotonic() + REGISTER_S
+    while True:
+        found = client.get_all_node_info(timeout=ANSWER_S)
+        nodes = {key.hex(): node for key, node in found.items()}
+        alive = {key for key, node in nodes.items() if node.state == node.ALIVE}
+        here: set[str] = services.find_node_ids()  # type: ignore[no-untyped-call]
+        all_known = alive and here <= nodes.keys()
+        if here & alive or all_known or time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
+    cpus = sum(nodes[key].resources_total.get("CPU", 0.0) for key in alive)
     dashboard = client.internal_kv_get(b"dashboard", b"dashboard", ANSWER_S) or b""
-    return {"cpus": cpus, "here": not here.isdisjoint(alive), "dashboard": dashboard.decode()}
+    return {"cpus": cpus, "here": bool(here & alive), "dashboard": dashboard.decode()}
 
 
 if __name__ == "__main__":
