@@ -43,8 +43,7 @@ NEXT: Mapping[str, tuple[str, str, str]] = {
     ),
     "vm": (
         "ray up @folder@/cluster.yaml",
-        "ray exec @folder@/cluster.yaml"
-        ' "ray job submit --address http://127.0.0.1:8265 -- @train@"',
+        'ray exec @folder@/cluster.yaml "warprl submit --address http://127.0.0.1:8265 -- @train@"',
         "ray down @folder@/cluster.yaml",
     ),
     "sky": (
