@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from warprl import tree
 from warprl.agents.consistency import Choices
 from warprl.agents.inner import AdaptationConfig, Shard, adapt
 from warprl.agents.losses import InnerLoss, OuterLoss
@@ -265,7 +266,7 @@ class InProcess:
 
 
 def shards_of(tasks: Sequence[Task], number: int, seed: int, iteration: int) -> list[Shard]:
-    """A meta-batch in parts of nearly equal size.
+    """A meta-batch in parts of nearly equal size (:func:`warprl.tree.shares`).
 
     Args:
         tasks: of the meta-batch, in order.
@@ -277,8 +278,8 @@ def shards_of(tasks: Sequence[Task], number: int, seed: int, iteration: int) -> 
         The parts, in order.
     """
     return [
-        Shard([tasks[i] for i in part], part.tolist(), seed, iteration)
-        for part in np.array_split(np.arange(len(tasks)), number)
+        Shard(tasks[first:end], range(first, end), seed, iteration)
+        for first, end in tree.shares(len(tasks), number)
     ]
 
 

@@ -68,6 +68,7 @@ from warprl.meta_batch import InMemory
 from warprl.seeding import generator
 from warprl.sums import GradientSums
 from warprl.trajectories import Selection, of_tasks
+from warprl.tree import Span
 from warprl.types import BatchEnv, Params
 
 FAMILY, AGENT, SEED = "half-cheetah-dir-v1", "warpgrad", 1
@@ -375,11 +376,12 @@ class Rehearsal(RaySampler):
         self.crew = crew
 
 
-def answers_of(recorded: Recorded, indices: Sequence[int], tasks: int) -> dict[str, Answer]:
+def answers_of(recorded: Recorded, shard: Span, tasks: int) -> dict[str, Answer]:
     """What a worker with the tasks at these positions answers, by the classes of the questions."""
     facts = AskFacts()(recorded.here)
-    returns, finite = (np.repeat(x, len(indices), axis=0) for x in (facts.returns, facts.finite))
-    spans = tree.subtrees((0, tasks), (indices[0], indices[-1] + 1))
+    number = len(range(*shard))
+    returns, finite = (np.repeat(x, number, axis=0) for x in (facts.returns, facts.finite))
+    spans = tree.subtrees((0, tasks), shard)
     content = {
         AskFacts.__name__: Facts(returns, finite, facts.steps),
         # Pickle would write the same object only once.
@@ -405,8 +407,8 @@ def measure_driver(actors: Sequence[Any], recorded: Recorded, repeats: int) -> D
     """The cost of a meta-iteration with these stand-ins."""
     # Each of them remembers what a worker with its shard would answer.
     tasks = max(LEAST_TASKS, len(actors))
-    shards = np.array_split(np.arange(tasks), len(actors))
-    told = [pickle.dumps(answers_of(recorded, shard.tolist(), tasks)) for shard in shards]
+    shards = tree.shares(tasks, len(actors))
+    told = [pickle.dumps(answers_of(recorded, shard, tasks)) for shard in shards]
     ray.get([actor.remember.remote(what) for actor, what in zip(actors, told, strict=True)])
 
     # The first repeat warms up.

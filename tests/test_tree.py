@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
+from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +54,39 @@ def test_halves_of_a_meta_batch_are_the_shards_of_two_workers() -> None:
             (tasks + 1) // 2,
             tasks // 2,
         ]
+
+
+@pytest.mark.parametrize("tasks", [1, 5, 9, 12])
+def test_no_equal_shares_have_fewer_subtrees(tasks: int) -> None:
+    def subtrees(shares: Sequence[Span]) -> tuple[int, int]:
+        each = [len(tree.subtrees((0, tasks), span)) for span in shares]
+        return max(each), sum(each)
+
+    for number in range(1, tasks + 1):
+        divisions = [
+            list(itertools.pairwise((0, *cuts, tasks)))
+            for cuts in itertools.combinations(range(1, tasks), number - 1)
+        ]
+        sizes = [[len(range(*span)) for span in shares] for shares in divisions]
+        least = min(
+            subtrees(shares)
+            for shares, each in zip(divisions, sizes, strict=True)
+            if max(each) - min(each) <= 1
+        )
+        found = tree.shares(tasks, number)
+        assert list(found) in divisions
+        assert {len(range(*span)) for span in found} <= {tasks // number, -(-tasks // number)}
+        assert subtrees(found) == least
+
+
+def test_no_worker_sends_more_than_three_sums_of_twenty_tasks() -> None:
+    for number in range(1, 21):
+        spans = tree.shares(20, number)
+        assert max(len(tree.subtrees((0, 20), span)) for span in spans) <= 3
+
+
+def test_many_workers_get_their_shares() -> None:
+    assert len(tree.shares(3000, 1000)) == 1000
 
 
 def test_nothing_sums_up_to_nothing() -> None:

@@ -7,6 +7,7 @@ the positions until one is left, so that the same bits come out wherever its par
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TypeAlias, TypeVar
 
 Span: TypeAlias = tuple[int, int]
@@ -50,6 +51,53 @@ def subtrees(whole: Span, part: Span) -> list[Span]:
     if whole[1] <= part[0] or part[1] <= whole[0]:
         return []
     return [span for half in halves(whole) for span in subtrees(half, part)]
+
+
+@cache
+def shares(size: int, number: int) -> tuple[Span, ...]:
+    """Positions in shares of nearly equal size, cut so that shares consist of few subtrees.
+
+    A worker sends a sum for each subtree of its share.
+
+    >>> shares(20, 8)
+    ((0, 3), (3, 5), (5, 8), (8, 10), (10, 13), (13, 15), (15, 18), (18, 20))
+
+    Args:
+        size: how many positions there are.
+        number: of the shares, at most ``size``.
+
+    Returns:
+        The shares, from left to right, whose sizes differ by one at most. Of all such divisions, it
+        is one in which the share with the most subtrees has the fewest, and all have the fewest
+        together.
+    """
+    small, larger = divmod(size, number)
+
+    @cache
+    def subtrees_of(first: int, length: int) -> int:
+        return len(subtrees((0, size), (first, first + length)))
+
+    # From the right: of the last shares, given how many of them are larger by one, the most
+    # subtrees of one, those of all, and the size of the first.
+    found: dict[tuple[int, int], tuple[int, int, int]] = {(0, 0): (0, 0, 0)}
+    for last in range(1, number + 1):
+        for large in range(max(0, larger - (number - last)), min(last, larger) + 1):
+            first = size - last * small - large
+            choices = []
+            for extra in (0, 1):
+                if (last - 1, large - extra) in found:
+                    most, every, _ = found[last - 1, large - extra]
+                    own = subtrees_of(first, small + extra)
+                    choices.append((max(most, own), every + own, small + extra))
+            found[last, large] = min(choices)
+
+    # From the left.
+    spans, first = [], 0
+    for last in range(number, 0, -1):
+        length = found[last, larger][2]
+        spans.append((first, first + length))
+        first, larger = first + length, larger - (length - small)
+    return tuple(spans)
 
 
 def total(
