@@ -35,7 +35,7 @@ $(1)/bin/pip install --quiet --constraint $(2) --editable '.[$(3)]'
 endef
 
 .PHONY: coverage coverage-report metaworld metaworld-test metaworld-lock help setup demo test test-ray test-cluster slow-test lint type check format build lock clean reference
-.PHONY: benchmark-throughput benchmark-learning benchmark-comparison
+.PHONY: benchmark-throughput benchmark-scaling benchmark-learning benchmark-comparison
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -99,6 +99,9 @@ build: $(READY) ## the wheel and the source distribution, in dist/
 
 benchmark-throughput: $(READY) ## steps per second against the raw physics (minutes; needs an idle machine)
 	$(BIN)/python benchmarks/throughput.py
+
+benchmark-scaling: $(READY) ## what a run costs the process that drives it (minutes)
+	$(BIN)/python benchmarks/scaling.py
 
 # A sweep with a run that failed ends with status 1, and the next one is still worth training.
 benchmark-learning: $(READY) ## train the experiments and report the learning curves (a day)

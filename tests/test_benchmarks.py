@@ -211,6 +211,29 @@ def test_the_line_through_the_driver_s_times_is_not_bent_by_the_longest_of_them(
     assert abs(np.polyfit(workers, [5, 7, 11, 200], 1)[1] - 3) > 2
 
 
+def test_a_bar_is_named_only_where_it_was_measured() -> None:
+    document = json.loads((common.RESULTS / "scaling.json").read_text(encoding="utf-8"))
+    found = scaling.bars(document)
+    assert {name: bar["at_most"] for name, bar in found.items()} == {
+        "ms_per_worker_round": 2.0,
+        "driver_share": 0.05,
+        "kib_from_worker": 1024.0,
+    }
+    few = [row for row in document["driver"] if row["workers"] < 32]
+    assert set(scaling.bars({**document, "driver": few})) == {"driver_share", "kib_from_worker"}
+
+
+def test_the_page_on_scaling_has_the_tables_of_the_stored_results(tmp_path: Path) -> None:
+    document = json.loads((common.RESULTS / "scaling.json").read_text(encoding="utf-8"))
+    settings = scaling.FULL.settings
+    assert scaling.rounded(scaling.modelled(document, settings)) == document["modelled"]
+    assert scaling.bars(document) == document["bars"]
+    page = (common.RESULTS.parent.parent / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert all(table in page for table in scaling.tables(document))
+    scaling.draw(tmp_path / "scaling.png", scaling.models(document, settings))
+    assert (tmp_path / "scaling.png").stat().st_size > 1000
+
+
 def test_a_stand_in_answers_for_the_largest_subtrees_of_its_shard() -> None:
     recorded = scaling.record()
     answers = scaling.answers_of(recorded, (3, 6), 20)
