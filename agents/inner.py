@@ -19,7 +19,8 @@ from warprl.agents.baseline import fit_predict
 from warprl.agents.losses import InnerLoss
 from warprl.agents.policy import Layers, Policy
 from warprl.agents.returns import discounted_returns, gae, normalise
-from warprl.agents.rollout import Collected, Draws, Memory, Timing, collect, joined
+from warprl.agents.rollout import Collected, Draws, Memory, collect, joined
+from warprl.agents.timing import Timing
 from warprl.keys import Key
 from warprl.objective import inner_step
 from warprl.seeding import generator

@@ -10,7 +10,7 @@ Nothing here knows Ray, a file or a terminal.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple, Protocol
 
@@ -21,7 +21,7 @@ from warprl.agents.consistency import Choices
 from warprl.agents.inner import AdaptationConfig, Shard, adapt
 from warprl.agents.losses import InnerLoss, OuterLoss
 from warprl.agents.policy import Policy
-from warprl.agents.rollout import Timing
+from warprl.agents.timing import Cost, Spent, Timed, Timing, mean_timing, waiting
 from warprl.learner import Learner, LearnerConfig, LearnerState, Ppo, Report
 from warprl.meta_batch import CHUNK, LONG_CHUNK, InMemory, MetaBatch
 from warprl.objective import MetaObjective
@@ -62,11 +62,11 @@ class Family(Protocol):
 
 
 class Sampled(NamedTuple):
-    """A meta-batch, the seconds it took (mean over workers), and how many workers it has cost."""
+    """A meta-batch, the seconds of adapting (mean over workers), and what sharing it has cost."""
 
     batch: MetaBatch
     timing: Timing
-    workers_lost: Callable[[], int] = lambda: 0
+    cost: Callable[[], Cost] = Cost  # so far: it rises while the meta-batch answers
 
 
 class Sampler(Protocol):
@@ -180,57 +180,53 @@ def iterate(experiment: Experiment, sampler: Sampler, state: LearnerState) -> It
 
     # Sample: adapt to each of them from theta_0, phi frozen.
     sampled = sampler.sample(state.theta, state.phi, tasks, iteration)
-    drawn = time.perf_counter()
+    drawn, cost, answering = time.perf_counter(), sampled.cost(), Timed(sampled.batch)
 
     # Update: phi and theta_0 from the states along the adaptation trajectories.
     rng = generator(seed, "minibatch", iteration=iteration)
-    state, report = Learner(experiment.agent.learner).update(state, sampled.batch, rng)
-    ended = time.perf_counter()
+    state, report = Learner(experiment.agent.learner).update(state, answering, rng)
+    update_s = time.perf_counter() - drawn
 
     # Metrics.
     episodes = sampled.batch.returns.numel() * experiment.agent.adaptation.episodes
     steps = episodes * experiment.family.horizon
-    metrics = metrics_of(sampled, report, steps, drawn - began, ended - drawn)
+    costs = (cost, sampled.cost())
+    spent = Spent.of(drawn - began, update_s, sampled.timing, answering.seconds, costs)
+    metrics = metrics_of(sampled, report, steps, spent)
     return Iteration(state, {"iteration": iteration, **metrics}, report.diverged)
 
 
-def metrics_of(
-    sampled: Sampled, report: Report, steps: int, sampling: float, update: float
-) -> dict[str, float]:
+def metrics_of(sampled: Sampled, report: Report, steps: int, spent: Spent) -> dict[str, float]:
     """The metrics of one iteration.
 
     They are ``env_steps`` (horizons of all episodes, also of those that end early), ``wall_s``,
     ``workers_replaced``; ``return_step_k`` (mean over finite tasks, NaN if there is none);
     ``meta_loss`` (of Leap and Reptile without warps, their own objective), ``kl``, ``grad_norm``,
     ``meta_steps``, ``kl_coefficient``, ``step_scale``; ``diverged_tasks``, ``steps_per_s``; the
-    seconds ``time.physics``, ``time.policy``, ``time.inner`` (means over workers),
-    ``time.transfer`` (messages, and waiting for the slowest worker), ``time.meta_update``; and
+    seconds ``time.physics``, ``time.policy``, ``time.inner``, ``time.gradient``, ``time.waiting``,
+    ``time.transfer`` and ``time.learner`` (:class:`warprl.agents.timing.Spent`); and
     ``physics_fraction``, the first of these over their sum.
 
     Args:
         sampled: the meta-batch and how it was sampled.
         report: what the update did.
         steps: environment steps of the meta-batch.
-        sampling: seconds that the sampling took.
-        update: seconds that the update took.
+        spent: where the time went.
 
     Returns:
         A number for each name.
     """
-    whole = sampling + update
     finite = sampled.batch.returns[sampled.batch.finite].double().mean(0)
-    spent = asdict(sampled.timing)
-    seconds = {**spent, "transfer": sampling - sum(spent.values()), "meta_update": update}
     return {
         "env_steps": steps,
-        "wall_s": whole,
-        "workers_replaced": sampled.workers_lost(),
+        "wall_s": spent.whole,
+        "workers_replaced": sampled.cost().lost,
         **{f"return_step_{k}": value for k, value in enumerate(finite.tolist())},
         **report.metrics,
         "diverged_tasks": len(report.diverged),
-        "steps_per_s": steps / whole,
-        "physics_fraction": spent["physics"] / whole,
-        **{f"time.{name}": value for name, value in seconds.items()},
+        "steps_per_s": steps / spent.whole,
+        "physics_fraction": spent.physics / spent.whole,
+        **{f"time.{name}": value for name, value in asdict(spent).items()},
     }
 
 
@@ -256,7 +252,9 @@ class InProcess:
             found = list(executor.map(work, range(len(shards))))
         parts = [trajectory for trajectory, _ in found]
         batch = self._experiment.agent.gather(parts, self._threads, self._device)
-        return Sampled(batch, mean_timing(timing for _, timing in found))
+        timings = [timing for _, timing in found]
+        cost = Cost(waiting([timing.total for timing in timings]))
+        return Sampled(batch, mean_timing(timings), lambda: cost)
 
     def _simulations(self, number: int, size: int) -> BatchEnv:
         """The simulations of one thread, which are kept for the next iteration."""
@@ -281,9 +279,3 @@ def shards_of(tasks: Sequence[Task], number: int, seed: int, iteration: int) -> 
         Shard(tasks[first:end], range(first, end), seed, iteration)
         for first, end in tree.shares(len(tasks), number)
     ]
-
-
-def mean_timing(timings: Iterable[Timing]) -> Timing:
-    """The mean over workers."""
-    every = list(timings)
-    return sum(every, Timing()) / len(every)

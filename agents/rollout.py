@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,26 +13,8 @@ from torch import Tensor
 
 from warprl.agents.policy import Policy
 from warprl.agents.recurrent import State
+from warprl.agents.timing import Timing
 from warprl.types import BatchEnv, Bools, Generators, Params, Rollout, Task
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds spent by purpose."""
-
-    physics: float = 0.0
-    policy: float = 0.0
-    inner: float = 0.0
-
-    def __add__(self, other: Timing) -> Timing:
-        """The seconds of both."""
-        return Timing(
-            self.physics + other.physics, self.policy + other.policy, self.inner + other.inner
-        )
-
-    def __truediv__(self, number: float) -> Timing:
-        """The seconds of one of so many equal parts."""
-        return Timing(self.physics / number, self.policy / number, self.inner / number)
 
 
 class Draws(NamedTuple):

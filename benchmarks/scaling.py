@@ -44,7 +44,7 @@ from warprl import params as P
 from warprl import threads, tree
 from warprl.agents.inner import adapt
 from warprl.agents.meta import Experiment, Sampler, iterate, shards_of
-from warprl.agents.rollout import Timing
+from warprl.agents.timing import Timing
 from warprl.envs import make_family
 from warprl.launch.cluster.connection import connect
 from warprl.launch.evaluation.compare_report import markdown_table
@@ -314,7 +314,7 @@ class UnreadModule(ModuleType):
 
 UNREAD = (
     "warprl.agents.inner",
-    "warprl.agents.rollout",
+    "warprl.agents.timing",
     "warprl.envs.tasks",
     "warprl.launch.training.workers",
     "warprl.trajectories",
@@ -387,7 +387,7 @@ def answers_of(recorded: Recorded, shard: Span, tasks: int) -> dict[str, Answer]
         # Pickle would write the same object only once.
         AskGradient.__name__: {span: copy.deepcopy(recorded.sums) for span in spans},
     }
-    return {name: Answer(what, Timing()) for name, what in content.items()}
+    return {name: Answer(what, Timing(), 0.0) for name, what in content.items()}
 
 
 @dataclass(frozen=True)

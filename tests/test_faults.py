@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 from helpers_runs import CPUS, History, Run, running, small, start_ray, timeless
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from warprl.agents.inner import Shard
 from warprl.launch.errors import RunFailedError
 from warprl.launch.runs.config import RunConfig
-from warprl.launch.training import crew
 from warprl.launch.training.crew import Crew, Piece
 from warprl.launch.training.loop import experiment_of
 from warprl.launch.training.ray_sampler import RaySampler
 from warprl.types import Task
 
 pytestmark = pytest.mark.ray
+
+ALWAYS = range(1, 100)
 
 
 def slow(*settings: str, number: int = 0) -> RunConfig:
@@ -136,16 +141,22 @@ def test_workers_end_if_not_all_of_them_start(monkeypatch: pytest.MonkeyPatch) -
     assert caught.tb is not None
 
 
-def mortal(deaths: int, log: Path, sleeps: bool = False, restarts: int = -1) -> Any:
-    """A worker that ends its process, or falls asleep, so many times; it counts in a file."""
+def mortal(
+    dies: Collection[int], log: Path, sleeps: bool = False, restarts: int = -1, pause: float = 0.0
+) -> Any:
+    """A worker that ends its process, or falls asleep, when it is asked for these times.
+
+    It counts in a file, and pauses before it answers.
+    """
 
     class Mortal:  # local, and without our types, for its workers import nothing of ours
         def answer(self, shard: Any, start: Any, question: Any) -> Any:
             with log.open("a") as file:
                 file.write("asked\n")
-            if len(log.read_text().splitlines()) <= deaths:
+            if len(log.read_text().splitlines()) in dies:
                 time.sleep(999) if sleeps else os._exit(1)
-            return f"{question} of {shard.indices}"
+            time.sleep(pause)
+            return SimpleNamespace(content=f"{question} of {shard.indices}", busy=0.25)
 
     worker: Any = ray.remote(num_cpus=0, max_restarts=restarts)(Mortal).remote()
     ray.get(worker.__ray_ready__.remote())
@@ -160,17 +171,24 @@ def pieces_of(number: int) -> list[Piece]:
 def test_a_question_is_put_again_until_every_task_is_answered_for(tmp_path: Path) -> None:
     start_ray()
     mortals = [
-        mortal(0, tmp_path / "a"),
-        mortal(1, tmp_path / "b"),
-        mortal(1, tmp_path / "c", sleeps=True),
+        mortal((), tmp_path / "a"),
+        mortal({1}, tmp_path / "b"),
+        mortal({1}, tmp_path / "c", sleeps=True),
     ]
     crew = Crew(mortals, 10.0, 60.0)
     start: Any = None
     question: Any = "answer"
     pieces, answers = crew.ask(pieces_of(3), start, question)
     tasks = [index for piece in pieces for index in piece.shard.indices]
-    assert tasks == list(range(6)) and crew.lost == 2
-    assert list(map(str, answers)) == [f"answer of {piece.shard.indices}" for piece in pieces]
+    assert tasks == list(range(6))
+    contents = [f"answer of {piece.shard.indices}" for piece in pieces]
+    assert [answer.content for answer in answers] == contents
+
+    # Two workers were lost, one of which had slept for ten seconds, and others had more to do then.
+    busy = Counter(piece.worker for piece in pieces)
+    each = [0.25 * number for number in busy.values()]
+    assert crew.cost.lost == 2 and crew.cost.transfer > 10.0 - max(each)
+    assert crew.cost.waiting == pytest.approx(max(each) - sum(each) / len(each))
 
 
 def ask_one(worker: Any, timeout_s: float, restart_timeout_s: float = 60.0) -> None:
@@ -181,20 +199,37 @@ def ask_one(worker: Any, timeout_s: float, restart_timeout_s: float = 60.0) -> N
 
 def test_a_shard_that_kills_every_worker_is_given_up(tmp_path: Path) -> None:
     start_ray()
-    with pytest.raises(RayActorError):
-        ask_one(mortal(99, tmp_path / "log"), 60.0)
-    assert len((tmp_path / "log").read_text().splitlines()) == crew.ATTEMPTS
+    with pytest.raises(RunFailedError) as caught:
+        ask_one(mortal(ALWAYS, tmp_path / "log"), 60.0)
+    assert re.fullmatch(
+        r"iteration 1: workers lost in a row over tasks 0, 1: 4 \(compute.max_losses\); the last: "
+        r"The actor .*; the traces are in the logs of Ray's session_\S+",
+        str(caught.value),
+    )
+    assert len((tmp_path / "log").read_text().splitlines()) == 4
+
+
+def test_losses_are_not_in_a_row_if_others_answer_between_them(tmp_path: Path) -> None:
+    start_ray()
+    slow, other = mortal({2}, tmp_path / "a", pause=2.0), mortal({1}, tmp_path / "b")
+    crew = Crew([slow, other], 60.0, 60.0, max_losses=2)
+    start: Any = None
+    question: Any = "answer"
+    # The other one dies; the slow one answers, takes the shard over, and dies as well.
+    pieces, _ = crew.ask(pieces_of(2), start, question)
+    assert [index for piece in pieces for index in piece.shard.indices] == [0, 1, 2, 3]
+    assert crew.cost.lost == 2
 
 
 def test_a_shard_that_hangs_every_worker_is_given_up_and_the_limit_named(tmp_path: Path) -> None:
     start_ray()
     with pytest.raises(
-        RunFailedError, match=r"no answer for 1 s, 4 times.* larger compute.worker_timeout_s$"
+        RunFailedError, match=r": 4 .*no answer for 1 s: .* set a larger compute.worker_timeout_s; "
     ):
-        ask_one(mortal(99, tmp_path / "log", sleeps=True), 1.0)
+        ask_one(mortal(ALWAYS, tmp_path / "log", sleeps=True), 1.0)
 
 
 def test_a_run_ends_if_all_workers_are_lost_and_none_comes_back(tmp_path: Path) -> None:
     start_ray()
     with pytest.raises(RunFailedError, match="all 1 workers were lost, and none came back"):
-        ask_one(mortal(99, tmp_path / "log", restarts=0), 60.0, restart_timeout_s=1.0)
+        ask_one(mortal(ALWAYS, tmp_path / "log", restarts=0), 60.0, restart_timeout_s=1.0)

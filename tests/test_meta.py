@@ -22,7 +22,8 @@ CONTRACT = {
     "iteration", "env_steps", "wall_s", "workers_replaced", "kl", "meta_loss", "grad_norm",
     "meta_steps", "kl_coefficient", "step_scale", "diverged_tasks", "steps_per_s",
     "physics_fraction", "return_step_0", "return_step_1", "return_step_2",
-    "time.physics", "time.policy", "time.inner", "time.transfer", "time.meta_update",
+    "time.physics", "time.policy", "time.inner", "time.gradient", "time.waiting",
+    "time.transfer", "time.learner",
 }  # fmt: skip
 
 

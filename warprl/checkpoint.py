@@ -67,6 +67,7 @@ def save(
     tensors: Mapping[str, Tensor],
     document: Mapping[str, Any],
     keep: int = 2,
+    durable: bool = True,
 ) -> Path:
     """Write a checkpoint, and delete older ones but for the newest.
 
@@ -79,6 +80,7 @@ def save(
         tensors: named tensors.
         document: everything else, as JSON can hold it.
         keep: how many of the newest checkpoints stay, at least 2.
+        durable: whether it has to outlast a power cut, and not only this process.
 
     Returns:
         The path of the new checkpoint.
@@ -97,7 +99,7 @@ def save(
     temporary = folder / f"{TEMPORARY}{iteration}"
     temporary.mkdir()
     try:
-        _write(temporary, iteration, tensors, document)
+        _write(temporary, iteration, tensors, document, durable)
         _make_way(target)
         os.rename(temporary, target)
     except BaseException:
@@ -105,7 +107,8 @@ def save(
         raise
 
     # The name is on the disk before the older ones go.
-    _sync(folder)
+    if durable:
+        _sync(folder)
     _prune(folder, iteration, keep)
     return target
 
@@ -151,7 +154,11 @@ def _is_number(name: str) -> bool:
 
 
 def _write(
-    folder: Path, iteration: int, tensors: Mapping[str, Tensor], document: Mapping[str, Any]
+    folder: Path,
+    iteration: int,
+    tensors: Mapping[str, Tensor],
+    document: Mapping[str, Any],
+    durable: bool,
 ) -> None:
     # The order of parameters decides in which order sums over them are rounded, and safetensors
     # does not keep it.
@@ -171,9 +178,10 @@ def _write(
         },
     }
     for name, content in contents.items():
-        _write_file(folder / name, content)
-    _write_file(folder / MANIFEST, _seal(manifest))
-    _sync(folder)
+        _write_file(folder / name, content, durable)
+    _write_file(folder / MANIFEST, _seal(manifest), durable)
+    if durable:
+        _sync(folder)
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -188,11 +196,12 @@ def _seal(manifest: Mapping[str, Any]) -> bytes:
     return (json.dumps(sealed, sort_keys=True, indent=2) + "\n").encode()
 
 
-def _write_file(path: Path, content: bytes) -> None:
+def _write_file(path: Path, content: bytes, durable: bool) -> None:
     with path.open("xb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _sync(folder: Path) -> None:

@@ -41,6 +41,7 @@ from warprl.objective import InitKind, Objective
 MAX_SEED = 2**32 - 1
 MAX_TASKS = 10_000
 MAX_TIMEOUT_S = 1e6
+MAX_MINUTES = 1e6
 OPTIONS = {"workers": "compute.workers"}  # options whose key has another name
 WORKER_TIMEOUT_S = 3600.0  # far longer than any reasonable iteration
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
@@ -69,8 +70,13 @@ class Compute:
         float,
         Gt(0),
         Le(MAX_TIMEOUT_S),
-        Key("seconds to wait for a worker to come back when all of them are lost"),
+        Key("seconds to wait for workers to start, or to come back when all of them are lost"),
     ] = 120.0
+    max_losses: Annotated[
+        int,
+        Gt(0),
+        Key("workers that tasks may cost in a row, without an answer, before the run ends"),
+    ] = 4
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,12 @@ class Output:
     """What a run saves."""
 
     checkpoint_every: Annotated[int, Gt(0), Key("iterations from one checkpoint to the next")] = 10
+    checkpoint_minutes: Annotated[
+        float,
+        Gt(0),
+        Le(MAX_MINUTES),
+        Key("minutes after which a checkpoint is written in any case, at the end of the iteration"),
+    ] = 10.0
     keep: Annotated[int, Ge(2), Key("newest checkpoints that are kept")] = 3
     writers: Annotated[
         tuple[str, ...], Key(f"where metrics are written besides metrics.jsonl: {either(WRITERS)}")

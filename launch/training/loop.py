@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,8 +49,8 @@ class Progress:
         state = LearnerState.from_tensors(saved.tensors, document["learner"])
         return cls(state, dict(document["counters"]))
 
-    def save(self, folder: Path, config: RunConfig) -> None:
-        """Write ``folder/<iteration>``; see :mod:`warprl.checkpoint`."""
+    def save(self, folder: Path, config: RunConfig, durable: bool = True) -> None:
+        """Write ``folder/<iteration>``; see :func:`warprl.checkpoint.save`."""
         document = {
             "family": config.family,
             "policy": json.loads(json.dumps(asdict(config.policy))),
@@ -58,7 +58,12 @@ class Progress:
             "counters": dict(self.counters),
         }
         checkpoint.save(
-            folder, self.learner.iteration, self.learner.to_tensors(), document, config.output.keep
+            folder,
+            self.learner.iteration,
+            self.learner.to_tensors(),
+            document,
+            config.output.keep if durable else 2,
+            durable,
         )
 
 
@@ -69,8 +74,13 @@ def experiment_of(config: RunConfig) -> Experiment:
 
 
 @contextmanager
-def sampling(config: RunConfig, experiment: Experiment) -> Iterator[Sampler]:
-    """The sampler of a run, with its workers running. Ray starts only if there are workers."""
+def sampling(
+    config: RunConfig, experiment: Experiment, stopping: Callable[[], bool] = lambda: False
+) -> Iterator[Sampler]:
+    """The sampler of a run, with its workers running. Ray starts only if there are workers.
+
+    If all workers are lost, they are not waited for once ``stopping`` says that the run is to end.
+    """
     keep_freed_memory()
     compute = config.compute
     if not compute.workers:
@@ -79,7 +89,7 @@ def sampling(config: RunConfig, experiment: Experiment) -> Iterator[Sampler]:
 
     from warprl.launch.training.ray_sampler import RaySampler
 
-    sampler = RaySampler(experiment, config.family, compute)
+    sampler = RaySampler(experiment, config.family, compute, stopping)
     try:
         yield sampler
     finally:

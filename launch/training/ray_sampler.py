@@ -12,13 +12,16 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 import torch
+from ray.exceptions import GetTimeoutError
 from ray.util import get_current_placement_group
 from torch import Tensor
 
 from warprl import params as P
 from warprl import tree
-from warprl.agents.meta import Agent, Experiment, Sampled, mean_timing, shards_of
+from warprl.agents.meta import Agent, Experiment, Sampled, shards_of
+from warprl.agents.timing import mean_timing
 from warprl.launch.cluster.connection import connect
+from warprl.launch.errors import RunFailedError
 from warprl.launch.runs.config import Compute
 from warprl.launch.training.crew import Crew, Piece
 from warprl.launch.training.workers import (
@@ -45,16 +48,33 @@ Value = TypeVar("Value")
 class RaySampler:
     """A sampler on Ray: one worker a core, here or on any node of a cluster."""
 
-    def __init__(self, experiment: Experiment, family: str, compute: Compute) -> None:
-        """Start the workers, in the Ray of this process, which starts if it has not yet."""
+    def __init__(
+        self,
+        experiment: Experiment,
+        family: str,
+        compute: Compute,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Start the workers, in the Ray of this process, which starts if it has not yet.
+
+        If all workers are lost, they are not waited for once ``stopping`` is true.
+        """
         connect(compute.workers)
         self._experiment, self._device = experiment, compute.device
         self._drawn = 0  # meta-batches
-        self.crew = Crew([], compute.worker_timeout_s, compute.restart_timeout_s)
+        limits = compute.worker_timeout_s, compute.restart_timeout_s, compute.max_losses
+        self.crew = Crew([], *limits, stopping)
         try:
             for _ in range(compute.workers):
                 self.crew.actors.append(_start_worker(family, experiment.agent, compute))
-            ray.get([actor.__ray_ready__.remote() for actor in self.crew.actors])
+            ready = [actor.__ray_ready__.remote() for actor in self.crew.actors]
+            ray.get(ready, timeout=compute.restart_timeout_s)
+        except GetTimeoutError:
+            self.stop()
+            raise RunFailedError(
+                f"the workers did not start within {compute.restart_timeout_s:g} s: free CPUs, or "
+                "set a larger compute.restart_timeout_s"
+            ) from None
         except BaseException:
             self.stop()  # otherwise the workers that did start would keep their cores
             raise
@@ -70,11 +90,11 @@ class RaySampler:
         number = min(len(living), len(tasks))
         shards = shards_of(tasks, number, self._experiment.seed, iteration)
         pieces = [Piece(shard, worker) for shard, worker in zip(shards, living, strict=False)]
-        before = self.crew.lost
+        before = self.crew.cost
         pieces, answers = self.crew.ask(pieces, start, AskFacts())
         batch = Spread(self.crew, start, pieces, [answer.content for answer in answers])
         timing = mean_timing(answer.sampling for answer in answers)
-        return Sampled(batch, timing, lambda: self.crew.lost - before)
+        return Sampled(batch, timing, lambda: self.crew.cost.since(before))
 
     def stop(self) -> None:
         """End the workers, unless Ray has ended with all of them."""

@@ -13,7 +13,8 @@ def result(
 ) -> dict[str, Any]:
     """What RLlib and Tune read of an iteration, from our metrics and the counters before it."""
     sampled = metrics["env_steps"]
-    wall, update = metrics["wall_s"] - before["wall_s"], metrics["time.meta_update"]
+    wall = metrics["wall_s"] - before["wall_s"]
+    update = metrics["time.gradient"] + metrics["time.learner"]
     return {
         METRICS: metrics,
         "num_env_steps_sampled_lifetime": sampled,

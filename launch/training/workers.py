@@ -8,8 +8,12 @@ at any time.
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 import warnings
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,7 +25,7 @@ from torch import Tensor
 from warprl import params as P
 from warprl.agents.inner import Shard, adapt
 from warprl.agents.meta import Agent
-from warprl.agents.rollout import Timing
+from warprl.agents.timing import Timing
 from warprl.envs import make_family
 from warprl.launch.machine import keep_freed_memory
 from warprl.meta_batch import At, Group, InMemory
@@ -107,10 +111,17 @@ class AskCurvature:
 
 
 class Answer(NamedTuple):
-    """The answer to a question, and the seconds that its trajectories took if it made them."""
+    """The answer to a question, and what it took.
+
+    Args:
+        content: the answer.
+        sampling: seconds that its trajectories took, if they were made for it.
+        busy: seconds that all of it took.
+    """
 
     content: Any
     sampling: Timing
+    busy: float
 
 
 class Worker:
@@ -118,6 +129,7 @@ class Worker:
 
     def __init__(self, family: str, agent: Agent, device: str) -> None:
         """``family`` is a name, because physics cannot be sent to another process."""
+        _hear_no_stop()
         torch.set_num_threads(1)
         keep_freed_memory()
         self._family, self._agent, self._device = make_family(family), agent, device
@@ -127,13 +139,15 @@ class Worker:
 
     def answer(self, shard: Shard, start: Start, question: Question) -> Answer:
         """The answer of a shard's trajectories, which are made first if they are not here."""
+        began = time.perf_counter()
         if start.number != self._number:  # what is left of an earlier meta-batch
             self._here.clear()
             self._number = start.number
         key, timing = tuple(shard.indices), Timing()
         if key not in self._here:
             self._here[key], timing = self._sample(shard, start)
-        return Answer(question(self._here[key]), timing)
+        content = question(self._here[key])
+        return Answer(content, timing, time.perf_counter() - began)
 
     def _sample(self, shard: Shard, start: Start) -> tuple[InMemory, Timing]:
         named, agent = to_tensors(ray.get(start.parameters)), self._agent
@@ -146,6 +160,23 @@ class Worker:
         if self._simulated is None or self._simulated.num_envs != number:
             self._simulated = self._family.make_batch(number)
         return self._simulated
+
+
+def _hear_no_stop() -> None:
+    """Ignore SIGTERM and SIGHUP in this process, but in none that it starts.
+
+    A signal that stops the run may go to all of its processes, and the iteration is to end first.
+    """
+    mine, numbers = os.getpid(), (signal.SIGTERM, signal.SIGHUP)
+
+    def ignore(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != mine:  # a process that was forked
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    for number in numbers:
+        signal.signal(number, ignore)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def to_arrays(params: Params) -> Arrays:
