@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -26,11 +26,33 @@ RUN = (
     *("--set=adaptation.episodes=4", "--set=policy.hidden=[8,8]"),
 )
 LIMIT_S = 120
+CLI = ("-m", "warprl.launch.cli")
+
+# The command line, which kills a process between the second iteration's first two epochs.
+KILLS = """
+import os, signal, sys
+from warprl.launch.cli import main
+from warprl.launch.training.crew import Crew
+from warprl.launch.training.workers import AskGradient
+
+ask, epochs = Crew.ask, []
+
+def watched(crew, pieces, start, question):
+    found = ask(crew, pieces, start, question)
+    if isinstance(question, AskGradient):
+        epochs.append(question)
+        if len(epochs) == 3 + 1:
+            os.kill(int(sys.argv[1]), signal.SIGKILL)
+    return found
+
+Crew.ask = watched
+sys.exit(main(sys.argv[2:]))
+"""
 
 
 def alone(folder: Path, iterations: int) -> Params:
     """What the same run learns in one process."""
-    command = [sys.executable, "-m", "warprl.launch.cli", *RUN, f"--iterations={iterations}"]
+    command = [sys.executable, *CLI, *RUN, f"--iterations={iterations}"]
     command += ["--workers=0", "--run=alone"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return checkpoint.load(folder / "runs" / "alone" / "checkpoints").tensors
@@ -90,9 +112,11 @@ class Training:
 
 
 @contextmanager
-def training(cluster: Cluster, folder: Path, iterations: int = 6) -> Iterator[Training]:
+def training(
+    cluster: Cluster, folder: Path, iterations: int = 6, program: Sequence[str] = CLI
+) -> Iterator[Training]:
     """The run, which ends with the ``with`` block at the latest."""
-    command = [sys.executable, "-m", "warprl.launch.cli", *RUN, f"--iterations={iterations}"]
+    command = [sys.executable, *program, *RUN, f"--iterations={iterations}"]
     command += ["--workers=4", "--run=wide"]
     with (folder / "stderr").open("w+") as said:
         with subprocess.Popen(
@@ -126,6 +150,18 @@ def test_the_tasks_of_a_node_that_is_lost_go_to_the_others(
         assert run.rows()[-1]["workers_replaced"] == 2
         lines = run.said().splitlines()
         assert len(lines) == 2 and all("a worker was lost" in line for line in lines), lines
+
+
+def test_a_node_that_is_lost_between_two_epochs_changes_no_bit(
+    wide: Cluster, expected: Params, tmp_path: Path
+) -> None:
+    node = wide.nodes[-1]
+    with training(wide, tmp_path, program=("-c", KILLS, str(node.raylet))) as run:
+        assert same_bits(run.finish(), expected)
+        assert [row["workers_replaced"] for row in run.rows()][:3] == [0, 2, 2]
+        lines = run.said().splitlines()
+        assert len(lines) == 2 and all("iteration 2: a worker was lost" in x for x in lines), lines
+    node.kill()
 
 
 def test_a_node_that_is_added_is_used_again(wide: Cluster, tmp_path: Path) -> None:
