@@ -100,7 +100,7 @@ class Node:
     @property
     def raylet(self) -> int:
         """The process id of the raylet."""
-        (pid,) = (pid for pid in self._pids() if _name(pid) == "raylet")
+        (pid,) = (pid for pid in self._pids() if name_of(pid) == "raylet")
         return pid
 
     @property
@@ -120,13 +120,13 @@ class Node:
         """End it so that the cluster knows at once that it is gone."""
         raylet, deadline = self.raylet, time.monotonic() + START_S
         _signal(raylet, signal.SIGTERM)
-        while _name(raylet) == "raylet" and time.monotonic() < deadline:
+        while name_of(raylet) == "raylet" and time.monotonic() < deadline:
             time.sleep(0.02)
         self.kill()
 
     def _pids(self) -> list[int]:
         """Its processes that live: all are in the session of the first."""
-        return [pid for pid, session in _sessions() if session == self._process.pid]
+        return [pid for pid, session in sessions() if session == self._process.pid]
 
 
 class Cluster:
@@ -273,7 +273,7 @@ def free_port() -> int:
 
 def listening(session: int) -> set[str]:
     """The addresses at which the processes of a session wait for TCP connections."""
-    sockets = {link for pid, its in _sessions() if its == session for link in _sockets(pid)}
+    sockets = {link for pid, its in sessions() if its == session for link in _sockets(pid)}
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]:
@@ -285,8 +285,8 @@ def listening(session: int) -> set[str]:
 
 def head_of(session: int) -> str:
     """The address HOST:PORT of the head of the cluster that a process of a session started."""
-    for pid, its in _sessions():
-        if its == session and _name(pid) == "raylet":
+    for pid, its in sessions():
+        if its == session and name_of(pid) == "raylet":
             for argument in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
                 if argument.startswith("--gcs-address="):
                     return argument.partition("=")[2]
@@ -309,7 +309,7 @@ def _address(digits: str) -> str:
     return str(getattr(found, "ipv4_mapped", None) or found)
 
 
-def _sessions() -> Iterator[tuple[int, int]]:
+def sessions() -> Iterator[tuple[int, int]]:
     """Each living process and its session."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -320,7 +320,7 @@ def _sessions() -> Iterator[tuple[int, int]]:
             yield int(folder.name), int(session)
 
 
-def _name(pid: int) -> str:
+def name_of(pid: int) -> str:
     """The name of a process, empty once it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -143,9 +145,13 @@ def _start(cpus: int) -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         with _muted():
-            _init(address="local", num_cpus=cpus, include_dashboard=False)
+            _init(_deaf=True, address="local", num_cpus=cpus, include_dashboard=False)
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+    # Ray's processes are not waited for when it shuts down, because they do not hear SIGTERM.
+    node: Any = ray._private.worker._global_node
+    node.kill_all_processes = partial(_kill, node, node.kill_all_processes)
 
 
 def _join(address: str, options: ClusterOptions) -> None:
@@ -183,8 +189,41 @@ def _remedy() -> str:
     return "use fewer workers, or call ray.shutdown() before, so that it starts with enough"
 
 
-def _init(**settings: Any) -> None:
-    _lasting(partial(ray.init, log_to_driver=False, logging_level=logging.ERROR, **settings))
+def _init(_deaf: bool = False, **settings: Any) -> None:
+    """Call ``ray.init``. The processes that it starts hear no signal that stops us if ``_deaf``."""
+    start = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR, **settings)
+    _lasting(partial(_without_signals, start) if _deaf else start)
+
+
+def _without_signals(start: Callable[[], object]) -> None:
+    """Start processes that do not hear the signals that stop a run.
+
+    Such a signal often goes to all processes of a group or of a service. If Ray ended at once, the
+    run could not end its iteration.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    try:
+        start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _kill(node: Any, kill: Callable[..., None], **_: Any) -> None:
+    """End all processes of a node of Ray, and those that they started, without asking first."""
+    raylets = [info.process.pid for info in node.all_processes.get("raylet", ())]
+    started = [child for pid in raylets for child in _children(pid)]
+    kill(check_alive=False, allow_graceful=False, wait=True)
+    for pid in started:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process has started, where the system tells, as Linux does."""
+    with suppress(OSError):  # it has ended
+        files = Path(f"/proc/{pid}/task").glob("*/children")
+        return [int(child) for file in files for child in file.read_text().split()]
+    return []
 
 
 def _lasting(start: Callable[[], object]) -> None:

@@ -28,6 +28,7 @@ from warprl.launch.runs.storage import Store, open_store
 
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
 IMPORTED = "init"  # the folder in a run for imported parameters
+LAST = "last"  # and that for the last whole iteration, until it is in a checkpoint
 ORIGIN = ".warprl-origin"
 EXISTS = "exists: continue it with 'warprl resume {}' or choose another name"
 KEPT = ".warprl-kept"  # beside it, if the copy holds what its origin lacks

@@ -17,7 +17,7 @@ from warprl.envs import TaskFamily, make_family
 from warprl.launch.errors import RunFailedError, UserError, reading
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs.config import RunConfig
-from warprl.launch.runs.copies import IMPORTED, address
+from warprl.launch.runs.copies import CHECKPOINTS, IMPORTED, LAST, address
 from warprl.params import prefix, subtree
 from warprl.seeding import generator
 from warprl.threads import one_thread
@@ -98,22 +98,35 @@ def open_run(folder: Path, iteration: int | None) -> StoredRun:
 
 
 def newest(folder: Path, config: RunConfig) -> Checkpoint | None:
-    """The newest intact checkpoint of a run; None if it was stopped before its first.
+    """The newest intact state of a run; None if it was stopped before its first iteration ended.
 
-    Raises UserError if there are only broken ones.
+    It is a checkpoint, or the last iteration of a process that ended without a word. Raises
+    UserError if there are only broken ones.
     """
-    if not checkpoints.iterations(folder / "checkpoints"):
+    known = checkpoints.iterations(folder / CHECKPOINTS)
+    last = _last(folder)
+    if last is not None and (not known or last > known[0]):
+        return load_checkpoint(folder, config, last, LAST)
+    return load_checkpoint(folder, config, None) if known else None
+
+
+def _last(folder: Path) -> int | None:
+    """The last iteration that a process left behind, if it is whole."""
+    try:
+        return checkpoints.load(folder / LAST).iteration
+    except (CheckpointError, OSError):
         return None
-    return load_checkpoint(folder, config, None)
 
 
-def load_checkpoint(folder: Path, config: RunConfig, iteration: int | None) -> Checkpoint:
+def load_checkpoint(
+    folder: Path, config: RunConfig, iteration: int | None, where: str = CHECKPOINTS
+) -> Checkpoint:
     """Load a checkpoint that fits ``config``, with a warning for each newer one that is broken.
 
     Raises UserError if there is none.
     """
     # Load it; if that fails, say which iterations are stored.
-    place = folder / "checkpoints"
+    place = folder / where
     try:
         with reading(place):
             saved = checkpoints.load(place, iteration)

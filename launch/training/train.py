@@ -5,30 +5,30 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from warprl.agents.inner import AdaptationConfig, GradientAdaptation, MemoryAdaptation
 from warprl.checkpoint import Checkpoint
 from warprl.launch.cluster.address import DEFAULTS, ClusterOptions, named
-from warprl.launch.errors import UserError, whole_number, writing
+from warprl.launch.errors import RunFailedError, UserError, whole_number
 from warprl.launch.machine import available_cores
 from warprl.launch.outcome import Document, Outcome
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import copies, folders, stored
 from warprl.launch.runs.config import RunConfig
-from warprl.launch.runs.copies import address
+from warprl.launch.runs.copies import CHECKPOINTS, LAST, address
 from warprl.launch.runs.lease import Lease
 from warprl.launch.runs.log import RunLog
 from warprl.launch.runs.metrics import adaptation, read, returns_text, truncate
 from warprl.launch.runs.stored import Imported
-from warprl.launch.training.interruption import stoppable
+from warprl.launch.training.interruption import Stop, stoppable
 from warprl.launch.training.loop import Progress, experiment_of, iterations, sampling
+from warprl.launch.training.saving import Saver, last_words, writing_run
 from warprl.learner import LearnerState
 
 FRUITLESS = 3  # iterations in a row in which every task diverges end a run
@@ -36,16 +36,7 @@ FRUITLESS = 3  # iterations in a row in which every task diverges end a run
 log = logging.getLogger(__name__)
 
 
-class Stop(Protocol):
-    """Says whether a run should end after the current iteration."""
-
-    @property
-    def signal(self) -> int | None:
-        """The signal that asked for it, if one did."""
-        ...
-
-
-Stopping = Callable[[Console], AbstractContextManager[Stop]]
+Stopping = Callable[[Console], Stop]
 Callback = Callable[[Mapping[str, Any], LearnerState], bool | None]
 """Called with the metrics of each iteration and the learner's state after it. Training is saved and
 ends if it returns True or raises :class:`StopTraining`."""
@@ -89,7 +80,7 @@ def start(
     _prepare(config, cluster, console)
     folder = folders.create(name, storage)
     with copies.lasting(folder), folders.hold(folder, config.output.keep) as lease:
-        with _writing(folder):
+        with writing_run(folder):
             if imported is not None:
                 stored.save_imported(folder, imported)
             (folder / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
@@ -120,7 +111,8 @@ def resume(
         if saved is None:
             stored.initial(folder, config)  # so that damage is found here, before Ray starts
         done = saved.iteration if saved else 0
-        with _writing(folder):  # here already, so that a damaged file is refused before Ray starts
+        # Here already, so that a damaged file is refused before Ray starts.
+        with writing_run(folder):
             truncate(folder / "metrics.jsonl", done)
         total = config.iterations if iterations is None else done + iterations
         if done >= total:
@@ -211,14 +203,18 @@ def _run(
     experiment = experiment_of(config)
     if saved is not None:
         progress = Progress.load(saved)
+        if saved.path.parent.name == LAST:  # which the next iteration replaces
+            with writing_run(folder):
+                progress.save(folder / CHECKPOINTS, config)
     else:
         progress = Progress.begin(experiment, stored.initial(folder, config))
-    with sampling(config, experiment) as sampler:
-        with _writing(folder):
+    stop = (stopping or stoppable)(console)
+    with sampling(config, experiment, lambda: stop.signal is not None) as sampler:
+        with writing_run(folder):
             done, writers = progress.learner.iteration, config.output.writers
             run_log = RunLog(folder, console, done, plan.total, writers)
         steps = iterations(experiment, sampler, progress, config.compute.device)
-        with run_log, (stopping or stoppable)(console) as stop:
+        with run_log, stop.caught(), last_words(folder):
             last = _loop(steps, plan, run_log, stop)
     return _outcome(folder, config, last, stop.signal)
 
@@ -228,46 +224,53 @@ def _loop(
 ) -> dict[str, Any]:
     """Iterate to the end or until asked to stop; returns the metrics of the last iteration.
 
-    Raises UserError, with everything saved, after FRUITLESS iterations in a row in which every task
-    diverged: they changed no parameter, so the next iteration would diverge as well.
+    However it ends, the last whole iteration is saved. Raises UserError after FRUITLESS iterations
+    in a row in which every task diverged: they changed no parameter, so the next iteration would
+    diverge as well.
     """
-    folder, config = plan.folder, plan.config
-    fruitless = 0
-    for progress, metrics in steps:
-        iteration = metrics["iteration"]
-        fruitless = fruitless + 1 if metrics["diverged_tasks"] == config.tasks else 0
-        last = iteration >= plan.total or fruitless == FRUITLESS
+    fruitless, last = 0, None
+    try:
+        with Saver(plan.folder, plan.config) as saver:
+            for progress, metrics in steps:
+                # The log comes first, so that it is never behind a checkpoint.
+                plan.lease.check()
+                with writing_run(plan.folder):
+                    run_log.write(metrics)
+                saver.keep(progress)
+                last = metrics
 
-        # The log comes first, so that it is never behind a checkpoint.
-        plan.lease.check()
-        with _writing(folder):
-            run_log.write(metrics)
+                # Whether there is another iteration.
+                diverged = metrics["diverged_tasks"] == plan.config.tasks
+                fruitless = fruitless + 1 if diverged else 0
+                ends = _asked_to_stop(plan.callback, metrics, progress.learner)
+                if fruitless:
+                    _tell_of_divergence(plan, metrics["iteration"], fruitless)
+                if ends or stop.signal is not None or metrics["iteration"] >= plan.total:
+                    break
+                saver.save_if_due()
+    except RunFailedError as error:
+        # A signal to all processes ends Ray as well: the run has stopped as it was told to.
+        if stop.signal is None:
+            raise
+        if last is None:
+            error.status = 128 + stop.signal
+            raise
+    assert last is not None
+    return last
 
-        # This iteration is saved even if the callback raises an exception.
-        saving = True
-        try:
-            last = _asked_to_stop(plan.callback, metrics, progress.learner) or last
-            last = last or stop.signal is not None
-            saving = last or iteration % config.output.checkpoint_every == 0
-        finally:
-            if saving:
-                with _writing(folder):
-                    progress.save(folder / "checkpoints", config)
-        if fruitless == FRUITLESS:
-            raise UserError(
-                f"stopped at iteration {iteration}: every task diverged {FRUITLESS} times in a "
-                f"row; the parameters from before are saved in {address(folder)}: begin a new run "
-                f"with a lower {_likely_cause(config)}"
-            )
-        if fruitless:
-            log.warning(
-                "iteration %d learned nothing: every task diverged; a new run needs a lower %s",
-                iteration,
-                _likely_cause(config),
-            )
-        if last:
-            break
-    return metrics
+
+def _tell_of_divergence(plan: _Plan, iteration: int, times: int) -> None:
+    """Warn that every task has diverged so many times in a row; UserError after FRUITLESS times."""
+    remedy = f"a lower {_likely_cause(plan.config)}"
+    if times == FRUITLESS:
+        raise UserError(
+            f"stopped at iteration {iteration}: every task diverged {FRUITLESS} times in a row; "
+            f"the parameters from before are saved in {address(plan.folder)}: begin a new run "
+            f"with {remedy}"
+        )
+    log.warning(
+        "iteration %d learned nothing: every task diverged; a new run needs %s", iteration, remedy
+    )
 
 
 def _asked_to_stop(
@@ -318,8 +321,3 @@ def _last_returns(adaptation: AdaptationConfig) -> str:
 def say(console: Console, line: str) -> None:
     """Print one plain line, whatever is in it."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _writing(folder: Path) -> AbstractContextManager[None]:
-    advice = f"free some space, then 'warprl resume {address(folder)}'"
-    return writing(folder, f"; the saved checkpoints are complete: {advice}")

@@ -28,8 +28,8 @@ from warprl.launch.runs import copies, folders
 from warprl.launch.runs.storage import Store, open_place
 from warprl.launch.training import train as training
 from warprl.launch.training.cells import Cell, Result
-from warprl.launch.training.interruption import stoppable
-from warprl.launch.training.train import Stop, say
+from warprl.launch.training.interruption import Stop, stoppable
+from warprl.launch.training.train import say
 
 # We handle interruptions, files and output ourselves. Trials stay in the working directory, because
 # a user's own family may lie there.
@@ -67,11 +67,11 @@ def train(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # _Progress names what fails
 
     # Tune's records serve this sweep only.
-    mark = _Mark(place)
+    mark, stop = _Mark(place), stoppable(console)
     with (
         tempfile.TemporaryDirectory(prefix="warprl-sweep-") as scratch,
         closing(mark),
-        stoppable(console) as stop,
+        stop.caught(),
     ):
         progress = _Progress(cells, mark, stop, console)
 
@@ -109,6 +109,10 @@ class _Mark:
                 self._store.write(f"{self._folder}/stop", b"")
                 self._seen = True
 
+    def caught(self) -> AbstractContextManager[None]:
+        """Trials catch no signal."""
+        return nullcontext()
+
     @property
     def signal(self) -> int | None:
         """SIGTERM once the trials are asked to stop."""
@@ -130,8 +134,8 @@ def _train_cell(cell: Cell, mark: _Mark) -> int | None:
         return None
     console = Console(quiet=True)
 
-    def stopping(_: Console) -> AbstractContextManager[Stop]:
-        return nullcontext(mark)
+    def stopping(_: Console) -> Stop:
+        return mark
 
     if cell.done is None:
         outcome = training.start(cell.config, cell.run, console, stopping=stopping)
