@@ -47,7 +47,7 @@ def main() -> int:
 
 def _warprl(*arguments: str) -> dict[str, Any]:
     """The result of a verb. Its progress and its errors go straight to the terminal."""
-    command = [sys.executable, "-m", "warprl.launch.cli", *arguments, "--json"]
+    command = [sys.executable, "-P", "-m", "warprl.launch.cli", *arguments, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import platform
 import shutil
 import subprocess
@@ -30,10 +31,11 @@ if TYPE_CHECKING:  # it loads Ray
 PACKAGES = ("torch", "ray", "mujoco", "gymnasium", "stable-baselines3", "numpy")
 FREE_GIB = 2.0
 RAY_PROBE = """
+import json
 import ray
-from warprl.launch.cluster.connection import connect
-connect(1)
-assert ray.get(ray.remote(num_cpus=0)(lambda: 42).remote(), timeout=60) == 42
+from warprl.launch.cluster import connection
+connection.connect(1)
+print(json.dumps(connection.exposure()))
 ray.shutdown()
 """
 
@@ -162,19 +164,29 @@ def check_physics() -> Finding:
 
 
 def check_ray() -> Finding:
-    """Whether Ray runs a task, here or in the cluster, tried in a separate process."""
+    """Whether Ray runs a task, here or in the cluster, and who else could use it.
+
+    That is tried in a separate process.
+    """
     cluster = address.named()
     if cluster is not None:
         try:
             address.require_reachable(cluster)
         except UserError as error:
             return Finding("ray", str(error), "see the message, or unset RAY_ADDRESS")
-    failure = _failure(RAY_PROBE)
-    if failure is None:
-        where = f"{cluster}: " if cluster else "starts and "
-        return Finding("ray", f"{where}runs a task")
-    advice = "see the message; until it starts, train with --workers 0, which needs no Ray"
-    return Finding("ray", f"does not start: {failure}", advice)
+    said, failure = _run(RAY_PROBE)
+    if failure is not None:
+        advice = "see the message; until it starts, train with --workers 0, which needs no Ray"
+        return Finding("ray", f"does not start: {failure}", advice)
+
+    # Where it listens, and to whom.
+    found = json.loads(said.splitlines()[-1])
+    who = "this machine only" if address.is_loopback(found["address"]) else "its network"
+    token = "demands a token" if found["token"] else "demands no token"
+    dashboard = f"dashboard at {found['dashboard']}" if found["dashboard"] else "no dashboard"
+    seen = f"runs a task; listens at {found['address']} to {who}, {token}, {dashboard}"
+    open_to = "" if found["token"] else "unset RAY_AUTH_MODE where Ray starts, or set it to token"
+    return Finding("ray", seen, open_to, needed=found["token"])
 
 
 def check_graphics() -> Finding:
@@ -187,7 +199,7 @@ def check_graphics() -> Finding:
 
 def check_ffmpeg() -> Finding:
     """Whether ``warprl render`` can write a video."""
-    failure = _failure("import imageio_ffmpeg; imageio_ffmpeg.get_ffmpeg_version()")
+    _, failure = _run("import imageio_ffmpeg; imageio_ffmpeg.get_ffmpeg_version()")
     if failure is not None:
         return Finding("ffmpeg", failure, "pip install imageio-ffmpeg", needed=False)
     return Finding("ffmpeg", "found", needed=False)
@@ -207,16 +219,16 @@ def _existing(path: Path) -> Path:
     return path if path.exists() else _existing(path.parent)
 
 
-def _failure(code: str) -> str | None:
-    """The last line that Python prints if ``code`` fails, or None if it does not fail."""
-    command = [sys.executable, "-c", code]
+def _run(code: str) -> tuple[str, str | None]:
+    """What Python prints, and the last line of its error if ``code`` fails, otherwise None."""
+    command = [sys.executable, "-P", "-c", code]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     except subprocess.TimeoutExpired:
-        return "no answer within two minutes"
+        return "", "no answer within two minutes"
     if done.returncode == 0:
-        return None
-    return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return done.stdout, None
+    return done.stdout, (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (

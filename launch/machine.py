@@ -67,7 +67,7 @@ def works(backend: str) -> bool:
     """
     try:
         subprocess.run(
-            [sys.executable, "-c", PROBE],
+            [sys.executable, "-P", "-c", PROBE],
             env={**os.environ, "MUJOCO_GL": backend},
             capture_output=True,
             timeout=60,

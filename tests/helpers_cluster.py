@@ -285,10 +285,19 @@ def listening(session: int) -> set[str]:
 
 def head_of(session: int) -> str:
     """The address HOST:PORT of the head of the cluster that a process of a session started."""
+    return _raylets_option(session, "--gcs-address")
+
+
+def socket_of(session: int) -> str:
+    """The path of the socket at which that cluster listens to programs of this machine."""
+    return _raylets_option(session, "--raylet_socket_name")
+
+
+def _raylets_option(session: int, name: str) -> str:
     for pid, its in sessions():
         if its == session and name_of(pid) == "raylet":
             for argument in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
-                if argument.startswith("--gcs-address="):
+                if argument.startswith(f"{name}="):
                     return argument.partition("=")[2]
     raise AssertionError("no raylet runs in that session")
 

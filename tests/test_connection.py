@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
-from helpers_cluster import free_port, head_of, listening
+from helpers_cluster import free_port, head_of, listening, socket_of
 from helpers_launch import refused
 
 import warprl
@@ -230,9 +231,41 @@ def test_more_workers_than_the_programs_own_ray_has_cpus_are_refused(
         ray.shutdown()
 
 
+def test_a_folder_that_somebody_else_has_made_is_not_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LONGEST", 999)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    ours = tmp_path / f"warprl-{os.getuid()}"
+    assert connection._private_folder() == ours
+    ours.chmod(0o777)
+    assert connection._private_folder() == ours and ours.stat().st_mode & 0o777 == 0o700
+    ours.rmdir()
+    (tmp_path / "theirs").mkdir()
+    ours.symlink_to(tmp_path / "theirs")
+    found = connection._private_folder()
+    assert found not in (ours, tmp_path / "theirs")
+    assert found.parent == tmp_path and found.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_ray_that_demands_no_token_is_warned_about(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection, "_init", lambda **settings: None)
+    for mode, warnings in (("token", 0), ("disabled", 1)):
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
+        connection._start(1)
+        assert len(caplog.messages) == warnings
+    assert caplog.messages[0].startswith("RAY_AUTH_MODE=disabled: every user of this machine can")
+
+
 @pytest.mark.ray
 def test_a_run_on_one_machine_is_out_of_reach_for_others(tmp_path: Path) -> None:
-    """It listens on the loopback interface only, demands a token, and keeps it to itself."""
+    """It listens on the loopback interface only, demands a token, and keeps it to itself.
+
+    Its sockets and logs are for its owner only, and nothing of it is left in the home folder.
+    """
     command = [sys.executable, "-m", "warprl.launch.cli", *TRAIN, "--workers", "1"]
     known = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
     with subprocess.Popen(
@@ -247,6 +280,9 @@ def test_a_run_on_one_machine_is_out_of_reach_for_others(tmp_path: Path) -> None
             assert run.stdout.readline().startswith("training ")
             assert run.stdout.readline().startswith("iteration 1/")
             assert listening(run.pid) == {"127.0.0.1"}
+            folder = Path(tempfile.gettempdir(), f"warprl-{os.getuid()}")
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert folder in Path(socket_of(run.pid)).parents
 
             asked = subprocess.run(
                 [sys.executable, "-c", ASK, head_of(run.pid)],

@@ -25,6 +25,8 @@ def test_every_check_passes_or_says_what_to_do(
     assert set(checks) == {"versions", "cores", "physics", "ray", "graphics", "ffmpeg", "disk"}
     assert "mujoco" in checks["versions"]["seen"]
     assert checks["ray"]["advice"] == ""
+    assert checks["ray"]["seen"].startswith("runs a task; listens at 127.0.0.1:")
+    assert checks["ray"]["seen"].endswith(" to this machine only, demands a token, no dashboard")
     assert checks["ffmpeg"]["advice"] == ""
     assert report["ok"] is (status == 0)
     assert status == any(check["needed"] and check["advice"] for check in checks.values())
@@ -85,6 +87,20 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_why_ray_does_not_start_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "RAY_PROBE", "raise OSError('no room in /tmp')")
     assert doctor.check_ray().seen == "does not start: OSError: no room in /tmp"
+
+
+def test_a_ray_that_anybody_can_use_is_pointed_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"address": "10.0.0.1:6379", "token": False, "dashboard": "10.0.0.1:8265"}
+    monkeypatch.setattr(doctor, "RAY_PROBE", f"print({json.dumps(json.dumps(found))})")
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.check_ray,))
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "WARN  ray  runs a task; listens at 10.0.0.1:6379 to its network, demands no token, "
+        "dashboard at 10.0.0.1:8265",
+        "           to do: unset RAY_AUTH_MODE where Ray starts, or set it to token",
+    ]
 
 
 def test_the_users_own_backend_is_the_only_one_tried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import signal
+import stat
 import sys
 import tempfile
 import threading
@@ -19,18 +20,26 @@ from typing import Any
 import ray
 from ray import _raylet
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
 from ray.exceptions import RayError
+from ray.job_config import JobConfig
 
 from warprl.launch.background import in_background
 from warprl.launch.cluster import address as addresses
 from warprl.launch.cluster.address import DEFAULTS, ClusterOptions
 from warprl.launch.cluster.nodes import require_able
 from warprl.launch.cluster.silence import silence_raylet
-from warprl.launch.errors import UserError, one_line
+from warprl.launch.errors import UserError, one_line, os_errors
 from warprl.launch.machine import available_cores
+from warprl.launch.search_path import without_working_folder
 
 RELEASE_S = 10.0  # in which CPUs of workers that have ended become free
 POLL_S = 0.2
+TASK_S = 60.0  # for the first task, whose process has to start
+LONGEST = 107  # characters of a socket's path, such as this one
+SOCKET = "warprl-{}/ray/session_2026-12-31_23-59-59_999999_4194304/sockets/plasma_store"
+
+log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 
@@ -133,8 +142,15 @@ def _start(cpus: int) -> None:
     """Start Ray on this machine, for this program only.
 
     By itself Ray listens on all interfaces, unless it believes that the machine cannot belong to a
-    larger cluster, and writes its token into the home folder.
+    larger cluster, writes its token into the home folder, and lets everybody on this machine into
+    its own folder.
     """
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        log.warning(
+            "RAY_AUTH_MODE=disabled: every user of this machine can run programs as you through "
+            "this Ray: unset it"
+        )
+
     # This process remembers a token, which must be the one that its cluster will find.
     tokens: Any = _raylet.AuthenticationTokenLoader.instance()  # type: ignore[attr-defined]
     tokens.reset_cache()
@@ -144,14 +160,39 @@ def _start(cpus: int) -> None:
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
-        with _muted():
-            _init(_deaf=True, address="local", num_cpus=cpus, include_dashboard=False)
+        with _muted(), without_working_folder():
+            folder = _private_folder() / "ray"
+            _init(
+                _deaf=True,
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                _temp_dir=str(folder),
+            )
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
     # Ray's processes are not waited for when it shuts down, because they do not hear SIGTERM.
     node: Any = ray._private.worker._global_node
     node.kill_all_processes = partial(_kill, node, node.kill_all_processes)
+
+
+def _private_folder() -> Path:
+    """The folder for Ray's sockets, logs and what does not fit into memory: only we can enter it.
+
+    Ray gives everybody all rights in the folders that it makes, and so gets one inside of this.
+    """
+    base = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(os.path.join(base, SOCKET.format(os.getuid()))) > LONGEST:
+        base = "/tmp"
+    place = Path(base) / f"warprl-{os.getuid()}"
+    with os_errors(UserError, f"cannot make a folder for Ray in {place.parent}"):
+        place.mkdir(mode=0o700, exist_ok=True)
+        found = place.lstat()
+        if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):  # somebody was quicker
+            return Path(tempfile.mkdtemp(prefix="warprl-", dir=place.parent))
+        place.chmod(0o700)
+    return place
 
 
 def _join(address: str, options: ClusterOptions) -> None:
@@ -173,6 +214,15 @@ def _join(address: str, options: ClusterOptions) -> None:
         raise addresses.refusal(address, addresses.OPEN)
 
 
+def exposure() -> dict[str, Any]:
+    """Where the Ray that this process uses listens, whether it demands a token, its dashboard."""
+    return {
+        "address": ray.get_runtime_context().gcs_address,
+        "token": _demands_token(),
+        "dashboard": ray_worker.get_dashboard_url(),  # type: ignore[no-untyped-call]
+    }
+
+
 def _demands_token() -> bool:
     """Whether the cluster asks for a token. Its nodes know, and they answer anybody if not."""
 
@@ -180,7 +230,7 @@ def _demands_token() -> bool:
     def mode() -> str:  # a local function, which Ray sends by value
         return os.environ.get("RAY_AUTH_MODE", "")
 
-    return ray.get(mode.remote()).lower() == "token"
+    return ray.get(mode.remote(), timeout=TASK_S).lower() == "token"
 
 
 def _remedy() -> str:
@@ -189,9 +239,21 @@ def _remedy() -> str:
     return "use fewer workers, or call ray.shutdown() before, so that it starts with enough"
 
 
+class _NoFolders(JobConfig):
+    """Ray's settings of a program, without folders in which its workers would look first.
+
+    These are the working folder and that of the script; see :mod:`warprl.launch.search_path`.
+    """
+
+    def _serialize(self) -> str:
+        self._py_driver_sys_path.clear()
+        return super()._serialize()
+
+
 def _init(_deaf: bool = False, **settings: Any) -> None:
     """Call ``ray.init``. The processes that it starts hear no signal that stops us if ``_deaf``."""
-    start = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR, **settings)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    start = partial(ray.init, job_config=_NoFolders(), **quiet, **settings)
     _lasting(partial(_without_signals, start) if _deaf else start)
 
 

@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,13 @@ PACKAGES = ("warprl", "ray", "torch", "mujoco", "numpy")
 VECTOR = ("sse", "ssse", "avx", "fma", "f16c", "amx", "asimd", "sve", "bf16", "i8mm")
 
 
-def describe(families: Collection[str]) -> dict[str, Any]:
-    """Versions, processor and memory of the node, and why families are missing, by their names."""
+def describe(families: Collection[str], folders: Collection[str] = ()) -> dict[str, Any]:
+    """Versions, processor and memory of the node, and why families are missing, by their names.
+
+    Modules of families may lie in ``folders`` as well.
+    """
+    if any(":" in family for family in families):
+        sys.path += [folder for folder in folders if folder not in sys.path]
     shared = os.statvfs("/dev/shm")
     return {
         "versions": {

@@ -17,6 +17,7 @@ from warprl.envs import family_names
 from warprl.launch.cluster import facts
 from warprl.launch.errors import UserError, one_line
 from warprl.launch.outcome import Document
+from warprl.launch.search_path import own_folders
 
 ANSWER_S = 60.0  # starting a process from a slow disk takes long
 VERSIONS = ("python", *facts.PACKAGES)
@@ -59,7 +60,7 @@ def survey(families: Collection[str] = (), limit_s: float = ANSWER_S) -> list[No
     # A node may lack this package, so the function that it runs is sent along.
     cloudpickle.register_pickle_by_value(facts)  # type: ignore[no-untyped-call]
     try:
-        answers = ask(facts.describe, families, limit_s=limit_s)
+        answers = ask(facts.describe, families, own_folders(), limit_s=limit_s)
     finally:
         cloudpickle.unregister_pickle_by_value(facts)  # type: ignore[no-untyped-call]
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +33,7 @@ from warprl.launch.machine import available_cores
 from warprl.launch.runs import key_table, schema_1
 from warprl.launch.runs.advice import Advice
 from warprl.launch.runs.writers import WRITERS
+from warprl.launch.search_path import look_for, own_folders
 from warprl.learner import LearnerConfig, Loss, Outer
 from warprl.objective import InitKind, Objective
 
@@ -283,13 +282,12 @@ def with_env_steps(config: RunConfig, steps: int) -> RunConfig:
 def require_family(name: str) -> None:
     """Raise UserError, in one line that says what would be right, unless this is a task family.
 
-    The module of a user's own family may lie in the working directory. Ray's workers look there
-    first; from now on this process does too.
+    From now on, this process looks for the module of a user's own family in the working directory
+    as well, behind all other places.
     """
     if ":" not in name and not is_meta_world(name):
         return require_known("family", name, family_names())
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    look_for(name, own_folders())
     try:
         make_family(name)
     except UnknownFamily as error:

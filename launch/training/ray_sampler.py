@@ -23,6 +23,7 @@ from warprl.agents.timing import mean_timing
 from warprl.launch.cluster.connection import connect
 from warprl.launch.errors import RunFailedError
 from warprl.launch.runs.config import Compute
+from warprl.launch.search_path import own_folders
 from warprl.launch.training.crew import Crew, Piece
 from warprl.launch.training.workers import (
     Arrays,
@@ -162,7 +163,7 @@ def _start_worker(family: str, agent: Agent, compute: Compute) -> Any:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         options["num_gpus"] = min(1.0, resources.get("GPU", 0.0) / compute.workers)
     remote: Any = ray.remote(**options)(Worker)
-    return remote.remote(family, agent, compute.device)
+    return remote.remote(family, agent, compute.device, own_folders())
 
 
 def _arrays(theta: Params, phi: Params) -> Arrays:

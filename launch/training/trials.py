@@ -26,6 +26,7 @@ from warprl.launch.errors import UserError, one_line
 from warprl.launch.machine import available_cores
 from warprl.launch.runs import copies, folders
 from warprl.launch.runs.storage import Store, open_place
+from warprl.launch.search_path import look_for, own_folders
 from warprl.launch.training import train as training
 from warprl.launch.training.cells import Cell, Result
 from warprl.launch.training.interruption import Stop, stoppable
@@ -74,9 +75,11 @@ def train(
         stop.caught(),
     ):
         progress = _Progress(cells, mark, stop, console)
+        places = own_folders()
 
         def trial(config: dict[str, Any]) -> dict[str, Any]:
             try:
+                look_for(cells[config["cell"]].config.family, places)
                 return {"iteration": _train_cell(cells[config["cell"]], mark)}
             except Exception as error:  # whatever it is, only this cell ends
                 return {"error": _reason(error)}

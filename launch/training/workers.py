@@ -12,6 +12,7 @@ import os
 import signal
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +29,7 @@ from warprl.agents.meta import Agent
 from warprl.agents.timing import Timing
 from warprl.envs import make_family
 from warprl.launch.machine import keep_freed_memory
+from warprl.launch.search_path import look_for
 from warprl.meta_batch import At, Group, InMemory
 from warprl.sums import GradientSums, Sums
 from warprl.trajectories import Selection
@@ -127,8 +129,12 @@ class Answer(NamedTuple):
 class Worker:
     """Adapts an agent to the tasks of one family, on one thread; an actor of Ray."""
 
-    def __init__(self, family: str, agent: Agent, device: str) -> None:
-        """``family`` is a name, because physics cannot be sent to another process."""
+    def __init__(self, family: str, agent: Agent, device: str, folders: Sequence[str] = ()) -> None:
+        """``family`` is a name, because physics cannot be sent to another process.
+
+        Its module may lie in ``folders``, which are those of the learner's process.
+        """
+        look_for(family, folders)
         _hear_no_stop()
         torch.set_num_threads(1)
         keep_freed_memory()
