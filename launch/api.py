@@ -15,8 +15,9 @@ from warprl.counts import shown
 from warprl.envs import family_names, make_family
 from warprl.launch.errors import UserError, whole_number
 from warprl.launch.evaluation.summaries import ComparisonSummary, EvaluationSummary
-from warprl.launch.handle import Run, console, find, load, require_callback
+from warprl.launch.handle import Run, console, find, load_trusted, require_callback
 from warprl.launch.runs import config as configuration
+from warprl.launch.runs.trust import ALL, Trust
 from warprl.launch.settings import setting
 from warprl.launch.training import train as training
 from warprl.launch.training.interruption import Interruption
@@ -95,7 +96,7 @@ def train(
         storage=storage,
     )
     interruption.check(outcome.summary.run)
-    return load(outcome.summary.run)
+    return load_trusted(outcome.summary.run, Trust(family=family))
 
 
 def evaluate(run: Run | str | Path, **options: Any) -> EvaluationSummary:
@@ -147,6 +148,7 @@ def compare(
         seed=seed,
         beside=",".join(map(str, beside)) or None,
         out=None if out is None else str(out),
+        trust=ALL,  # whoever is not trusted was not loaded
         console=console(False),
     ).summary
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -113,12 +113,14 @@ def resume(
     ] = None,
     wait_for_nodes: options.WaitForNodes = None,
     insecure: options.Insecure = False,
+    trust: options.Trust = False,
 ) -> Outcome[Summary]:
     """Continue a run exactly where its newest checkpoint left it."""
+    from warprl.launch.runs.trust import Trust
     from warprl.launch.training import train
 
-    cluster = address.options(wait_for_nodes, insecure)
-    return train.resume(find(run), iterations, terminal.console(), cluster=cluster)
+    cluster, console = address.options(wait_for_nodes, insecure), terminal.console()
+    return train.resume(find(run), iterations, console, cluster=cluster, trust=Trust(trust))
 
 
 @partial(verb, help=options.SWEEP)
@@ -152,14 +154,18 @@ def evaluate(
     ] = "curve",
     checkpoint: options.Checkpoint = None,
     seed: options.EpisodeSeed = None,
+    trust: options.Trust = False,
 ) -> Outcome[Summary]:
     """Measure how a run adapts to held-out tasks: returns after 0..N inner steps.
 
     With --protocol metaworld: success rates by Meta-World's own evaluator, for runs on its families
     (docs/metaworld.md).
     """
+    from warprl.launch.runs.trust import Trust
+
     folder, console = find(run, checkpoint), terminal.console()
-    asked = {"steps": steps, "episodes": episodes, "checkpoint": checkpoint, "seed": seed}
+    numbers = {"steps": steps, "episodes": episodes, "checkpoint": checkpoint, "seed": seed}
+    asked: dict[str, Any] = {**numbers, "trust": Trust(trust)}
 
     # By Meta-World's evaluator.
     if protocol == "metaworld":
@@ -191,6 +197,7 @@ def compare(
     out: Annotated[
         str | None, text("FOLDER", "A new folder, or a URI.", default="runs/comparisons/<time>")
     ] = None,
+    trust: options.Trust = False,
 ) -> Outcome[Summary]:
     """Compare runs on the same held-out tasks; runs that differ only in their seed count as one.
 
@@ -199,11 +206,13 @@ def compare(
     task, trained on all tasks beforehand and then fine-tuned, or seeing the task (oracle).
     """
     from warprl.launch.evaluation import compare
+    from warprl.launch.runs.trust import Trust
 
     # The runs have to be there before anything else is looked at.
     runs, console = [find(name) for name in names], terminal.console()
-    asked = {"steps": steps, "episodes": episodes, "seed": seed}
-    return compare.compare(runs, **asked, beside=beside, out=out, console=console)
+    asked: dict[str, Any] = {"steps": steps, "episodes": episodes, "seed": seed}
+    asked |= {"beside": beside, "out": out, "trust": Trust(trust)}
+    return compare.compare(runs, **asked, console=console)
 
 
 @verb
@@ -212,12 +221,14 @@ def render(
     task: Annotated[int, number("Position among the held-out tasks.")] = 0,
     steps: Annotated[int | None, number("Inner steps.", "as in training")] = None,
     checkpoint: options.Checkpoint = None,
+    trust: options.Trust = False,
 ) -> Outcome[Summary]:
     """Film one task before and after 1..K inner steps, side by side."""
     from warprl.launch.evaluation import render
+    from warprl.launch.runs.trust import Trust
 
-    folder = find(run, checkpoint)
-    return render.render(folder, task, steps, checkpoint, terminal.console())
+    folder, console = find(run, checkpoint), terminal.console()
+    return render.render(folder, task, steps, checkpoint, console, Trust(trust))
 
 
 @verb
@@ -230,12 +241,14 @@ def export(
     ] = None,
     checkpoint: options.Checkpoint = None,
     seed: options.EpisodeSeed = None,
+    trust: options.Trust = False,
 ) -> Outcome[Summary]:
     """Adapt to one task and save the policy for Stable-Baselines3's PPO.load."""
     from warprl.launch.evaluation import sb3
     from warprl.launch.runs import stored
+    from warprl.launch.runs.trust import Trust
 
-    found = stored.open_run(find(run, checkpoint), checkpoint)
+    found = stored.open_run(find(run, checkpoint), checkpoint, Trust(trust))
     return sb3.export(found, sb3.parse_task(found, task or ()), steps, out, seed)
 
 

@@ -28,6 +28,7 @@ from warprl.launch.runs import folders, stored
 from warprl.launch.runs import metrics as recorded
 from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.stored import StoredRun
+from warprl.launch.runs.trust import ALL, Trust
 from warprl.launch.training import train as training
 from warprl.launch.training.interruption import Interruption
 from warprl.launch.training.train import Callback
@@ -39,23 +40,31 @@ TaskLike: TypeAlias = Task | int | Mapping[str, Any]
 """A task; its position among the held-out tasks; or its numbers by name."""
 
 
-def load(run: str | Path, checkpoint: int | None = None) -> Run:
+def load(run: str | Path, checkpoint: int | None = None, *, trust: bool = False) -> Run:
     """A run that was trained before, by any means.
 
     Args:
         run: its name, its path, or its URI in storage.
         checkpoint: the iteration to read; None is the newest.
+        trust: use it even if its task family is none of this package and it was not begun on this
+            machine. That runs the code of the family's module.
 
     Raises:
-        UserError: if there is no such run, or its configuration or its checkpoints are broken.
+        UserError: if there is no such run, if its configuration or its checkpoints are broken, or
+            if its task family is not trusted.
 
     >>> load("example").config.agent
     'warpgrad'
     """
+    return load_trusted(run, Trust(trust), checkpoint)
+
+
+def load_trusted(run: str | Path, trust: Trust, checkpoint: int | None = None) -> Run:
+    """The same, with another kind of trust."""
     if checkpoint is not None:
         checkpoint = whole_number("checkpoint", checkpoint, 0)
     folder = folders.find(str(run), checkpoint)
-    found = Run(folder, configuration.load(folder / "config.yaml"), checkpoint)
+    found = Run(folder, configuration.load(folder / "config.yaml", trust), checkpoint)
     if checkpoint is not None or checkpoints.iterations(folder / "checkpoints"):
         return replace(found, checkpoint=found.stored.iteration)
     return found  # killed before its first checkpoint: it can be resumed
@@ -64,6 +73,8 @@ def load(run: str | Path, checkpoint: int | None = None) -> Run:
 @dataclass(frozen=True)
 class Run:
     """A trained run at one of its checkpoints; later training does not change this object.
+
+    Whoever has this object has trusted the run: :func:`load` refuses others.
 
     Args:
         folder: the folder of the run; of a run in storage, a copy that lasts as long as the
@@ -88,7 +99,7 @@ class Run:
         Raises:
             UserError: if there is no intact checkpoint.
         """
-        return stored.open_run(self.folder, self.checkpoint)
+        return stored.open_run(self.folder, self.checkpoint, ALL)
 
     @property
     def iteration(self) -> int:
@@ -234,6 +245,7 @@ class Run:
             untrained=untrained,
             checkpoint=self.checkpoint,
             seed=seed,
+            trust=ALL,
             console=console(False),
         ).summary
 
@@ -258,8 +270,9 @@ class Run:
             whole_number("steps", steps, 1)
         options = {"--task": task, "--steps": steps, "--checkpoint": self.checkpoint}
         given = [f"{name}={value}" for name, value in options.items() if value is not None]
-        command = [sys.executable, "-m", "warprl.launch.cli", "render", str(self.folder), *given]
-        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        program = [sys.executable, "-P", "-m", "warprl.launch.cli"]
+        command = [*program, "render", str(self.folder), "--trust", *given]
+        paths = os.pathsep.join(filter(None, sys.path))
         done = subprocess.run(
             [*command, "--json"],
             capture_output=True,
@@ -333,9 +346,10 @@ class Run:
             console(verbose),
             stopping=interruption.stopping,
             callback=callback,
+            trust=ALL,
         )
         interruption.check(outcome.summary.run)
-        return load(self.folder)
+        return load_trusted(self.folder, ALL)
 
     def _task(self, task: TaskLike) -> Task:
         """A task of the family. Raises UserError for anything else."""

@@ -56,6 +56,9 @@ Storage = Annotated[
     ),
 ]
 Checkpoint = Annotated[int | None, number("Iteration of the checkpoint to use.", "the newest")]
+Trust = Annotated[
+    bool, flag("--trust", "Use a run from elsewhere although its task family runs code of its own.")
+]
 TaskSettings = Annotated[list[str] | None, text("KEY=VALUE", TASK_HELP)]
 Job = Annotated[str, typer.Argument(metavar="JOB", help="As 'warprl status' lists them.")]
 Server = Annotated[

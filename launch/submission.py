@@ -15,6 +15,7 @@ from warprl.launch.runs import config as configuration
 from warprl.launch.runs import folders
 from warprl.launch.runs.copies import CONFIG, name_of
 from warprl.launch.runs.storage import is_uri, open_place, require_uri
+from warprl.launch.runs.trust import Trust
 from warprl.launch.training import cells
 
 LOST = "a job needs an absolute path or a URI, for Ray deletes the folder in which it runs"
@@ -53,23 +54,33 @@ def _train(given: Mapping[str, Any], rest: Sequence[str]) -> Command:
     # What it trains. How many workers there are by default is for the cluster to say.
     options = {key: given[key] for key in ("iterations", "workers", "seed")}
     settings = [each for each in given["settings"] or () if not each.startswith(LOCAL)]
-    configuration.resolve(given["family"], given["agent"], options, settings, cores=lambda: 1)
+    family, agent = given["family"], given["agent"]
+    configuration.note_begun(
+        configuration.resolve(family, agent, options, settings, cores=lambda: 1)
+    )
     again = () if given["again"] else ("--resume",)
-    return Command(["train", *again, *rest], place, name, [given["family"]])
+    return Command(["train", *again, *rest], place, name, [family])
 
 
 def _resume(given: Mapping[str, Any], rest: Sequence[str]) -> Command:
     place = _lasting(given["run"], "RUN")
     if given["iterations"] is not None:
         whole_number("iterations", given["iterations"], 1)
-    return Command(["resume", *rest], place, name_of(place), _families(place))
+    families = _families(place, Trust(given["trust"]))
+    if not given["trust"] and any(":" in family for family in families):
+        raise UserError(
+            f"{place}: a node cannot tell that its task family {families[0]} is yours: add --trust "
+            "behind resume"
+        )
+    return Command(["resume", *rest], place, name_of(place), families)
 
 
 def _sweep(given: Mapping[str, Any], rest: Sequence[str]) -> Command:
     file = Path(given["file"])
     grid = cells.read(file, given["storage"])
     place = _lasting(grid.folder or folders.in_root(), f"{file}: folder")
-    cells.plan(grid, file)
+    for cell in cells.plan(grid, file):
+        configuration.note_begun(cell.config)
     arguments = [file.name if each == given["file"] else each for each in rest]
     return Command(["sweep", *arguments], place, file.stem, grid.families, [file])
 
@@ -84,13 +95,13 @@ def _lasting(run: str | None, what: str) -> str:
     return os.path.normpath(place)
 
 
-def _families(place: str) -> list[str]:
+def _families(place: str, trust: Trust) -> list[str]:
     """The task family of a run, or nothing if only the cluster can read it.
 
-    Raises UserError if it does not exist here.
+    Raises UserError if it does not exist here or is not trusted.
     """
     try:
         text = open_place(place).read(CONFIG)
     except (OSError, UserError):
         return []
-    return [configuration.parse(yaml.safe_load(text), Path(place) / CONFIG).family]
+    return [configuration.parse(yaml.safe_load(text), Path(place) / CONFIG, trust).family]

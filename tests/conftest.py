@@ -1,14 +1,23 @@
-"""What every test may rely on: one thread, deterministic torch, no display, no Ray left running."""
+"""What every test may rely on: one thread, deterministic torch, no display, no Ray left running.
+
+What the tests make is noted in a ledger of their own, and not in that of whoever runs them.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if "WARPRL_STATE" not in os.environ:
+    os.environ["WARPRL_STATE"] = tempfile.mkdtemp(prefix="warprl-tests-")
+    atexit.register(shutil.rmtree, os.environ["WARPRL_STATE"], ignore_errors=True)
 
 import pytest
 import torch

@@ -35,13 +35,13 @@ def fabricate(
     iterations: Sequence[int] = (1,),
     without: Sequence[str] = (),
 ) -> None:
-    """A run folder with checkpoints of the initial parameters, theta and phi moved as given.
+    """A run of ours with checkpoints of the initial parameters, theta and phi moved as given.
 
     ``without`` are keys of the policy that the checkpoints are too old to have.
     """
     resolved = config.resolve(family, "warpgrad", {"workers": 0}, [*SMALL, *settings])
     folder.mkdir()
-    (folder / "config.yaml").write_text(config.dump(resolved))
+    config.save(folder / "config.yaml", resolved)
     theta, phi = stored.fresh(resolved)
     theta = tree_map(lambda tensor: tensor + shift, theta)
     phi = tree_map(lambda tensor: tensor + warp_shift, phi)

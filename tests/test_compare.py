@@ -18,7 +18,7 @@ from warprl.envs import make_family
 from warprl.launch.cli import main
 from warprl.launch.evaluation import evaluate as evaluation
 from warprl.launch.runs import config as configuration
-from warprl.launch.runs import stored
+from warprl.launch.runs import ledger, stored
 
 POINT, CHEETAH = "point-navigation-v1", "half-cheetah-dir-v1"
 QUICK = ("--steps", "2", "--episodes", "2")
@@ -388,13 +388,44 @@ def trained_on(run: Path) -> None:
     ],
 )
 def test_an_evaluation_that_may_give_other_numbers_is_not_used(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, damage: Callable[[Path], None]
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], None],
 ) -> None:
     seeds(tmp_path, "a", 1)
     compare(capsys, "a1")
     damage(tmp_path / "a1")
+    monkeypatch.setattr(ledger, "knows", lambda *parts: True)  # as if it had been written so
     (run,) = compare(capsys, "a1")["groups"][0]["runs"]
     assert not run["reused"]
+
+
+def test_an_evaluation_that_was_not_made_here_is_not_believed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    seeds(tmp_path, "a", 1)
+    honest = compare(capsys, "a1")["groups"][0]["curve"]
+
+    def forge(summary: dict[str, Any]) -> None:
+        for adaptation in summary["curves"][0]["adaptations"]:
+            adaptation["returns"] = [-0.1] * 3
+
+    change(tmp_path / "a1", forge)
+    (forged,) = (tmp_path / "a1" / "evaluation").iterdir()
+    assert main(["compare", "a1", *QUICK, "--json"]) == 0
+    output = capsys.readouterr()
+    (group,) = json.loads(output.out)["groups"]
+    assert (group["runs"][0]["reused"], group["curve"]) == (False, honest)
+    assert output.err == (
+        f"warprl: warning: {forged} was not measured on this machine: measuring anew\n"
+    )
+
+    # The new one is ours, and is used although the other one is still there.
+    assert main(["compare", "a1", *QUICK, "--json"]) == 0
+    output = capsys.readouterr()
+    (group,) = json.loads(output.out)["groups"]
+    assert (group["runs"][0]["reused"], group["curve"], output.err) == (True, honest, "")
 
 
 @pytest.mark.parametrize("option", [("--steps", "1"), ("--episodes", "3"), ("--seed", "1")])

@@ -24,6 +24,7 @@ from warprl.launch.outcome import Outcome
 from warprl.launch.runs import copies, folders
 from warprl.launch.runs.copies import address
 from warprl.launch.runs.storage import is_uri
+from warprl.launch.runs.trust import OURS, Trust
 from warprl.seeding import generator
 
 
@@ -35,6 +36,7 @@ def compare(
     seed: int,
     beside: str | None = None,
     out: str | None,
+    trust: Trust = OURS,
     console: Console,
 ) -> Outcome[ComparisonSummary]:
     """Evaluate every run on the same tasks and random numbers, and write tables and figure.
@@ -49,7 +51,7 @@ def compare(
     if not paths:
         raise UserError("compare: give one run or more")
     words = references.parse(beside)
-    members = [Member.open(folder) for folder in paths]
+    members = [Member.open(folder, trust) for folder in paths]
     require_one_family([member.run for member in members])
     groups = grouped(members)
     family = members[0].run.config.family

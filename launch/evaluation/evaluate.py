@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,9 +27,10 @@ from warprl.launch.evaluation.groups import require_one_family
 from warprl.launch.evaluation.statistics import estimate
 from warprl.launch.evaluation.summaries import DIAGNOSTICS, CurveSummary, EvaluationSummary
 from warprl.launch.outcome import Outcome, to_json
-from warprl.launch.runs import copies, folders, stored
+from warprl.launch.runs import copies, folders, ledger, stored
 from warprl.launch.runs.canonical import canonical_json
 from warprl.launch.runs.copies import address
+from warprl.launch.runs.trust import OURS, Trust
 from warprl.seeding import generator
 from warprl.threads import one_thread
 from warprl.types import Floats, Params, Task
@@ -37,7 +39,10 @@ STEPS = 3  # the fewest inner steps, by default
 ADAPTATIONS = 20  # the fewest adaptations: if a family has fewer tasks, they are repeated
 CHUNK = 10  # adaptations simulated together
 FORMAT = 2  # of summary.json; other formats are not read back
+LEDGER = "evaluation"  # what the ledger calls them
 MEASURED_BY = ("gymnasium", "mujoco", "torch")  # packages whose version may change a return
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,7 @@ def evaluate(
     untrained: bool,
     checkpoint: int | None,
     seed: int | None,
+    trust: Trust = OURS,
     console: Console,
 ) -> Outcome[EvaluationSummary]:
     """Measure adaptation curves and write them to a new folder under ``RUN/evaluation``.
@@ -148,8 +154,8 @@ def evaluate(
     UserError for runs that cannot be compared or values out of range.
     """
     # Refuse what cannot be measured before any work.
-    run = stored.open_run(folder, checkpoint)
-    others = [] if against is None else [stored.open_run(against, None)]
+    run = stored.open_run(folder, checkpoint, trust)
+    others = [] if against is None else [stored.open_run(against, None, trust)]
     require_one_family([run, *others])
     protocol = protocol_of(run, steps, episodes, seed)
     folders.require_writable(folder, "evaluation")
@@ -167,23 +173,43 @@ def evaluate(
 
 
 def recall(run: stored.StoredRun, protocol: Protocol) -> EvaluationSummary | None:
-    """The newest stored evaluation of exactly this policy and protocol, if there is one."""
-    known = protocol.describe()
+    """The newest stored evaluation of exactly this policy and protocol, if one was made here.
+
+    One from elsewhere could say anything. A warning names it, because measuring takes time.
+    """
     copies.fetch_evaluations(run.folder)
+    elsewhere = None
+    for folder, text, summary in _stored(run, protocol):
+        if ledger.knows(LEDGER, text):
+            return replace(summary, folder=address(folder))  # it may have moved with its run
+        elsewhere = elsewhere or folder
+    if elsewhere:
+        log.warning("%s was not measured on this machine: measuring anew", address(elsewhere))
+    return None
+
+
+def _stored(
+    run: stored.StoredRun, protocol: Protocol
+) -> Iterator[tuple[Path, str, EvaluationSummary]]:
+    """The stored evaluations of this policy and protocol, the newest first: folder, text, summary.
+
+    Those that are damaged, or were written by another version, are left out.
+    """
+    known = protocol.describe()
     for path in sorted((run.folder / "evaluation").glob("*/summary.json"), reverse=True):
         try:
-            summary = summaries.from_json(EvaluationSummary, path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            summary = summaries.from_json(EvaluationSummary, text)
             curves = Curves.of(summary.curves[0].adaptations)
         except (OSError, ValueError, IndexError):
-            continue  # damaged, or written by another version: measure again
+            continue
         if (
             summary.protocol == known
             and summary.curves[0].digest == _trained(run).digest()
             and curves.returns.shape == (len(protocol.rows), protocol.steps + 1)
             and curves.usable.any()
         ):
-            return replace(summary, folder=address(path.parent))  # it may have moved with its run
-    return None
+            yield path.parent, text, summary
 
 
 def record(run: stored.StoredRun, protocol: Protocol, console: Console) -> EvaluationSummary:
@@ -329,5 +355,6 @@ def _write(
         report.write_tasks(folder / "tasks.csv", ("policy",), protocol.steps, rows)
         report.plot(folder / "curve.png", summary)
         report.write_summary(folder, summary)
+        ledger.note(LEDGER, (folder / "summary.json").read_text(encoding="utf-8"))
     copies.publish(folder)
     return summary

@@ -17,6 +17,7 @@ from warprl.launch.runs import config as configuration
 from warprl.launch.runs import metrics, stored
 from warprl.launch.runs.key_table import text
 from warprl.launch.runs.metrics import Metrics
+from warprl.launch.runs.trust import OURS, Trust
 from warprl.types import Floats
 
 # Keys and sections in which the runs of a group may differ.
@@ -31,9 +32,9 @@ class Member:
     history: Sequence[Metrics]
 
     @classmethod
-    def open(cls, folder: Path) -> Member:
-        """A run at its newest checkpoint. Raises UserError for one that cannot be read."""
-        run = stored.open_run(folder, None)
+    def open(cls, folder: Path, trust: Trust = OURS) -> Member:
+        """A run at its newest checkpoint. Raises UserError for one that cannot be used."""
+        run = stored.open_run(folder, None, trust)
         return cls(run, metrics.read(folder / "metrics.jsonl", run.iteration))
 
     @property

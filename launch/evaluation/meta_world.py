@@ -27,6 +27,7 @@ from warprl.launch.outcome import Document, Outcome, table, to_json
 from warprl.launch.runs import copies, folders, stored
 from warprl.launch.runs.copies import address
 from warprl.launch.runs.stored import StoredRun
+from warprl.launch.runs.trust import OURS, Trust
 from warprl.seeding import generator
 from warprl.threads import one_thread
 from warprl.types import Params
@@ -163,6 +164,7 @@ def evaluate(
     episodes: int | None,
     checkpoint: int | None,
     seed: int | None,
+    trust: Trust = OURS,
     console: Console,
 ) -> Outcome[MetaWorldSummary]:
     """Run Meta-World's evaluator and write what it finds to a new folder in ``RUN/evaluation``.
@@ -175,7 +177,7 @@ def evaluate(
     a number out of range.
     """
     # Refuse what Meta-World's evaluator cannot do.
-    run = stored.open_run(folder, checkpoint)
+    run = stored.open_run(folder, checkpoint, trust)
     if run.config.policy.memory is not None:
         raise UserError(
             f"--protocol metaworld: the policy of {run.address} has a memory (policy.memory = "

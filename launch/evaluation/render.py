@@ -19,6 +19,7 @@ from warprl.launch import machine
 from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.outcome import Document, Outcome, parameters
 from warprl.launch.runs import copies, folders
+from warprl.launch.runs.trust import OURS, Trust
 from warprl.threads import one_thread
 from warprl.types import EnvStep, Floats, Generators
 
@@ -102,7 +103,12 @@ class RenderSummary(Document):
 
 
 def render(
-    folder: Path, task: int, steps: int | None, checkpoint: int | None, console: Console
+    folder: Path,
+    task: int,
+    steps: int | None,
+    checkpoint: int | None,
+    console: Console,
+    trust: Trust = OURS,
 ) -> Outcome[RenderSummary]:
     """Film held-out task number ``task`` before and after 1..``steps`` inner steps.
 
@@ -114,7 +120,7 @@ def render(
     from warprl.launch.runs import stored
 
     # Refuse what cannot be filmed before any work.
-    run = stored.open_run(folder, checkpoint)
+    run = stored.open_run(folder, checkpoint, trust)
     steps = max(run.config.adaptation.steps, 1) if steps is None else steps
     if not 1 <= steps <= MAX_STEPS:
         raise UserError(f"steps = {steps}: a film shows 1 to {MAX_STEPS}")

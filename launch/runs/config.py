@@ -31,7 +31,10 @@ from warprl.keys import Key, either
 from warprl.launch.errors import UserError, nearest, reading, require_known
 from warprl.launch.machine import available_cores
 from warprl.launch.runs import key_table, schema_1
+from warprl.launch.runs import trust as trusted
 from warprl.launch.runs.advice import Advice
+from warprl.launch.runs.copies import address
+from warprl.launch.runs.trust import OURS, Trust
 from warprl.launch.runs.writers import WRITERS
 from warprl.launch.search_path import look_for, own_folders
 from warprl.learner import LearnerConfig, Loss, Outer
@@ -175,16 +178,28 @@ def of_preset(family: str, agent: str) -> RunConfig:
     return RunConfig(family=family, agent=agent, **parts)
 
 
-def load(path: Path) -> RunConfig:
+def load(path: Path, trust: Trust = OURS) -> RunConfig:
     """Read a stored configuration, one of schema 1 in the words of schema 2.
 
-    Raises UserError if it is broken or of another version.
+    Raises UserError if it is broken or of another version, and before its task family is imported
+    unless that is trusted: see :mod:`warprl.launch.runs.trust`.
     """
-    return parse(read_yaml(path, "a run's configuration"), path)
+    return parse(read_yaml(path, "a run's configuration"), path, trust)
 
 
-def parse(data: dict[str, Any], path: Path) -> RunConfig:
-    """The configuration in a file's data. Raises UserError, naming the file, if it is not valid."""
+def save(path: Path, config: RunConfig) -> None:
+    """Write the configuration of a run that begins here, and note that it does."""
+    path.write_text(dump(config), encoding="utf-8")
+    note_begun(config)
+
+
+def note_begun(config: RunConfig) -> None:
+    """Note that the user has begun a run with this configuration, which is trusted from now on."""
+    trusted.note(config.family, _computed(plain(config)))
+
+
+def parse(data: dict[str, Any], path: Path, trust: Trust = OURS) -> RunConfig:
+    """The configuration in a file's data. Raises UserError, as :func:`load` says."""
     version = data.get("schema_version")
     if version not in (1, 2):
         raise UserError(
@@ -193,6 +208,7 @@ def parse(data: dict[str, Any], path: Path) -> RunConfig:
         )
     with _naming(path):
         config = _validated(schema_1.upgrade(data) if version == 1 else data)
+    trusted.require(config.family, _computed(data), address(path.parent), trust)
     require_family(config.family)
     _require_physics(config.family)
     require_known("agent", config.agent, PRESETS)
@@ -239,6 +255,11 @@ def plain(config: RunConfig) -> dict[str, Any]:
         section, _, key = path.partition(".")
         del data[section][key]
     return {key: value for key, value in data.items() if value != {}}
+
+
+def _computed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration computes, without how that is carried out."""
+    return {key: value for key, value in data.items() if key not in CARRIED_OUT}
 
 
 def dump(config: RunConfig) -> str:

@@ -18,6 +18,7 @@ from warprl.launch.errors import RunFailedError, UserError, reading
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.copies import CHECKPOINTS, IMPORTED, LAST, address
+from warprl.launch.runs.trust import OURS, Trust
 from warprl.params import prefix, subtree
 from warprl.seeding import generator
 from warprl.threads import one_thread
@@ -81,12 +82,13 @@ class StoredRun:
             raise RunFailedError(str(error)) from error
 
 
-def open_run(folder: Path, iteration: int | None) -> StoredRun:
+def open_run(folder: Path, iteration: int | None, trust: Trust = OURS) -> StoredRun:
     """Load a run at one iteration, or at its newest intact checkpoint.
 
-    Raises UserError if there is none, or if it does not fit the run's configuration.
+    Raises UserError if there is none, if it does not fit the run's configuration, or if its task
+    family is not trusted.
     """
-    config = configuration.load(folder / "config.yaml")
+    config = configuration.load(folder / "config.yaml", trust)
     saved = load_checkpoint(folder, config, iteration)
     return StoredRun(
         folder,

@@ -41,6 +41,7 @@ from warprl.launch.runs import copies, folders, stored
 from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.key_table import text
 from warprl.launch.runs.storage import is_uri, require_uri
+from warprl.launch.runs.trust import Trust
 
 # Keys of a run that a sweep file gives under names of its own.
 OWN_KEYS = {
@@ -287,7 +288,7 @@ def _done(run: str, wanted: RunConfig) -> int | None:
     with folders.opened(run) as folder:
         if folder is None:
             return None
-        found = configuration.load(folder / "config.yaml")
+        found = configuration.load(folder / "config.yaml", Trust(family=wanted.family))
         for key in configuration.differences(found, wanted):
             before, now = (text(configuration.flat(config).get(key)) for config in (found, wanted))
             raise UserError(

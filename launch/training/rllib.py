@@ -18,6 +18,7 @@ from warprl.launch.cluster.connection import prepare
 from warprl.launch.errors import UserError
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import stored
+from warprl.launch.runs.trust import Trust
 from warprl.launch.training.loop import Progress, experiment_of, iterations, sampling
 from warprl.launch.training.rllib_absent import without_absent
 from warprl.launch.training.rllib_config import MetaConfig
@@ -115,9 +116,10 @@ class WarpGrad(Algorithm):
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "config.yaml"
         if file.exists():
-            for key in configuration.differences(configuration.load(file), self._run):
+            found = configuration.load(file, Trust(family=self._run.family))
+            for key in configuration.differences(found, self._run):
                 raise UserError(f"{folder} holds another run, with another {key}")
-        file.write_text(configuration.dump(self._run), encoding="utf-8")
+        configuration.save(file, self._run)
         self._progress.save(folder / "checkpoints", self._run)
         return str(folder)
 
@@ -126,7 +128,7 @@ class WarpGrad(Algorithm):
 
         Raises UserError if there is none, or if the family or the policy differs.
         """
-        found = configuration.load(Path(path) / "config.yaml")
+        found = configuration.load(Path(path) / "config.yaml", Trust(family=self._run.family))
         for key in configuration.differences(found, self._run):
             if key.partition(".")[0] in ("family", "policy"):
                 was, now = (configuration.flat(run).get(key) for run in (found, self._run))
@@ -136,17 +138,19 @@ class WarpGrad(Algorithm):
 
     @classmethod
     def from_checkpoint(  # type: ignore[override]  # there is only one policy
-        cls, path: str | Path | Checkpoint, filesystem: Any = None
+        cls, path: str | Path | Checkpoint, filesystem: Any = None, *, trust: bool = False
     ) -> Self:
         """The algorithm that saved a checkpoint, at the iteration at which it did.
 
         Args:
             path: a folder or URI, such as that of a checkpoint that Tune saved, or of a run.
             filesystem: where ``path`` lies, if it is neither on this disk nor a URI.
+            trust: import the task family even if it is not one of this package and the checkpoint
+                was not saved on this machine. That runs the code of its module.
         """
         where = path if isinstance(path, Checkpoint) else Checkpoint(path, filesystem)
         with where.as_directory() as folder:
-            run = configuration.load(Path(folder) / "config.yaml")
+            run = configuration.load(Path(folder) / "config.yaml", Trust(trust))
             algorithm = cls(config=WarpGradConfig.of(run))
             algorithm.restore_from_path(folder)
         return algorithm

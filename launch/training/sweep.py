@@ -20,6 +20,7 @@ from rich.console import Console
 from warprl.launch.cluster.address import DEFAULTS, ClusterOptions, named
 from warprl.launch.errors import UserError, os_errors
 from warprl.launch.outcome import Document, Outcome
+from warprl.launch.runs import config as configuration
 from warprl.launch.runs import folders
 from warprl.launch.runs.storage import is_uri
 from warprl.launch.training.cells import Cell, Result, plan, read
@@ -64,6 +65,8 @@ def sweep(
     if is_uri(place):
         folders.require_mounted(place)
     cells = plan(grid, path)
+    for cell in cells:  # here as well, for trials may train on other machines
+        configuration.note_begun(cell.config)
 
     # Finished runs need no work, and no Ray.
     results = {c.name: Result("skipped", c.done or 0) for c in cells if c.finished}

@@ -26,6 +26,7 @@ from warprl.launch.runs.lease import Lease
 from warprl.launch.runs.log import RunLog
 from warprl.launch.runs.metrics import adaptation, read, returns_text, truncate
 from warprl.launch.runs.stored import Imported
+from warprl.launch.runs.trust import OURS, Trust
 from warprl.launch.training.interruption import Stop, stoppable
 from warprl.launch.training.loop import Progress, experiment_of, iterations, sampling
 from warprl.launch.training.saving import Saver, last_words, writing_run
@@ -83,7 +84,7 @@ def start(
         with writing_run(folder):
             if imported is not None:
                 stored.save_imported(folder, imported)
-            (folder / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
+            configuration.save(folder / "config.yaml", config)
         plan = _Plan(folder, config, config.iterations, callback, lease)
         return _run(plan, None, console, stopping)
 
@@ -95,6 +96,7 @@ def resume(
     stopping: Stopping | None = None,
     callback: Callback | None = None,
     cluster: ClusterOptions = DEFAULTS,
+    trust: Trust = OURS,
 ) -> Outcome[TrainingSummary]:
     """Continue a run to its end or for ``iterations`` more, with the same result as without a stop.
 
@@ -103,7 +105,7 @@ def resume(
     """
     if iterations is not None:
         iterations = whole_number("iterations", iterations, 1)
-    config = configuration.load(folder / "config.yaml")
+    config = configuration.load(folder / "config.yaml", trust)
     configuration.require_device(config)
     folders.require_writable(folder, "checkpoints", "tensorboard")
     with folders.hold(folder, config.output.keep) as lease:
@@ -145,11 +147,13 @@ def start_or_resume(
         return start(config, name, console, storage=storage, cluster=cluster)
 
     # The run has to be the one that is asked for.
-    found = configuration.load(folder / "config.yaml")
+    trust = Trust(family=config.family)
+    found = configuration.load(folder / "config.yaml", trust)
     for key in configuration.differences(found, config):
         before, now = (configuration.flat(each).get(key) for each in (found, config))
         place = address(folder)
         raise UserError(f"{place} exists with {key} = {before}, not {now}: choose another name")
+    configuration.note_begun(found)
 
     # Whatever is left of it is trained.
     saved = stored.newest(folder, found)
@@ -157,7 +161,8 @@ def start_or_resume(
     if done >= config.iterations:
         last = read(folder / "metrics.jsonl", done)[-1]
         return _outcome(folder, config, last)
-    return resume(folder, config.iterations - done, console, cluster=cluster)
+    remaining = config.iterations - done
+    return resume(folder, remaining, console, cluster=cluster, trust=trust)
 
 
 def _prepare(config: RunConfig, cluster: ClusterOptions, console: Console) -> None:

@@ -26,6 +26,7 @@ from warprl.launch.errors import UserError, one_line
 from warprl.launch.machine import available_cores
 from warprl.launch.runs import copies, folders
 from warprl.launch.runs.storage import Store, open_place
+from warprl.launch.runs.trust import Trust
 from warprl.launch.search_path import look_for, own_folders
 from warprl.launch.training import train as training
 from warprl.launch.training.cells import Cell, Result
@@ -145,7 +146,8 @@ def _train_cell(cell: Cell, mark: _Mark) -> int | None:
     else:
         remaining = cell.config.iterations - cell.done
         with copies.lasting(folders.find(cell.run)) as folder:
-            outcome = training.resume(folder, remaining, console, stopping)
+            named = Trust(family=cell.config.family)
+            outcome = training.resume(folder, remaining, console, stopping, trust=named)
     return outcome.summary.iteration
 
 
