@@ -267,10 +267,10 @@ def test_a_checkpoint_of_another_run_is_refused(
     fabricate(tmp_path / "b", CHEETAH)
     fabricate(tmp_path / "c", POINT, "policy.hidden=[9]")
     (tmp_path / "a" / "checkpoints").rename(tmp_path / "kept")
-    (tmp_path / "a" / "checkpoints").symlink_to(tmp_path / "b" / "checkpoints")
+    (tmp_path / "b" / "checkpoints").rename(tmp_path / "a" / "checkpoints")
     assert f"is of family {CHEETAH}, and this run is of {POINT}" in refused(capsys, "a")
-    (tmp_path / "a" / "checkpoints").unlink()
-    (tmp_path / "a" / "checkpoints").symlink_to(tmp_path / "c" / "checkpoints")
+    (tmp_path / "a" / "checkpoints").rename(tmp_path / "b" / "checkpoints")
+    (tmp_path / "c" / "checkpoints").rename(tmp_path / "a" / "checkpoints")
     assert "its policy is {'hidden': [9], " in refused(capsys, "a")
 
 

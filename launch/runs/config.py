@@ -34,6 +34,7 @@ from warprl.launch.runs import key_table, schema_1
 from warprl.launch.runs import trust as trusted
 from warprl.launch.runs.advice import Advice
 from warprl.launch.runs.copies import address
+from warprl.launch.runs.plain import require_plain
 from warprl.launch.runs.trust import OURS, Trust
 from warprl.launch.runs.writers import WRITERS
 from warprl.launch.search_path import look_for, own_folders
@@ -181,9 +182,12 @@ def of_preset(family: str, agent: str) -> RunConfig:
 def load(path: Path, trust: Trust = OURS) -> RunConfig:
     """Read a stored configuration, one of schema 1 in the words of schema 2.
 
-    Raises UserError if it is broken or of another version, and before its task family is imported
-    unless that is trusted: see :mod:`warprl.launch.runs.trust`.
+    Raises UserError if it is broken or of another version, if there is anything but files and
+    folders beside it, and before its task family is imported unless that is trusted: see
+    :mod:`warprl.launch.runs.trust`.
     """
+    with reading(path.parent):
+        require_plain(path.parent)
     return parse(read_yaml(path, "a run's configuration"), path, trust)
 
 

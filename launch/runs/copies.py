@@ -24,7 +24,8 @@ from warprl import checkpoint as checkpoints
 from warprl.checkpoint import CheckpointError
 from warprl.launch.errors import RunFailedError, UserError, nearest, os_errors
 from warprl.launch.runs import storage
-from warprl.launch.runs.storage import Store, open_store
+from warprl.launch.runs.plain import require_plain
+from warprl.launch.runs.storage import LocalStore, Store, open_store
 
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
 IMPORTED = "init"  # the folder in a run for imported parameters
@@ -104,6 +105,8 @@ def fetch(uri: str, checkpoint: int | None = None) -> Path:
     store = open_store(uri)
     with os_errors(UserError, f"cannot read {uri}"):
         copy = new(uri)
+        if isinstance(store, LocalStore):
+            require_plain(store.folder)
         if CONFIG not in store.names():
             raise UserError(_missing(store))
         files = store.files()

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from warprl.launch.background import in_background
 from warprl.launch.errors import UserError, one_line
+from warprl.launch.runs.plain import read_plain
 
 T = TypeVar("T")
 
@@ -89,7 +90,7 @@ class LocalStore:
 
     def read(self, path: str) -> bytes:
         """The content of a file."""
-        return (self.folder / path).read_bytes()
+        return read_plain(self.folder / path)
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file under a hidden name, synchronise it to the disk, and rename it."""
