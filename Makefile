@@ -34,7 +34,7 @@ $(1)/bin/pip install --quiet --retries 2 --constraint $(2) $(if $(TORCH_INDEX),-
 $(1)/bin/pip install --quiet --constraint $(2) --editable '.[$(3)]'
 endef
 
-.PHONY: coverage coverage-report metaworld metaworld-test metaworld-lock help setup demo test test-ray test-cluster slow-test lint type check format build lock clean reference
+.PHONY: coverage coverage-report metaworld metaworld-test metaworld-lock help setup demo test test-ray test-cluster slow-test lint type check format build lock clean reference audit
 .PHONY: benchmark-throughput benchmark-scaling benchmark-learning benchmark-comparison
 
 help: ## this list
@@ -86,6 +86,16 @@ type: $(READY) ## mypy, strict, over the package, the tests and the benchmarks
 	$(BIN)/mypy
 
 check: lint type test test-ray ## lint, types and tests
+
+# It needs the network and fails nothing: what it finds may be no fault of ours, and may come up any day.
+audit: ## report known vulnerabilities of the locked versions
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	if ! $(PYTHON) -m venv "$$folder" || ! timeout 60 "$$folder/bin/pip" install --quiet --retries 0 pip-audit >/dev/null 2>&1; then \
+		echo "audit: skipped, because pip-audit cannot be installed here"; exit; fi; \
+	timeout 120 "$$folder/bin/pip-audit" --requirement constraints.txt --no-deps --disable-pip --progress-spinner off \
+		>"$$folder/report" 2>&1 || true; \
+	grep -v -e 'could not be audited' -e '^WARNING' -e 'Skip Reason' -e '^---' "$$folder/report" | tail -n 100 || true; \
+	echo "audit: $$(grep -c 'could not be audited' "$$folder/report" || true) of $$(grep -c '==' constraints.txt) versions could not be looked up"
 
 format: $(READY) ## rewrite the code as `make lint` wants it
 	$(BIN)/ruff check --fix .
