@@ -13,7 +13,7 @@ import warprl
 from warprl.launch import machine
 from warprl.launch.cli import main
 from warprl.launch.cluster import jobs
-from warprl.launch.runs import config
+from warprl.launch.runs import config, copies
 from warprl.launch.training.rllib import WarpGrad
 
 FAMILY = "point-navigation-v1"
@@ -143,6 +143,20 @@ def test_nor_does_a_command_that_only_looks_at_a_run_of_a_job(
     assert jobs._reached(str(run)) is None
     assert "symbolic links" in refused(capsys, "fetch", str(run), "--to=copy", status=1)
     assert not Path("copy").exists()
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "compare"])
+def test_a_run_that_calls_itself_a_copy_is_not_believed(
+    run: Path, tmp_path: Path, verb: str
+) -> None:
+    """Otherwise what is written into it would be uploaded to where its sender wants it."""
+    origin = run.parent / ".warprl-origin"
+    origin.write_text(f"file://{tmp_path}/notes")
+    assert copies.place_of(run) is None
+    assert main(command(verb, run)) == 0
+    assert len(os.listdir(run / "evaluation")) == 1
+    copies.discard(run)
+    assert os.listdir(tmp_path / "notes") == [] and origin.exists()
 
 
 def test_a_checkpoint_of_tune_is_no_way_out_either(run: Path) -> None:

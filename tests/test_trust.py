@@ -126,6 +126,19 @@ def test_a_module_that_lies_elsewhere_is_another_one(
     assert not Path("trace").exists()
 
 
+def test_a_module_that_is_not_there_is_named(
+    capsys: pytest.CaptureFixture[str],
+    there: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refused(capsys, "evaluate", str(there / "run")) == (
+        "no task family 'theirs:FAMILY': no module 'theirs' in the working directory or on "
+        "PYTHONPATH"
+    )
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("family", "json:dumps"), ("family", ":x"), ("family", "theirs:" + "x" * 999), ("seed", 1)],

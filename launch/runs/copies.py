@@ -7,11 +7,15 @@ its origin::
     warprl-3kx9/first/            a run folder, with what was needed of it
 
 It belongs to one process, which deletes it at its end unless something could not be uploaded.
+
+A folder with such a file that was not made here is no copy: whoever sent it would choose which
+place is written to.
 """
 
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -23,7 +27,7 @@ from urllib.parse import unquote, urlsplit
 from warprl import checkpoint as checkpoints
 from warprl.checkpoint import CheckpointError
 from warprl.launch.errors import RunFailedError, UserError, nearest, os_errors
-from warprl.launch.runs import storage
+from warprl.launch.runs import ledger, storage
 from warprl.launch.runs.plain import require_plain
 from warprl.launch.runs.storage import LocalStore, Store, open_store
 
@@ -33,6 +37,9 @@ LAST = "last"  # and that for the last whole iteration, until it is in a checkpo
 ORIGIN = ".warprl-origin"
 EXISTS = "exists: continue it with 'warprl resume {}' or choose another name"
 KEPT = ".warprl-kept"  # beside it, if the copy holds what its origin lacks
+LEDGER = "copy"  # what the ledger calls them
+
+_made: set[tuple[str, str]] = set()  # copies of this process and their origins
 
 
 class Place(NamedTuple):
@@ -46,11 +53,20 @@ class Place(NamedTuple):
 def place_of(path: Path) -> Place | None:
     """Where a path is in storage; None if it is not in a copy."""
     for parent in path.parents:
-        if (parent / ORIGIN).is_file():
+        uri = _origin(parent)
+        if uri is not None:
             name, *rest = path.relative_to(parent).parts
-            uri = (parent / ORIGIN).read_text(encoding="utf-8")
             return Place(parent / name, uri, "/".join(rest))
     return None
+
+
+def _origin(home: Path) -> str | None:
+    """The URI in the file that names the origin of a copy, if there is one and we wrote it."""
+    if not (home / ORIGIN).is_file():
+        return None
+    uri = (home / ORIGIN).read_text(encoding="utf-8", errors="replace")
+    entry = os.path.realpath(home), uri
+    return uri if entry in _made or ledger.knows(LEDGER, *entry) else None
 
 
 def address(path: Path) -> str:
@@ -75,6 +91,9 @@ def new(uri: str) -> Path:
     with os_errors(UserError, "cannot make a temporary folder"):
         home = Path(tempfile.mkdtemp(prefix="warprl-"))
         (home / ORIGIN).write_text(uri, encoding="utf-8")
+        entry = os.path.realpath(home), uri
+        _made.add(entry)
+        ledger.note(LEDGER, *entry)  # for a later process, which uploads what this one could not
         copy = home / name
         copy.mkdir()
     atexit.register(discard, copy)
@@ -83,8 +102,10 @@ def new(uri: str) -> Path:
 
 def discard(copy: Path) -> None:
     """Delete a copy and what lies beside it, unless it holds what its origin lacks."""
-    if (copy.parent / ORIGIN).is_file() and not (copy.parent / KEPT).exists():
+    uri = _origin(copy.parent)
+    if uri is not None and not (copy.parent / KEPT).exists():
         shutil.rmtree(copy.parent, ignore_errors=True)
+        ledger.forget(LEDGER, os.path.realpath(copy.parent), uri)
 
 
 @contextmanager

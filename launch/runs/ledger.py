@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from warprl.launch.errors import one_line
@@ -34,6 +35,14 @@ def note(kind: str, *parts: str) -> None:
     except OSError as error:
         where = place or "WARPRL_STATE"
         log.warning("cannot note in %s that this %s was made here: %s", where, kind, _why(error))
+
+
+def forget(kind: str, *parts: str) -> None:
+    """Take back a note, if there is one."""
+    place = folder()
+    if place is not None:
+        with suppress(OSError):  # then it stays, which only takes room
+            (place / _name(kind, *parts)).unlink()
 
 
 def knows(kind: str, *parts: str) -> bool:

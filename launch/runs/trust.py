@@ -47,7 +47,9 @@ def note(family: str, settings: Mapping[str, Any]) -> None:
 def require(family: str, settings: Mapping[str, Any], place: str, trust: Trust) -> None:
     """Raise UserError unless the family of the run at ``place`` may be imported. Nothing is."""
     trusted = trust.everything or trust.family == family or not _own(family)
-    if not trusted and not ledger.knows("run", *_entry(family, settings)):
+    if trusted or _module_file(family) is None:  # then there is nothing to import
+        return
+    if not ledger.knows("run", *_entry(family, settings)):
         raise UserError(
             f"{place}: its task family {shown(family)} is none of this package, and the run was "
             "not begun here: using it runs the code of that module; add --trust (in Python, "
@@ -60,17 +62,20 @@ def _own(family: str) -> bool:
 
 
 def _entry(family: str, settings: Mapping[str, Any]) -> tuple[str, str]:
-    return _module_file(family), json.dumps(settings, sort_keys=True)
+    return _module_file(family) or "", json.dumps(settings, sort_keys=True)
 
 
-def _module_file(family: str) -> str:
-    """Where the module of a family lies, or its outermost package; nothing of it is run."""
+def _module_file(family: str) -> str | None:
+    """Where the module of a family lies, or its outermost package; nothing of it is run.
+
+    It is empty if the module has no file, and None if there is no module.
+    """
     outermost = family.partition(":")[0].partition(".")[0]
     try:
         spec = importlib.util.find_spec(outermost) or PathFinder.find_spec(outermost, own_folders())
     except (ValueError, OSError):  # it has no name, or was made without a file
         return ""
     if spec is None:
-        return ""
+        return None
     folders = spec.submodule_search_locations or [""]
     return os.path.realpath(spec.origin or next(iter(folders)))
