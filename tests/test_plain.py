@@ -13,7 +13,7 @@ import warprl
 from warprl.launch import machine
 from warprl.launch.cli import main
 from warprl.launch.cluster import jobs
-from warprl.launch.runs import config, copies
+from warprl.launch.runs import config, copies, metrics
 from warprl.launch.training.rllib import WarpGrad
 
 FAMILY = "point-navigation-v1"
@@ -76,6 +76,16 @@ def link(run: Path, name: str) -> Path:
     path.unlink(missing_ok=True)
     path.symlink_to(run.parent.parent / LINKS[name])
     return path
+
+
+def test_not_even_a_link_that_comes_later_is_written_through(run: Path, tmp_path: Path) -> None:
+    """As a hard link is, which no check of a folder can tell from a file."""
+    (run / "metrics.jsonl").write_text('{"iteration": 1}\n{"iteration": 2}\n')
+    for put in (os.link, os.symlink):
+        put(tmp_path / "notes.txt", run / "metrics.tmp")
+        metrics.truncate(run / "metrics.jsonl", 1)
+        assert (tmp_path / "notes.txt").read_text() == "dear diary"
+        assert (run / "metrics.jsonl").read_text() == '{"iteration": 1}\n'
 
 
 def command(verb: str, place: object) -> list[str]:

@@ -25,7 +25,9 @@ def truncate(path: Path, iteration: int) -> None:
         return
     kept = [line for line, _ in _lines(path, iteration)]
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.unlink(missing_ok=True)  # whatever it is, it may be a link to another file
+    with temporary.open("x", encoding="utf-8") as file:
+        file.writelines(kept)
     os.replace(temporary, path)
 
 
