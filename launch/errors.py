@@ -8,13 +8,24 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from warprl.counts import whole
+from warprl.counts import shown, whole
+
+LONGEST = 299  # characters of a message
+AHEAD = 180  # of them stay at the beginning if it is longer, and the others at the end
 
 
 class UserError(Exception):
-    """Bad input. The command line prints the message, which is one line, and exits with status."""
+    """Bad input. The command line prints the message, which is one line, and exits with status.
+
+    The message may name what a stranger wrote, in a file for instance, and so it is made safe to
+    print; see :func:`printable`.
+    """
 
     status = 2
+
+    def __init__(self, message: str) -> None:
+        """Keep the message as one short line."""
+        super().__init__(printable(message))
 
 
 class RunFailedError(UserError):
@@ -51,12 +62,30 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def require_known(kind: str, name: str, known: Collection[str]) -> None:
     """Raise UserError, which suggests another name, unless this one is known."""
     if name not in known:
-        raise UserError(f"unknown {kind} {name!r}: {nearest(name, known)}")
+        raise UserError(f"unknown {kind} {shown(name)}: {nearest(name, known)}")
 
 
 def one_line(error: BaseException) -> str:
     """The message of an exception on one line, or its type if there is no message."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    r"""Text as one line that is safe to print.
+
+    Control characters are escaped, and the middle of a long text is left out.
+
+    >>> printable("a line,\n and \x1b[31m red")
+    'a line, and \\x1b[31m red'
+    """
+    line = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in " ".join(text.split())
+    )
+    if len(line) <= LONGEST:
+        return line
+    gap = " … "
+    return f"{line[:AHEAD]}{gap}{line[AHEAD + len(gap) - LONGEST :]}"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warprl.launch.errors import UserError, one_line
+from warprl.launch.errors import UserError, one_line, printable
 from warprl.launch.outcome import Outcome, Summary, to_json
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _told(error: BaseException) -> tuple[str | None, int]:
         return one_line(error), error.status
     if isinstance(error, USAGE_ERROR):
         message = getattr(error, "format_message", error.__str__)()
-        return " ".join(message.replace(PYDANTIC, "").split()), 2
+        return printable(message.replace(PYDANTIC, "")), 2
     if isinstance(error, MemoryError):
         return f"not enough memory: {one_line(error)}", 1
     return ("interrupted", 130) if isinstance(error, KeyboardInterrupt) else (None, 1)
@@ -109,7 +109,8 @@ class _OnStderr(logging.Handler):
     """Prints on the current stderr, which a progress bar replaces while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"warprl: {record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+        message = printable(record.getMessage())
+        print(f"warprl: {record.levelname.lower()}: {message}", file=sys.stderr)
 
 
 @contextlib.contextmanager

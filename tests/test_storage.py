@@ -433,8 +433,8 @@ def test_what_could_not_be_uploaded_is_named_kept_and_uploaded_by_resume(
     (message,) = capsys.readouterr().err.splitlines()
     (copy,) = (tmp_path / "disk").glob("*/a")
     assert message == (
-        f"warprl: cannot upload to {shared}/a: the store is on fire; all of it is in {copy}: "
-        f"when storage answers, 'warprl resume {copy}' uploads it"
+        f"warprl: cannot upload to {shared}/a: the store is on fire; when storage answers, "
+        f"'warprl resume {copy}' uploads all of it"
     )
     assert open_store(f"{shared}/a").names() == []
     said = refused(capsys, "resume", str(copy))

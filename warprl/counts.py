@@ -33,12 +33,17 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
             f"{name} = {shown(value)}: must be a whole number, {least} or more"
         ) from None
     if most is not None and number > most:
-        raise ValueError(f"{name} = {number}: must be {most} or less")
+        raise ValueError(f"{name} = {shown(number)}: must be {most} or less")
     return number
 
 
 def shown(value: Any) -> str:
     """Any value on one line, shortened if it is long."""
     plain = value.tolist() if hasattr(value, "tolist") else value  # of numpy and torch
-    text = " ".join(repr(plain).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return brief(repr(plain))
+
+
+def brief(text: str) -> str:
+    """A text on one line, shortened if it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else f"{line[:77]}..."

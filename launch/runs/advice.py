@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from annotated_types import MinLen
 from pydantic import ValidationError
 
+from warprl.counts import brief, shown
 from warprl.launch.errors import nearest
 from warprl.launch.runs.key_table import Entry, values
 from warprl.launch.runs.schema_1 import RENAMED
@@ -33,7 +34,7 @@ class Advice:
         """
         first = error.errors()[0]
         path, variant = self._path(first["loc"])
-        kind, value = first["type"], json.dumps(first["input"])
+        kind, value = first["type"], brief(json.dumps(first["input"], default=str))
 
         # What pydantic cannot say in our words.
         if kind == "missing" and path.rpartition(".")[0] in self.keys:  # an entry of a list
@@ -65,7 +66,7 @@ class Advice:
     def on_type(self, section: str, value: Any) -> str:
         """The message about a type that a section does not have."""
         kinds = " or ".join(map(repr, self.variants[section]))
-        return f"{section}.type = {json.dumps(value)}: should be {kinds}"
+        return f"{section}.type = {brief(json.dumps(value))}: should be {kinds}"
 
     def on_other_variant(self, path: str, chosen: str) -> str:
         """The message about a key that the section has only with another type."""
@@ -84,7 +85,7 @@ class Advice:
         name = path.rpartition(".")[2]
         same = [repr(key) for key in keys if key.rpartition(".")[2] == name]
         right = f"did you mean {' or '.join(same)}?" if same else nearest(path, keys)
-        return f"unknown key {path!r}: {right}"
+        return f"unknown key {shown(path)}: {right}"
 
     def _entry(self, path: str, variant: str | None) -> Entry:
         return next(entry for entry in self.keys[path] if entry.variant in (None, variant))

@@ -154,8 +154,8 @@ class Mirror:
         if isinstance(error, RunFailedError):
             return f"{error}; what it has done is in {self._copy}"
         return (
-            f"cannot upload to {self._store.uri}: {storage.reason(error)}; all of it is in "
-            f"{self._copy}: when storage answers, 'warprl resume {self._copy}' uploads it"
+            f"cannot upload to {self._store.uri}: {storage.reason(error)}; when storage answers, "
+            f"'warprl resume {self._copy}' uploads all of it"
         )
 
 
