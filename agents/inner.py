@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Gt, Interval
 from torch import Tensor
 
 from warprl import params as P
@@ -28,6 +28,7 @@ from warprl.types import Batch, BatchEnv, Params, Rollout, StepSize, Task, Traje
 
 MAX_EPISODES = 10_000
 
+Steps = Annotated[int, Interval(ge=0, le=MAX_EPISODES)]
 Episodes = Annotated[int, Interval(gt=0, le=MAX_EPISODES)]
 Discount = Annotated[float, Interval(gt=0, le=1), Key("discount of the rewards, from step to step")]
 Lambda = Annotated[
@@ -45,7 +46,7 @@ class GradientAdaptation:
     """
 
     type: Annotated[Literal["gradient"], Key("by policy-gradient steps")] = "gradient"
-    steps: Annotated[int, Ge(0), Key("inner steps on a task")] = 1
+    steps: Annotated[Steps, Key("inner steps on a task")] = 1
     inner_lr: Annotated[float, Gt(0), Key("size of an inner step (alpha in the paper)")] = 0.1
     layers: Annotated[Layers, Key("task layers that adapt: all, the output or the others")] = "all"
     episodes: Annotated[Episodes, Key("episodes of a task, for each inner step")] = 20
@@ -68,7 +69,7 @@ class MemoryAdaptation:
     """
 
     type: Annotated[Literal["memory"], Key("by a memory that outlasts its episodes")] = "memory"
-    steps: Annotated[int, Ge(0), Key("episodes of a trial after its first")] = 3
+    steps: Annotated[Steps, Key("episodes of a trial after its first")] = 3
     episodes: Annotated[Episodes, Key("trials of a task")] = 20
     gamma: Discount = 0.99
     lam: Lambda = 0.95

@@ -26,11 +26,20 @@ from warprl.agents.recurrent import FLAGS, MemoryKind, State
 from warprl.keys import CONTINUOUS, Key, Need
 from warprl.params import prefix, subtree, tree_map
 from warprl.types import Params, Spaces
-from warprl.warp import LAYER_WARPS, WARP_KINDS, WarpKind, apply_warp, fold_linear, init_warp
+from warprl.warp import (
+    LAYER_WARPS,
+    WARP_KINDS,
+    WarpKind,
+    apply_warp,
+    fold_linear,
+    init_warp,
+    warp_size,
+)
 
 Layers = Literal["all", "head", "body"]
 
 MAX_WIDTH = 4096
+MAX_LAYERS = 32
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class PolicyConfig:
 
     hidden: Annotated[
         tuple[Annotated[int, Gt(0), Le(MAX_WIDTH)], ...],
-        Len(1),
+        Len(1, MAX_LAYERS),
         Key("widths of the hidden layers, from the bottom"),
     ] = (64, 64)
     warp: Annotated[
@@ -64,7 +73,7 @@ class PolicyConfig:
         MemoryKind | None, Key("recurrent cell in the place of the first hidden layer")
     ] = None
     warped: Annotated[
-        Annotated[tuple[Annotated[int, Ge(0)], ...], Len(1)] | None,
+        Annotated[tuple[Annotated[int, Ge(0)], ...], Len(1, MAX_LAYERS)] | None,
         Key("hidden layers with a warp, from 0 at the bottom; none for all", LAYER_WARPS),
     ] = None
 
@@ -150,6 +159,25 @@ class Policy:
     def widths(self) -> tuple[int, ...]:
         """Layer widths from observation to action."""
         return (self.obs_dim, *self.config.hidden, self.act_dim)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many numbers theta and phi have, found without making them."""
+        # The task layers, and the distribution's own parameters.
+        width, kind = self.config.hidden[0], self.config.warp
+        theta = sum(x.numel() for x in self.distribution.init(0.0).values())
+        for layer in range(self._first, len(self.widths) - 1):
+            theta += (self.widths[layer] + 1) * self.widths[layer + 1]
+        if self.config.memory is not None:
+            theta += recurrent.cell_size(self.config.memory, self._cell_inputs, width)
+
+        # The warps, and the rates.
+        phi = theta if self.config.rates else 0
+        if kind == "recurrent":
+            phi += recurrent.recurrent_warp_size(self._cell_inputs, width)
+        elif kind is not None:
+            phi += sum(warp_size(kind, self.config.hidden[layer]) for layer in self.warped)
+        return theta, phi
 
     def init(self, rng: np.random.Generator) -> tuple[Params, Params]:
         """Fresh parameters: Xavier-uniform weights (Glorot & Bengio, 2010), no bias.

@@ -13,6 +13,7 @@ Parameters of cells are stacked ``[S, ...]``; those of the warp, in phi, may be.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal, TypeAlias, assert_never
 
 import numpy as np
@@ -29,6 +30,7 @@ State: TypeAlias = "tuple[Tensor, ...]"
 
 PARAMETERS = ("weight_in", "weight_hidden", "bias")  # of a cell
 FLAGS = 2  # alive and start, after the input of the cell
+BLOCKS: Mapping[MemoryKind, int] = {"rnn": 1, "gru": 3}
 
 
 def init_cell(kind: MemoryKind, inputs: int, width: int, rng: np.random.Generator) -> Params:
@@ -44,7 +46,7 @@ def init_cell(kind: MemoryKind, inputs: int, width: int, rng: np.random.Generato
         ``weight_in [I, G W]``, ``weight_hidden [W, G W]`` and ``bias [G W]`` of G blocks side by
         side.
     """
-    blocks = {"rnn": 1, "gru": 3}[kind]
+    blocks = BLOCKS[kind]
     return {
         "weight_in": torch.cat([_glorot(inputs, width, rng) for _ in range(blocks)], 1),
         "weight_hidden": torch.cat([_orthogonal(width, rng) for _ in range(blocks)], 1),
@@ -76,6 +78,16 @@ def init_recurrent_warp(inputs: int, width: int, rng: np.random.Generator) -> Pa
         "gate_weight": torch.zeros(width, gates),
         "gate_bias": torch.zeros(gates),
     }
+
+
+def cell_size(kind: MemoryKind, inputs: int, width: int) -> int:
+    """How many parameters a cell has, found without making them."""
+    return BLOCKS[kind] * (inputs + width + 1) * width
+
+
+def recurrent_warp_size(inputs: int, width: int) -> int:
+    """How many parameters the warp of an ``rnn`` cell has, found without making them."""
+    return 4 * (inputs + 2 * width + 1) * width + (width + 1) * (inputs + 4 * width)
 
 
 def begin(cell: Params, warp: Params, sequences: int) -> State:

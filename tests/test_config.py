@@ -286,8 +286,8 @@ def test_every_preset_resolves(agent: str) -> None:
         ("warpgrad", "policy.warped=[1, 1]", "policy.warped = [1, 1]: should be in order and e"),
         ("warpgrad", "policy.warped=[1, 0]", "policy.warped = [1, 0]: should be in order and e"),
         ("warpgrad", "policy.warped=[-1]", "policy.warped.0 = -1: should be greater than or"),
-        ("warpgrad", "policy.warped=[]", "policy.warped = []: should be a list of one or more"),
-        ("warpgrad", "policy.warped=1", "policy.warped = 1: should be a list of one or more"),
+        ("warpgrad", "policy.warped=[]", "policy.warped = []: should be a list of 1 to 32"),
+        ("warpgrad", "policy.warped=1", "policy.warped = 1: should be a list of 1 to 32"),
         ("meta-sgd", "objective.kind=approximate", "policy.rates = true needs objective.kind = e"),
         ("anil", "adaptation.layers=tail", "adaptation.layers = "),
         ("reptile", "adaptation.layers=head", "init = reptile needs adaptation.layers = "),
@@ -419,7 +419,7 @@ def test_a_file_that_does_not_fit_is_refused(
 
 @pytest.mark.parametrize(
     "text",
-    ["a: [", "just words", "", "\x00", "a: 2020-13-45", "2020-01-02: b", "x: &a [*a]", "[" * 5000],
+    ["a: [", "just words", "", "\x00", "a: 2020-13-45", "2020-01-02: b", "[" * 5000],
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(text)

@@ -53,6 +53,11 @@ def init_warp(kind: WarpKind, width: int, rng: np.random.Generator) -> Params:
             assert_never(kind)
 
 
+def warp_size(kind: WarpKind, width: int) -> int:
+    """How many parameters one warp layer of so many features has, found without making them."""
+    return (2 if kind == "residual" else 1) * (width + 1) * width
+
+
 def apply_warp(kind: WarpKind, params: Params, x: Tensor) -> Tensor:
     """Warp features with parameters that all tasks share.
 

@@ -25,12 +25,13 @@ from warprl.agents.consistency import Choices, idle_key
 from warprl.agents.inner import AdaptationConfig
 from warprl.agents.policy import Policy, PolicyConfig
 from warprl.agents.presets import PRESETS
+from warprl.counts import shown
 from warprl.envs import UnknownFamily, family_names, is_meta_world, make_family
 from warprl.envs.physics import NoNativeBatchError
 from warprl.keys import Key, either
 from warprl.launch.errors import UserError, nearest, reading, require_known
 from warprl.launch.machine import available_cores
-from warprl.launch.runs import key_table, schema_1
+from warprl.launch.runs import files, key_table, schema_1
 from warprl.launch.runs import trust as trusted
 from warprl.launch.runs.advice import Advice
 from warprl.launch.runs.copies import address
@@ -43,6 +44,11 @@ from warprl.objective import InitKind, Objective
 
 MAX_SEED = 2**32 - 1
 MAX_TASKS = 10_000
+MAX_ITERATIONS = 10**9
+# Limits of what a configuration may make this machine allocate, whoever wrote it.
+MAX_PARAMETERS = 2**26  # of a network: 256 MiB
+MAX_NUMBERS = 2**33  # of the trajectories of a meta-batch: 32 GiB
+MAX_FILE = 2**18  # bytes of a file of keys
 MAX_TIMEOUT_S = 1e6
 MAX_MINUTES = 1e6
 OPTIONS = {"workers": "compute.workers"}  # options whose key has another name
@@ -108,7 +114,7 @@ class RunConfig(BaseModel):
     family: Annotated[str, Key("task family, as 'warprl envs' lists them")]
     agent: Annotated[str, Key("named agent, as 'warprl agents' lists them")]
     seed: Annotated[int, Ge(0), Le(MAX_SEED), Key("seed of every random number")] = 0
-    iterations: Annotated[int, Gt(0), Key("meta-iterations of the run")] = 200
+    iterations: Annotated[int, Gt(0), Le(MAX_ITERATIONS), Key("meta-iterations of the run")] = 200
     tasks: Annotated[int, Gt(0), Le(MAX_TASKS), Key("tasks of a meta-batch")] = 20
     policy: PolicyConfig
     adaptation: Annotated[AdaptationConfig, Field(discriminator="type")]
@@ -207,7 +213,7 @@ def parse(data: dict[str, Any], path: Path, trust: Trust = OURS) -> RunConfig:
     version = data.get("schema_version")
     if version not in (1, 2):
         raise UserError(
-            f"{path} has schema version {version!r} and this warprl reads 1 and 2: "
+            f"{path} has schema version {shown(version)} and this warprl reads 1 and 2: "
             "use the release that wrote it"
         )
     with _naming(path):
@@ -235,13 +241,31 @@ def _naming(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {error}") from None
 
 
+class _AnchorError(yaml.YAMLError):
+    """Anchors and aliases, by which a short file can stand for more than a machine can hold."""
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads plain values, each of which is written where it stands."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """A node. Raises _AnchorError if it is an alias, or can be the aim of one."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "anchor", None) is not None:
+            line = event.start_mark.line + 1
+            raise _AnchorError(f"line {line} has an anchor or an alias (& or *): write its value")
+        return super().compose_node(parent, index)
+
+
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """A YAML mapping of plain values. Raises UserError if it cannot be read or is not one."""
     try:
         # Through JSON, which has no dates, no keys but text and no cycles.
         with reading(path):
-            text = path.read_text(encoding="utf-8")
-        data = json.loads(json.dumps(yaml.safe_load(text)))
+            text = files.read(path, MAX_FILE).decode()
+        data = json.loads(json.dumps(yaml.load(text, _PlainLoader)))
+    except _AnchorError as error:
+        raise UserError(f"{path}: {error}") from error
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML of plain values") from error
     if not isinstance(data, dict):
@@ -283,14 +307,24 @@ def flat(config: RunConfig) -> dict[str, Any]:
     return dict(_leaves(plain(config)))
 
 
-def differences(found: RunConfig, wanted: RunConfig) -> list[str]:
-    """The keys that make two configurations compute different things.
+def computed(config: RunConfig) -> dict[str, Any]:
+    """The keys that decide what a run computes, as :func:`flat` has them."""
+    keys = flat(config)
+    return {key: keys[key] for key in keys if key.partition(".")[0] not in CARRIED_OUT}
 
-    A key that only one of them has is left out: it follows from a choice that is listed.
+
+def differences(found: RunConfig, wanted: RunConfig) -> list[str]:
+    """The keys that make two configurations compute different things; see :func:`changed`."""
+    return changed(computed(found), computed(wanted))
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The keys with another value.
+
+    A key that only one side has is left out: it follows from a choice that is listed, or one side
+    is older than the key.
     """
-    left, right = flat(found), flat(wanted)
-    keys = [key for key in left if key in right and key.partition(".")[0] not in CARRIED_OUT]
-    return [key for key in keys if left[key] != right[key]]
+    return [key for key in before if key in after and before[key] != after[key]]
 
 
 def steps_per_iteration(config: RunConfig) -> int:
@@ -300,8 +334,14 @@ def steps_per_iteration(config: RunConfig) -> int:
 
 
 def with_env_steps(config: RunConfig, steps: int) -> RunConfig:
-    """The same with the fewest whole iterations that take at least this many environment steps."""
-    return config.model_copy(update={"iterations": -(-steps // steps_per_iteration(config))})
+    """The same with the fewest whole iterations that take at least this many environment steps.
+
+    Raises UserError if they are too many.
+    """
+    iterations = -(-steps // steps_per_iteration(config))
+    if iterations > MAX_ITERATIONS:
+        raise UserError(f"env_steps = {steps}: {MAX_ITERATIONS:,} iterations are the most")
+    return config.model_copy(update={"iterations": iterations})
 
 
 def require_family(name: str) -> None:
@@ -419,4 +459,29 @@ def _settled(config: RunConfig, given: Collection[str]) -> RunConfig:
         neutral.require_consistent()
     except ValueError as error:
         raise UserError(str(error)) from None
-    return config.model_copy(update=neutral.sections)
+    settled = config.model_copy(update=neutral.sections)
+    _require_room(settled)
+    return settled
+
+
+def _require_room(config: RunConfig) -> None:
+    """Raise UserError for a network or a meta-batch that is larger than any machine should hold."""
+    # The network.
+    network, adaptation = config.network, config.adaptation
+    theta, phi = network.sizes
+    if theta + phi > MAX_PARAMETERS:
+        raise UserError(
+            f"policy.hidden = {shown(list(config.policy.hidden))}: makes {theta + phi:,} "
+            f"parameters: {MAX_PARAMETERS:,} are the most"
+        )
+
+    # The trajectories: at each point theta, and at each step of an episode what was seen and done.
+    horizon = make_family(config.family).horizon
+    step = network.input_dim + network.act_dim + 4  # and a reward, for instance
+    task = (adaptation.steps + 1) * (theta + adaptation.episodes * horizon * step)
+    if config.tasks * task > MAX_NUMBERS:
+        raise UserError(
+            f"tasks = {config.tasks}, adaptation.episodes = {adaptation.episodes} and "
+            f"adaptation.steps = {adaptation.steps}: make trajectories of {config.tasks * task:,} "
+            f"numbers: {MAX_NUMBERS:,} are the most"
+        )

@@ -85,14 +85,16 @@ def values(hint: Any) -> str:
         others = " or ".join(values(kind) for kind in arguments if kind is not type(None))
         return f"none or {others}" if type(None) in arguments else others
     if origin is tuple:
-        return _list(arguments, some=any(getattr(note, "min_length", 0) for note in notes))
+        return _list(arguments, notes)
     names = {bool: "true or false", int: "whole number", float: "number", str: "name", Any: "value"}
     return f"{names[hint]} {' and '.join(_limits(notes))}".strip()
 
 
-def _list(elements: tuple[Any, ...], some: bool) -> str:
-    """A list, of one element at least if there have to be ``some``."""
-    number = "one or more" if some else ""
+def _list(elements: tuple[Any, ...], notes: Iterable[Any]) -> str:
+    """A list, of so many elements as its annotations say."""
+    least = any(getattr(note, "min_length", 0) for note in notes)
+    most = [limit for note in notes if (limit := getattr(note, "max_length", None))]
+    number = (f"1 to {most[0]}" if most else "one or more") if least else ""
     if elements[-1] is not ...:
         number = str(len(elements))
     if get_origin(elements[0]) is not Annotated:

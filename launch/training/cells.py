@@ -29,6 +29,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
@@ -42,6 +43,8 @@ from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.key_table import text
 from warprl.launch.runs.storage import is_uri, require_uri
 from warprl.launch.runs.trust import Trust
+
+MAX_CELLS = 10_000
 
 # Keys of a run that a sweep file gives under names of its own.
 OWN_KEYS = {
@@ -91,6 +94,12 @@ class Grid(Strict):
         """The settings of each combination of varied values; a single empty one without axes."""
         axes = [[f"{key}={text(value)}" for value in values] for key, values in self.vary.items()]
         return list(product(*axes))
+
+    @property
+    def size(self) -> int:
+        """How many cells there are, found without making them."""
+        axes = (self.families, self.members, self.seeds, *self.vary.values())
+        return prod(map(len, axes))
 
     @property
     def place(self) -> str:
@@ -201,6 +210,8 @@ def _require_consistent(grid: Grid) -> None:
         raise UserError("give agents, variants or both")
     if (grid.iterations is None) == (grid.env_steps is None):
         raise UserError("give either iterations or env_steps")
+    if grid.size > MAX_CELLS:
+        raise UserError(f"the grid has {grid.size:,} runs: {MAX_CELLS:,} are the most")
     for key in grid.vary:
         _require_settable(key, "vary")
     for where, setting in _settings(grid):
