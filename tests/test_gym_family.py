@@ -502,7 +502,8 @@ def test_the_run_of_a_family_of_ones_own_has_a_name(
     from warprl.launch.runs import folders
 
     monkeypatch.setenv("WARPRL_RUNS", str(tmp_path))
-    folder = folders.create(folders.default_name(EXAMPLE, "maml", 3))
+    name = folders.default_name(EXAMPLE, "maml", 3)
+    folder = folders.create(name, None, lambda folder: None)
     assert folder.parent == tmp_path and folder.name.startswith("my_family-FAMILY-maml-s3-")
 
 

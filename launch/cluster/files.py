@@ -16,6 +16,7 @@ from pathlib import Path
 from warprl import __version__
 from warprl.launch.errors import UserError, os_errors, whole_number, writing
 from warprl.launch.outcome import Document, Outcome
+from warprl.launch.runs import files as whole_files
 
 TEMPLATES = Path(__file__).parent / "templates"
 FOLDER_ONLY = "because the storage is a folder"
@@ -173,5 +174,5 @@ def _write_new(folder: Path, files: Mapping[Path, str]) -> None:
         if file.exists():
             raise UserError(f"{file} exists: choose another folder with --out")
     for file, text in files.items():
-        with writing(file), file.open("x", encoding="utf-8") as stream:
-            stream.write(text)
+        with writing(file):
+            whole_files.write(file, text)

@@ -21,7 +21,7 @@ from warprl.launch.evaluation.report import write_summary, write_tasks
 from warprl.launch.evaluation.statistics import estimate_over_seeds
 from warprl.launch.evaluation.summaries import ComparisonSummary, GroupSummary, RunSummary
 from warprl.launch.outcome import Outcome
-from warprl.launch.runs import copies, folders
+from warprl.launch.runs import copies, files, folders
 from warprl.launch.runs.copies import address
 from warprl.launch.runs.storage import is_uri
 from warprl.launch.runs.trust import OURS, Trust
@@ -184,7 +184,7 @@ def _write(
         report.write_table(folder / "comparison.csv", summary)
         report.write_curves(folder / "curve.csv", summary)
         report.plot(folder / "comparison.png", summary, training)
-        (folder / "comparison.md").write_text(report.markdown(summary), encoding="utf-8")
+        files.write(folder / "comparison.md", report.markdown(summary))
         write_summary(folder, summary)
 
         # The adaptations of the runs are in the runs.

@@ -75,7 +75,7 @@ def plot(path: Path, summary: ComparisonSummary, training: Sequence[Sequence[Flo
         axes.set(xlabel="environment steps", ylabel="return after adaptation in training, a seed")
     figure.legend(loc="outside right center", fontsize="small")
     figure.suptitle(_heading(summary), fontsize="medium")
-    figure.savefig(path, dpi=120)
+    report.save_figure(path, figure)
 
 
 def text(summary: ComparisonSummary) -> str:

@@ -24,7 +24,7 @@ from warprl.agents.inner import MAX_EPISODES, GradientAdaptation
 from warprl.envs import is_meta_world
 from warprl.launch.errors import UserError, whole_number, writing
 from warprl.launch.outcome import Document, Outcome, table, to_json
-from warprl.launch.runs import copies, folders, stored
+from warprl.launch.runs import copies, files, folders, stored
 from warprl.launch.runs.copies import address
 from warprl.launch.runs.stored import StoredRun
 from warprl.launch.runs.trust import OURS, Trust
@@ -237,7 +237,7 @@ def evaluate(
     with writing(place):
         place.mkdir(parents=True)
         text = to_json(summary.to_json()) + "\n"
-        (place / "metaworld.json").write_text(text, encoding="utf-8")
+        files.write(place / "metaworld.json", text)
     copies.publish(place)
     return Outcome(summary, _text(summary))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ from warprl.agents.inner import AdaptationConfig, Shard, adapt
 from warprl.launch import machine
 from warprl.launch.errors import RunFailedError, UserError
 from warprl.launch.outcome import Document, Outcome, parameters
-from warprl.launch.runs import copies, folders
+from warprl.launch.runs import copies, files, folders
 from warprl.launch.runs.trust import OURS, Trust
 from warprl.threads import one_thread
 from warprl.types import EnvStep, Floats, Generators
@@ -191,24 +191,22 @@ def write(path: Path, frames: Iterator[Image], fps: int) -> None:
     """
     import imageio_ffmpeg  # type: ignore[import-untyped]
 
-    partial, sent = path.with_suffix(".partial.mp4"), 0
+    sent = 0
     try:
         # The first picture tells the encoder the size.
         path.parent.mkdir(exist_ok=True)
         first = next(frames)
-        height, width, _ = first.shape
-        with closing(imageio_ffmpeg.write_frames(str(partial), (width, height), fps=fps)) as sink:
-            sink.send(None)
-            for frame in chain([first], frames):
-                sink.send(frame)
-                sent += 1
+        size = first.shape[1::-1]
+        with files.whole(path) as partial:
+            with closing(imageio_ffmpeg.write_frames(str(partial), size, fps=fps)) as sink:
+                sink.send(None)
+                for frame in chain([first], frames):
+                    sink.send(frame)
+                    sent += 1
 
-        # A video that was cut short gets no name.
-        _require_whole(partial, sent)
-        os.replace(partial, path)
+            # A video that was cut short gets no name.
+            _require_whole(partial, sent)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         reason = error.strerror or f"ffmpeg failed after {sent} pictures; is the disk full?"
         raise RunFailedError(f"cannot write {path}: {reason}") from error
 

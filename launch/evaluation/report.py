@@ -22,9 +22,11 @@ from warprl.launch.evaluation.summaries import (
     Step,
 )
 from warprl.launch.outcome import parameters, table, to_json
+from warprl.launch.runs import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WORDS: dict[Diagnostic, str] = {"kl": "KL", "cosine": "cosine", "condition": "condition"}
 
@@ -78,14 +80,15 @@ def write_tasks(
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table as a file."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+    with files.whole(path) as temporary:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *rows])
 
 
 def write_summary(folder: Path, summary: EvaluationSummary | ComparisonSummary) -> None:
     """The whole summary as ``summary.json``, for programs."""
     text = to_json(summary.to_json())
-    (folder / "summary.json").write_text(f"{text}\n", encoding="utf-8")
+    files.write(folder / "summary.json", f"{text}\n")
 
 
 def plot(path: Path, summary: EvaluationSummary) -> None:
@@ -107,7 +110,13 @@ def plot(path: Path, summary: EvaluationSummary) -> None:
     axes.set_xticks(range(summary.inner_steps + 1))
     axes.set_title(f"{_subject(summary)}, n = {summary.adaptations}", fontsize="medium")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    save_figure(path, figure)
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """A figure as a file."""
+    with files.whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def draw_curve(

@@ -18,6 +18,7 @@ from warprl.envs.vector import gymnasium_id
 from warprl.launch.errors import RunFailedError, UserError, os_errors, whole_number, writing
 from warprl.launch.evaluation import sb3_models
 from warprl.launch.outcome import Document, Outcome, parameters
+from warprl.launch.runs import files
 from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.stored import Imported, StoredRun
 from warprl.types import Task
@@ -177,10 +178,7 @@ def _require_new(path: Path) -> Path:
 
 def _write_new(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, and never over another one."""
-    with writing(path), path.open("xb") as file:
-        try:
-            file.write(content)
-            file.flush()
-        except OSError:
-            path.unlink()
-            raise
+    with writing(path):
+        if os.path.lexists(path):  # it was not there before the adaptation
+            raise FileExistsError(17, "File exists")
+        files.write(path, content)

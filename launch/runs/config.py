@@ -199,7 +199,7 @@ def load(path: Path, trust: Trust = OURS) -> RunConfig:
 
 def save(path: Path, config: RunConfig) -> None:
     """Write the configuration of a run that begins here, and note that it does."""
-    path.write_text(dump(config), encoding="utf-8")
+    files.write(path, dump(config))
     note_begun(config)
 
 

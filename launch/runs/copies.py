@@ -142,14 +142,14 @@ def fetch(uri: str, checkpoint: int | None = None) -> Path:
     return copy
 
 
-def refresh(copy: Path, store: Store) -> None:
+def refresh(copy: Path, store: Store, new: bool = False) -> None:
     """Bring a copy up to date before it is written to.
 
-    Raises UserError if it is of a new run and storage has one of this name, and OSError if that
+    Raises UserError if it is of a ``new`` run and storage has one of this name, and OSError if that
     cannot be read.
     """
     files = store.files()
-    if not (copy / CONFIG).exists():
+    if new:
         if CONFIG in files:
             raise UserError(f"{store.uri} {EXISTS.format(store.uri)}")
         return

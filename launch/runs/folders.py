@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from warprl import checkpoint as checkpoints
-from warprl.launch.errors import UserError, nearest, os_errors
-from warprl.launch.runs import copies
+from warprl.launch.errors import UserError, nearest, os_errors, writing
+from warprl.launch.runs import copies, files
 from warprl.launch.runs.copies import CONFIG
 from warprl.launch.runs.lease import FILE, Lease
 from warprl.launch.runs.mirror import Mirror
@@ -49,18 +49,24 @@ def default_name(family: str, agent: str, seed: int) -> str:
     return f"{family}-{agent}-s{seed}-{stamp()}"
 
 
-def create(name: str, storage: str | None = None) -> Path:
+def create(name: str, storage: str | None, fill: Callable[[Path], None]) -> Path:
     """Make a new run folder from a name, a path or a URI; a name may stand below ``storage``.
 
+    ``fill`` writes into the folder what a run begins with. Only then has the folder its name, so
+    that what has the name of a run is one.
     Returns the folder, or the local copy of what will be in storage. Raises UserError if that
-    cannot be done.
+    cannot be done, and RunFailedError if the disk refuses.
     """
     require_new(name, storage)
     place = _new_place(name, storage)
     if is_uri(place):
-        return copies.new(place)
+        copy = copies.new(place)
+        with writing(copy):
+            fill(copy)
+        return copy
     with os_errors(UserError, f"cannot make the run folder {place}"):
-        Path(place).mkdir(parents=True)
+        with files.whole_folder(Path(place)) as folder, writing(Path(place)):
+            fill(folder)
     return Path(place)
 
 
@@ -90,7 +96,8 @@ def require_new_in_storage(uri: str) -> None:
     """Raise UserError if there is something at a URI."""
     store = open_store(uri)
     with os_errors(UserError, f"cannot read {uri}"):
-        if set(store.names()) - {FILE}:
+        # A run that was stopped before its configuration was uploaded is none yet.
+        if set(store.names()) - {FILE, copies.IMPORTED}:
             raise UserError(f"{uri} {copies.EXISTS.format(uri)}")
 
 
@@ -142,7 +149,8 @@ def find(run: str, checkpoint: int | None = None) -> Path:
                 return path
             if path.is_dir():
                 raise UserError(f"{path} is not a run: it holds no {CONFIG}")
-        known = sorted(file.parent.name for file in root().glob(f"*/{CONFIG}"))
+        found = (file.parent.name for file in root().glob(f"*/{CONFIG}"))
+        known = sorted(name for name in found if NAME.fullmatch(name))
     hint = nearest(run, known) if known else f"there are no runs in {root()}"
     raise UserError(f"no run {run!r}: {hint}")
 
@@ -192,10 +200,10 @@ def require_writable(folder: Path, *parts: str) -> None:
 
 
 @contextmanager
-def hold(folder: Path, keep: int) -> Iterator[Lease]:
+def hold(folder: Path, keep: int, new: bool = False) -> Iterator[Lease]:
     """Hold a run for writing; if it is a copy, bring it up to date, and then upload what is new.
 
-    In storage, the newest ``keep`` checkpoints stay.
+    In storage, the newest ``keep`` checkpoints stay. A ``new`` run must not be there yet.
 
     Raises UserError if another process holds the run, and at the end RunFailedError if something
     could not be uploaded.
@@ -208,7 +216,7 @@ def hold(folder: Path, keep: int) -> Iterator[Lease]:
     store = open_store(place.uri)
     with Lease(store, place.uri) as lease:
         with os_errors(UserError, f"cannot read {place.uri}"):
-            copies.refresh(folder, store)
+            copies.refresh(folder, store, new)
             mirror = Mirror(folder, store, lease, keep)
         with mirror:
             yield lease

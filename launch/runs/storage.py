@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from warprl.launch.background import in_background
 from warprl.launch.errors import UserError, one_line
+from warprl.launch.runs import files
 from warprl.launch.runs.plain import read_plain
 
 T = TypeVar("T")
@@ -29,7 +30,6 @@ ATTEMPT_S = 10  # a request to a bucket is repeated for about this long
 PATIENCE_S = 30.0  # work on a store that fails is repeated for this long
 PAUSE_S = 1.0  # between two attempts, and before a file is read back
 LAST = ("manifest.json", "summary.json")  # files whose presence says that a folder is complete
-UNFINISHED = ".part"
 KINDS = "file:///folder, s3://bucket/folder or gs://bucket/folder"
 
 
@@ -96,27 +96,22 @@ class LocalStore:
         """Write a file under a hidden name, synchronise it to the disk, and rename it."""
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}{UNFINISHED}")
-        try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        files.write(target, content)
 
     def create(self, path: str, content: bytes) -> bool:
         """Write a file if there is none; the file system decides between two at once."""
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with target.open("xb") as file:
-                file.write(content)
+            file = target.open("xb", buffering=0)
         except FileExistsError:
             return False
+        with file:
+            try:
+                files.append(file, content)
+            except OSError:  # the disk is full
+                target.unlink(missing_ok=True)
+                raise
         return True
 
     def remove(self, path: str) -> None:

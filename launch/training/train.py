@@ -79,12 +79,14 @@ def start(
         name = folders.default_name(config.family, config.agent, config.seed)
     folders.require_new(name, storage)
     _prepare(config, cluster, console)
-    folder = folders.create(name, storage)
-    with copies.lasting(folder), folders.hold(folder, config.output.keep) as lease:
-        with writing_run(folder):
-            if imported is not None:
-                stored.save_imported(folder, imported)
-            configuration.save(folder / "config.yaml", config)
+
+    def fill(folder: Path) -> None:
+        if imported is not None:
+            stored.save_imported(folder, imported)
+        configuration.save(folder / "config.yaml", config)
+
+    folder = folders.create(name, storage, fill)
+    with copies.lasting(folder), folders.hold(folder, config.output.keep, new=True) as lease:
         plan = _Plan(folder, config, config.iterations, callback, lease)
         return _run(plan, None, console, stopping)
 
