@@ -14,6 +14,13 @@ from warprl.warp import WarpKind, apply_warp
 SAMPLE = 8  # activations a task and layer at which the Jacobian of a warp is taken
 
 
+def diagnostics_of(policy: Policy) -> tuple[str, ...]:
+    """What :func:`diagnose` measures of the inner steps of a policy."""
+    cosine = ("cosine",) if policy.config.warp is not None else ()
+    condition = ("condition",) if policy.warped else ()
+    return ("kl", *cosine, *condition)
+
+
 def diagnose(policy: Policy, phi: Params, trajectory: Trajectory) -> dict[str, Tensor]:
     """Diagnostics of every inner step of adaptation trajectories.
 
@@ -30,13 +37,14 @@ def diagnose(policy: Policy, phi: Params, trajectory: Trajectory) -> dict[str, T
         Each diagnostic by its name, ``[T, K]``.
     """
     found: dict[str, list[Tensor]] = {}
+    wanted = diagnostics_of(policy)
     for k in range(trajectory.points - 1):
         theta, ahead = (P.select(trajectory.theta, slice(None), step) for step in (k, k + 1))
         batch = Batch(*(tensor[:, k] for tensor in trajectory.data))
         found.setdefault("kl", []).append(step_kl(policy, theta, ahead, phi, batch))
-        if policy.config.warp is not None:
+        if "cosine" in wanted:
             found.setdefault("cosine", []).append(warp_cosine(policy, theta, phi, batch))
-        if policy.warped:
+        if "condition" in wanted:
             found.setdefault("condition", []).append(warp_condition(policy, theta, phi, batch))
     return {name: torch.stack(steps, 1) for name, steps in found.items()}
 

@@ -45,7 +45,7 @@ def read(cell: Cell) -> Floats:
     """
     logged = metrics.read(cell.folder / "metrics.jsonl", cell.config.iterations)
     rows = [[m["iteration"], m["env_steps"], m["wall_s"], *metrics.adaptation(m)] for m in logged]
-    return np.array([row for row in rows if None not in row], dtype=np.float64)
+    return np.array([row for row in rows if not np.isnan(row).any()], dtype=np.float64)
 
 
 def reached(run: Floats) -> int:

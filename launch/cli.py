@@ -111,6 +111,9 @@ def resume(
     iterations: Annotated[
         int | None, number("Continue for this many.", "to the planned end")
     ] = None,
+    changed: Annotated[
+        bool, flag("--changed", "Continue although config.yaml was edited: another experiment.")
+    ] = False,
     wait_for_nodes: options.WaitForNodes = None,
     insecure: options.Insecure = False,
     trust: options.Trust = False,
@@ -120,7 +123,10 @@ def resume(
     from warprl.launch.training import train
 
     cluster, console = address.options(wait_for_nodes, insecure), terminal.console()
-    return train.resume(find(run), iterations, console, cluster=cluster, trust=Trust(trust))
+    trusted = Trust(trust)
+    return train.resume(
+        find(run), iterations, console, cluster=cluster, trust=trusted, changed=changed
+    )
 
 
 @partial(verb, help=options.SWEEP)

@@ -320,6 +320,7 @@ class Run:
         *,
         callback: Callback | None = None,
         verbose: bool = False,
+        changed: bool = False,
     ) -> Run:
         """Continue training from the newest checkpoint, with the same result as without a stop.
 
@@ -327,6 +328,8 @@ class Run:
             iterations: how many more; None continues to the planned end.
             callback: as that of :func:`train`.
             verbose: show progress as the command does.
+            changed: continue, as another experiment, although config.yaml was edited since the
+                checkpoint was saved.
 
         Returns:
             The run at its newest checkpoint; this object stays at its own.
@@ -347,6 +350,7 @@ class Run:
             stopping=interruption.stopping,
             callback=callback,
             trust=ALL,
+            changed=changed,
         )
         interruption.check(outcome.summary.run)
         return load_trusted(self.folder, ALL)

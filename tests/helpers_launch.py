@@ -49,5 +49,11 @@ def fabricate(
         state = LearnerState(theta, phi, {}, 1.0, 1.0, iteration)
         policy = resolved.model_dump(mode="json")["policy"]
         known = {key: value for key, value in policy.items() if key not in without}
-        document = {"family": family, "policy": known}
+        counters = {"env_steps": 100 * iteration, "wall_s": 1.0, "workers_replaced": 0}
+        document = {
+            "family": family,
+            "policy": known,
+            "learner": state.to_scalars(),
+            "counters": counters,
+        }
         checkpoint.save(folder / "checkpoints", iteration, state.to_tensors(), document, keep=9)

@@ -143,7 +143,7 @@ def _rename(newest: Path) -> None:
     [
         (_link_file, "state.json is not a regular file"),
         (_link_folder, "it is not a folder"),
-        (_add_file, "state.pkl does not belong there"),
+        (_add_file, "'state.pkl' does not belong there"),
         (_become_file, "it is not a folder"),
         (_rename, "it is of iteration 2"),
     ],

@@ -17,6 +17,7 @@ from helpers_launch import fabricate
 from warprl.envs import make_family
 from warprl.launch.cli import main
 from warprl.launch.evaluation import evaluate as evaluation
+from warprl.launch.evaluation.curves import Curves
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import ledger, stored
 
@@ -573,7 +574,7 @@ def test_a_run_that_began_with_another_policy_is_no_seed_of_one_that_did_not(
     fabricate(tmp_path / "fresh", POINT, "seed=1")
     fabricate(tmp_path / "begun", POINT, "seed=1")
     theta, _ = stored.fresh(configuration.load(tmp_path / "begun" / "config.yaml"))
-    imported = stored.Imported(theta, {"file": "x.zip", "sha256": "0123456789abcdef"})
+    imported = stored.Imported(theta, {"file": "x.zip", "sha256": "0123456789abcdef" * 4})
     stored.save_imported(tmp_path / "begun", imported)
     arguments = ["compare", "fresh", "begun", "--steps", "1", "--episodes", "1", "--json"]
     assert main(arguments) == 0
@@ -626,9 +627,16 @@ def test_a_damaged_log_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 
 def test_a_comparison_that_fails_leaves_no_empty_folder(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fabricate(tmp_path / "a", POINT, shift=float("nan"))
+    measure = evaluation.measure
+
+    def diverging(*arguments: Any) -> Curves:
+        found = measure(*arguments)
+        return replace(found, returns=np.full_like(found.returns, np.nan))
+
+    fabricate(tmp_path / "a", POINT)
+    monkeypatch.setattr(evaluation, "measure", diverging)
     assert main(["compare", "a", *QUICK, "--out", str(tmp_path / "c")]) == 1
     assert "no adaptation has a finite return" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()

@@ -17,11 +17,14 @@ import pytest
 from helpers import same_bits
 from helpers_cluster import name_of, sessions
 from helpers_runs import running, small, start_ray
+from rich.console import Console
 
 from warprl import checkpoint
 from warprl.launch.errors import RunFailedError
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import stored
+from warprl.launch.runs.config import RunConfig
+from warprl.launch.runs.log import RunLog
 from warprl.launch.training.crew import Crew
 from warprl.launch.training.loop import Progress, experiment_of
 from warprl.launch.training.ray_sampler import RaySampler
@@ -143,11 +146,18 @@ def test_a_run_that_is_ended_without_warning_keeps_its_last_iteration(
         assert same_bits(saved.tensors, alone(tmp_path / "alone", reached).tensors)
 
 
+@contextmanager
+def saver_in(folder: Path, config: RunConfig) -> Iterator[Saver]:
+    with RunLog(folder, Console(quiet=True), 0, 1, writers=()) as log:
+        with Saver(folder, config, log) as saver:
+            yield saver
+
+
 def test_the_last_iteration_is_saved_whatever_ends_the_run(tmp_path: Path) -> None:
     config = small()
     with running(config) as run:
         run.train()
-        with pytest.raises(ZeroDivisionError), Saver(tmp_path, config) as saver:
+        with pytest.raises(ZeroDivisionError), saver_in(tmp_path, config) as saver:
             saver.keep(run.progress)
             raise ZeroDivisionError
     saved = checkpoint.load(tmp_path / "checkpoints")
@@ -164,7 +174,7 @@ def test_a_checkpoint_is_due_by_its_number_or_by_the_time(
     now, saved = 0.0, []
     monkeypatch.setattr("time.monotonic", lambda: now)
     progress = Progress.begin(experiment_of(config))
-    with Saver(tmp_path, config) as saver:
+    with saver_in(tmp_path, config) as saver:
         for iteration, minutes in enumerate([0.5, 1.0, 1.5, 2.0, 3.6, 3.7], start=1):
             now = 60.0 * minutes
             progress = replace(progress, learner=replace(progress.learner, iteration=iteration))

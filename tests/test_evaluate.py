@@ -271,7 +271,7 @@ def test_a_checkpoint_of_another_run_is_refused(
     assert f"is of family {CHEETAH}, and this run is of {POINT}" in refused(capsys, "a")
     (tmp_path / "a" / "checkpoints").rename(tmp_path / "b" / "checkpoints")
     (tmp_path / "c" / "checkpoints").rename(tmp_path / "a" / "checkpoints")
-    assert "its policy is {'hidden': [9], " in refused(capsys, "a")
+    assert "its policy has hidden = [9], and the configuration has [8]" in refused(capsys, "a")
 
 
 def test_a_checkpoint_from_before_a_key_existed_had_its_default(
@@ -281,7 +281,7 @@ def test_a_checkpoint_from_before_a_key_existed_had_its_default(
     fabricate(tmp_path / "b", POINT, "policy.rates=true", without=["rates"])
     assert main(["evaluate", "a", "--steps", "1", "--episodes", "1"]) == 0
     capsys.readouterr()
-    assert "'rates': False, " in refused(capsys, "b")
+    assert "its policy has rates = False, and the configuration" in refused(capsys, "b")
 
 
 def test_a_broken_checkpoint_gives_way_to_the_one_before_and_is_named(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
+import math
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,9 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 
 from warprl.launch.errors import UserError
+from warprl.launch.runs import files
 from warprl.launch.runs.log import RunLog
-from warprl.launch.runs.metrics import Metrics, read
+from warprl.launch.runs.metrics import Metrics, read, restore
 from warprl.launch.runs.writers import WRITERS, JsonLines
 
 
@@ -82,15 +86,91 @@ def test_a_half_written_last_line_is_dropped_on_resume(tmp_path: Path) -> None:
     assert [line["iteration"] for line in lines(tmp_path)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("damage", ["\0\0\0", "", "[]", "{}", "7"])
-def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path: Path, damage: str) -> None:
-    write(tmp_path, plain(), 1, 1)
+DAMAGE = [
+    "\0\0\0",
+    "",
+    "[]",
+    "{}",
+    "7",
+    '{"iteration": 1}',
+    '{"iteration": true}',
+    '{"iteration": 2, "kl": NaN}',
+    '{"iteration": 2, "kl": 1e999}',
+    '{"iteration": 2, "kl": "0.1"}',
+    '{"iteration": 2, "env_steps": -1}',
+    '{"iteration": 2, "wall_s": null}',
+    '{"iteration": 99}',
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_line_is_named_to_who_reads(tmp_path: Path, damage: str) -> None:
+    write(tmp_path, plain(), 1, 2)
     path = tmp_path / "metrics.jsonl"
-    before = path.read_text() + damage + "\n" + path.read_text()
+    first, second = path.read_text().splitlines()
+    path.write_text(f"{first}\n{damage}\n{second}\n")
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2, is damaged \(.*\): remove that"):
+        read(path, 2)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_run_goes_on_with_the_good_lines_and_the_damaged_file_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    write(tmp_path, plain(), 1, 2)
+    path = tmp_path / "metrics.jsonl"
+    first, second = path.read_text().splitlines()
+    before = f"{first}\n{damage}\n{second}\n"
     path.write_text(before)
-    with pytest.raises(UserError, match="metrics.jsonl, line 2, is damaged"):
-        RunLog(tmp_path, plain(), 1, 2)
-    assert path.read_text() == before
+    write(tmp_path, plain(), 3, 3)
+    assert lines(tmp_path) == [metrics(1), metrics(2), metrics(3)]
+    assert (tmp_path / "metrics.jsonl.broken").read_text() == before
+    (said,) = caplog.messages
+    assert "lines are damaged; the 2 good ones up to iteration 2 are kept" in said
+    write(tmp_path, plain(), 4, 4)
+    assert caplog.messages == [said]
+
+
+def test_null_is_read_back_as_nan(tmp_path: Path) -> None:
+    with RunLog(tmp_path, plain(), 0, 1) as log:
+        log.write(metrics(1, kl=float("nan")))
+    (row,) = read(tmp_path / "metrics.jsonl", 1)
+    assert math.isnan(row["kl"])
+
+
+def test_what_a_checkpoint_knows_of_the_log_is_there_or_its_loss_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RunLog(tmp_path, plain(), 0, 9) as log:
+        for iteration in (1, 2, 3):
+            log.write(metrics(iteration))
+        known = log.sync()
+        log.write(metrics(4))
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_text().splitlines(keepends=True)
+
+    # What came after the checkpoint is dropped.
+    restore(path, 3, known)
+    assert path.read_text() == "".join(whole[:3])
+    assert caplog.messages == []
+
+    # A row is lost, doubled or changed; or all are gone.
+    changed = whole[1].replace("-20.0", "-21.0")
+    for found, kept in (
+        ([whole[0], whole[2]], [1, 3]),
+        ([*whole[:2], whole[1], whole[2]], [1, 2, 3]),
+        ([whole[0], changed, whole[2]], [1, 2, 3]),
+        ([], []),
+    ):
+        caplog.clear()
+        path.write_text("".join(found))
+        restore(path, 3, known)
+        assert [row["iteration"] for row in lines(tmp_path)] == kept
+        assert len(caplog.messages) == 1 and "iteration 3" in caplog.text
+    caplog.clear()
+    path.unlink()
+    restore(path, 3, known)
+    assert "is not there" in caplog.text
 
 
 def test_metrics_are_read_back_up_to_an_iteration_and_nothing_is_written(tmp_path: Path) -> None:
@@ -150,6 +230,38 @@ def test_a_disk_without_room_for_the_metrics_ends_the_run(tmp_path: Path) -> Non
                 log.write(metrics(2))
 
 
+def test_a_disk_that_is_full_at_once_costs_the_copy_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is left in a buffer that would fail again when the program ends."""
+    append = files.append
+
+    def full(file: Any, content: bytes) -> None:
+        if "tfevents" in str(file.name):
+            raise OSError(28, "No space left on device")
+        append(file, content)
+
+    monkeypatch.setattr(files, "append", full)
+    write(tmp_path, plain(), 1, 2)
+    gc.collect()
+    assert caplog.messages == [
+        "metrics are no longer written to tensorboard: [Errno 28] No space left on device"
+    ]
+    assert [row["iteration"] for row in lines(tmp_path)] == [1, 2]
+
+
+def test_what_is_appended_is_appended_whole(tmp_path: Path) -> None:
+    class Slow(FileIO):
+        """Takes three bytes at a time, as a disk that is nearly full may do."""
+
+        def write(self, content: Any) -> int:
+            return super().write(bytes(content[:3]))
+
+    with Slow(str(tmp_path / "file"), "w") as file:
+        files.append(file, b"0123456789")
+    assert (tmp_path / "file").read_bytes() == b"0123456789"
+
+
 class Elsewhere(JsonLines):
     """A writer that somebody adds: the same lines in another folder."""
 
@@ -162,6 +274,7 @@ class Unreachable:
     """A writer of a service that does not answer at one moment of a run."""
 
     moment = "open"
+    error: Exception = ConnectionError("no answer")
 
     def __init__(self, folder: Path, iteration: int) -> None:
         self._fails("open")
@@ -174,7 +287,7 @@ class Unreachable:
 
     def _fails(self, moment: str) -> None:
         if moment == self.moment:
-            raise ConnectionError("no answer")
+            raise self.error
 
 
 def test_a_writer_is_added_by_one_entry_and_chosen_by_its_name(
@@ -188,16 +301,26 @@ def test_a_writer_is_added_by_one_entry_and_chosen_by_its_name(
 
 
 @pytest.mark.parametrize("moment", ["open", "write", "close"])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(ConnectionError("no answer"), "no answer"), (KeyError("run"), "KeyError: 'run'")],
+)
 def test_a_writer_that_fails_is_given_up_with_one_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, moment: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    moment: str,
+    error: Exception,
+    said: str,
 ) -> None:
     monkeypatch.setattr(Unreachable, "moment", moment)
+    monkeypatch.setattr(Unreachable, "error", error)
     monkeypatch.setitem(WRITERS, "service", Unreachable)
     with RunLog(tmp_path, plain(), 0, 2, writers=("service", "tensorboard")) as log:
         log.write(metrics(1))
         log.write(metrics(2))
     assert lines(tmp_path) == [metrics(1), metrics(2)]
-    assert caplog.messages == ["metrics are no longer written to service: no answer"]
+    assert caplog.messages == [f"metrics are no longer written to service: {said}"]
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("return_step_0")] == [1, 2]
 

@@ -119,17 +119,19 @@ def test_a_finished_grid_is_skipped_and_a_longer_one_goes_on_exactly(
 def test_a_cell_that_fails_is_named_and_the_others_go_on(
     capsys: pytest.CaptureFixture[str], begun: Path, tmp_path: Path
 ) -> None:
-    (begun / NAMES[0] / "metrics.jsonl").write_text("not a line of ours\n")
+    (begun / NAMES[0] / "metrics.jsonl").unlink()
+    (begun / NAMES[0] / "metrics.jsonl").mkdir()
     shutil.rmtree(begun / NAMES[1])
     file = write(tmp_path, families=FAMILIES[:1], iterations=2)
     assert main(["sweep", file]) == 1
     lines = capsys.readouterr().out.splitlines()
-    reason = f"{begun / NAMES[0] / 'metrics.jsonl'}, line 1, is damaged: remove that line"
-    assert f"{NAMES[0]}: failed: {reason}" in lines
+    (failed,) = (line for line in lines if line.startswith(f"{NAMES[0]}: failed: "))
+    reason = failed.removeprefix(f"{NAMES[0]}: failed: ")
+    assert reason.startswith(f"cannot write to {begun / NAMES[0]}: Is a directory")
     assert f"{NAMES[1]}: starting, to iteration 2" in lines
     end = ["2 runs: 1 failed, 1 finished", f"failed: {NAMES[0]}: {reason}", str(begun)]
     assert lines[-3:] == end
-    (begun / NAMES[0] / "metrics.jsonl").unlink()
+    (begun / NAMES[0] / "metrics.jsonl").rmdir()
     assert states(capsys, file) == {NAMES[0]: "finished", NAMES[1]: "skipped"}
 
 

@@ -91,6 +91,29 @@ def adam_init(params: Params) -> Point:
     return Point(params, {})
 
 
+def require_moments(at: Point) -> None:
+    """Make sure of moments from elsewhere, such as a file.
+
+    Args:
+        at: the parameters, which are right, and their moments.
+
+    Raises:
+        ValueError: in one line, unless steps may have left such moments.
+    """
+    moved = {name: x for name, x in at.params.items() if f"{name}.step" in at.moments}
+    expected: Params = {}
+    for name, parameter in moved.items():
+        count = torch.zeros((), dtype=parameter.dtype)
+        expected |= P.prefix(name, {"step": count, "exp_avg": parameter, "exp_avg_sq": parameter})
+    P.require_like(at.moments, expected)
+    for name in moved:
+        step = at.moments[f"{name}.step"].item()
+        if step < 1 or step != int(step):
+            raise ValueError(f"{name}.step is {step} and should be a whole number, 1 or more")
+        if (at.moments[f"{name}.exp_avg_sq"] < 0).any():
+            raise ValueError(f"{name}.exp_avg_sq has a number below 0")
+
+
 def adam_step(at: Point, gradients: Params, lr: float, config: Adam) -> Point:
     """One step along gradients scaled down to the largest norm; a parameter without one stays.
 

@@ -27,8 +27,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from warprl.counts import shown
+
 SCHEMA_VERSION = 2
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+MAX_BYTES = {TENSORS: 2**31, STATE: 2**24, MANIFEST: 2**16}  # more is not read
 TEMPORARY = ".unfinished-"
 
 
@@ -253,24 +256,24 @@ def _read(path: Path, iteration: int) -> tuple[dict[str, Tensor], dict[str, Any]
     try:
         _require_names(path)
         manifest = _unseal((path / MANIFEST).read_bytes())
-        version = manifest["schema_version"]
+        version = manifest.get("schema_version")
         if version != SCHEMA_VERSION:
             raise SchemaError(
-                f"{path} has schema version {version} and this warprl reads {SCHEMA_VERSION}: "
-                "use the release that wrote it"
+                f"{path} has schema version {shown(version)} and this warprl reads "
+                f"{SCHEMA_VERSION}: use the release that wrote it"
             )
-        if manifest["iteration"] != iteration:
-            raise _BrokenError(f"it is of iteration {manifest['iteration']}")
+        if manifest.get("iteration") != iteration:
+            raise _BrokenError(f"it is of iteration {shown(manifest.get('iteration'))}")
         contents = {name: (path / name).read_bytes() for name in (TENSORS, STATE)}
     except OSError as error:
         raise _BrokenError(f"cannot be read: {error.strerror}") from error
     for name, content in contents.items():
-        _verify(name, content, manifest["files"][name])
+        _verify(name, content, manifest)
     return _decode(contents[TENSORS], contents[STATE])
 
 
 def _require_names(path: Path) -> None:
-    """Exactly our three regular files; no file of a checkpoint is a link."""
+    """Exactly our three regular files, none of them huge; no file of a checkpoint is a link."""
     if not os.path.lexists(path):
         raise _BrokenError("it does not exist")
     if not stat.S_ISDIR(path.lstat().st_mode):
@@ -280,10 +283,12 @@ def _require_names(path: Path) -> None:
     if missing := sorted(expected - found.keys()):
         raise _BrokenError(f"{missing[0]} is missing")
     if surplus := sorted(found.keys() - expected):
-        raise _BrokenError(f"{surplus[0]} does not belong there")
+        raise _BrokenError(f"{shown(surplus[0])} does not belong there")
     for name, entry in sorted(found.items()):
         if not entry.is_file(follow_symlinks=False):
             raise _BrokenError(f"{name} is not a regular file")
+        if entry.stat(follow_symlinks=False).st_size > MAX_BYTES[name]:
+            raise _BrokenError(f"{name} has more than {MAX_BYTES[name]} bytes")
 
 
 def _unseal(content: bytes) -> dict[str, Any]:
@@ -299,9 +304,14 @@ def _unseal(content: bytes) -> dict[str, Any]:
     return manifest
 
 
-def _verify(name: str, content: bytes, expected: Mapping[str, Any]) -> None:
+def _verify(name: str, content: bytes, manifest: Mapping[str, Any]) -> None:
+    files = manifest.get("files")
+    expected = files.get(name) if isinstance(files, dict) else None
+    if not isinstance(expected, dict) or expected.keys() != {"size", "sha256"}:
+        raise _BrokenError(f"{MANIFEST} names no size and checksum of {name}")
     if len(content) != expected["size"]:
-        raise _BrokenError(f"{name} has {len(content)} bytes instead of {expected['size']}")
+        size = shown(expected["size"])
+        raise _BrokenError(f"{name} has {len(content)} bytes instead of {size}")
     if hashlib.sha256(content).hexdigest() != expected["sha256"]:
         raise _BrokenError(f"{name} does not match its checksum")
 
@@ -309,6 +319,12 @@ def _verify(name: str, content: bytes, expected: Mapping[str, Any]) -> None:
 def _decode(tensors: bytes, state: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         found, parsed = safetensors.torch.load(tensors), json.loads(state)
-        return {name: found[name] for name in parsed["order"]}, parsed["document"]
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        order, document = parsed["order"], parsed["document"]
+        ordered = {name: found[name] for name in order}
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _BrokenError(f"cannot be decoded: {type(error).__name__}") from error
+    if parsed.keys() != {"order", "document"} or not isinstance(document, dict):
+        raise _BrokenError(f"{STATE} holds something else than an order and a document")
+    if not len(order) == len(ordered) == len(found):
+        raise _BrokenError(f"{STATE} does not name each tensor once")
+    return ordered, document

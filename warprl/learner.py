@@ -17,7 +17,8 @@ from annotated_types import Gt
 from torch import Tensor
 
 from warprl import params as P
-from warprl.adam import Adam, Point, adam_init, adam_step
+from warprl.adam import Adam, Point, adam_init, adam_step, require_moments
+from warprl.counts import shown
 from warprl.initialisation import INITIALISATIONS, LEARNED_INIT, META_LOSS
 from warprl.keys import LEARNING, SEVERAL_STEPS, WARPS, Key, Need
 from warprl.meta_batch import MetaBatch, finite_tasks
@@ -32,6 +33,7 @@ MIN_PENALTY, MAX_PENALTY = 1e-4, 1e2
 KL_BAND = 1.5  # the penalty adapts outside [target / 1.5, target * 1.5] (Schulman et al., 2017)
 _LATER = META_LOSS, SEVERAL_STEPS  # every loss has the policy gradient at first
 SHORTEN, LENGTHEN = 0.5, 1.1  # of the step sizes, after an update that went too far or did not
+GROUPS = ("theta", "phi", "moments", "gathered")  # of the tensors of a state
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,13 @@ class LearnerState:
 
         Returns:
             The state.
+
+        Raises:
+            ValueError: in one line, for a tensor that belongs to no part of a state.
         """
+        for name in tensors:
+            if name.partition(".")[0] not in GROUPS:
+                raise ValueError(f"{shown(name)} does not belong there")
         return LearnerState(
             theta=P.subtree("theta", tensors),
             phi=P.subtree("phi", tensors),
@@ -175,6 +183,31 @@ class Learner:
             return LearnerState(theta, phi, {}, 0.0, 1.0, 0)
         moments = _moments(adam_init(theta), adam_init(phi))
         return LearnerState(theta, phi, moments, outer.kl_coefficient, 1.0, 0)
+
+    def require_fit(self, state: LearnerState, theta: Params, phi: Params) -> None:
+        """Make sure of a state from elsewhere, such as a file.
+
+        Args:
+            state: where the learner may have stood.
+            theta: an initialisation of the names, shapes and types that the state's should have.
+            phi: warp parameters of those that it should have.
+
+        Raises:
+            ValueError: in one line, for a state in which this learner is never.
+        """
+        # The parameters. Their order decides how sums over them are rounded.
+        for group, found, expected in (("theta", state.theta, theta), ("phi", state.phi, phi)):
+            P.require_like(P.prefix(group, found), P.prefix(group, expected))
+            if list(found) != list(expected):
+                raise ValueError(f"{group} should be in the order {', '.join(expected)}")
+
+        # The moments of Adam, and gradients that wait for their turn.
+        moved = P.prefix("theta", theta) | P.prefix("phi", phi)
+        adam = isinstance(self.config.outer, Adam)
+        require_moments(Point(moved if adam else {}, state.moments))
+        slow = isinstance(self.config.objective, TwoTimeScale)
+        waiting = {name: x for name, x in phi.items() if slow and name in state.gathered}
+        P.require_like(P.prefix("gathered", state.gathered), P.prefix("gathered", waiting))
 
     def update(
         self, state: LearnerState, batch: MetaBatch, rng: np.random.Generator

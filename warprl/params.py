@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from warprl.counts import shown
 from warprl.types import Params
 
 
@@ -140,6 +141,33 @@ def norm(params: Params) -> Tensor:
 def all_finite(params: Params) -> bool:
     """Whether every number of every tensor is finite."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in params.values())
+
+
+def require_like(found: Params, expected: Params) -> None:
+    """Make sure of parameters from elsewhere, such as a file.
+
+    Args:
+        found: the parameters.
+        expected: parameters with the names, shapes and types that they should have.
+
+    Raises:
+        ValueError: in one line, for the first tensor that is missing, does not belong there, has
+            another shape or type, or holds a number that is not finite.
+    """
+    for name, tensor in expected.items():
+        if name not in found:
+            raise ValueError(f"{name} is missing")
+        other = found[name]
+        if other.shape != tensor.shape:
+            shapes = f"{shown(list(other.shape))} and should be of {list(tensor.shape)}"
+            raise ValueError(f"{name} is of shape {shapes}")
+        if other.dtype != tensor.dtype:
+            raise ValueError(f"{name} is of {other.dtype} and should be of {tensor.dtype}")
+        if not torch.isfinite(other).all():
+            raise ValueError(f"{name} has a number that is not finite")
+    for name in found:
+        if name not in expected:
+            raise ValueError(f"{shown(name)} does not belong there")
 
 
 def finite_rows(params: Params) -> Tensor:

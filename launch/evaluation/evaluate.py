@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from warprl import __version__
-from warprl.agents.diagnostics import diagnose
-from warprl.agents.inner import MAX_EPISODES, AdaptationConfig, Shard, adapt
+from warprl.agents.diagnostics import diagnose, diagnostics_of
+from warprl.agents.inner import MAX_EPISODES, AdaptationConfig, MemoryAdaptation, Shard, adapt
 from warprl.agents.policy import Policy
 from warprl.envs import TaskFamily, make_family
 from warprl.launch.errors import RunFailedError, whole_number, writing
@@ -27,7 +27,7 @@ from warprl.launch.evaluation.groups import require_one_family
 from warprl.launch.evaluation.statistics import estimate
 from warprl.launch.evaluation.summaries import DIAGNOSTICS, CurveSummary, EvaluationSummary
 from warprl.launch.outcome import Outcome, to_json
-from warprl.launch.runs import copies, folders, ledger, stored
+from warprl.launch.runs import copies, files, folders, ledger, stored
 from warprl.launch.runs.canonical import canonical_json
 from warprl.launch.runs.copies import address
 from warprl.launch.runs.trust import OURS, Trust
@@ -40,6 +40,8 @@ ADAPTATIONS = 20  # the fewest adaptations: if a family has fewer tasks, they ar
 CHUNK = 10  # adaptations simulated together
 FORMAT = 2  # of summary.json; other formats are not read back
 LEDGER = "evaluation"  # what the ledger calls them
+MAX_BYTES = 2**26  # of summary.json
+LARGEST = 1e300  # of its numbers, whose sums are still numbers
 MEASURED_BY = ("gymnasium", "mujoco", "torch")  # packages whose version may change a return
 
 log = logging.getLogger(__name__)
@@ -195,21 +197,34 @@ def _stored(
 
     Those that are damaged, or were written by another version, are left out.
     """
-    known = protocol.describe()
+    known, subject = protocol.describe(), _trained(run)
+    digest = subject.digest()
     for path in sorted((run.folder / "evaluation").glob("*/summary.json"), reverse=True):
         try:
-            text = path.read_text(encoding="utf-8")
+            text = files.read(path, MAX_BYTES).decode()
             summary = summaries.from_json(EvaluationSummary, text)
-            curves = Curves.of(summary.curves[0].adaptations)
+            curve = summary.curves[0]
+            curves = Curves.of(curve.adaptations)
         except (OSError, ValueError, IndexError):
             continue
-        if (
-            summary.protocol == known
-            and summary.curves[0].digest == _trained(run).digest()
-            and curves.returns.shape == (len(protocol.rows), protocol.steps + 1)
-            and curves.usable.any()
-        ):
+        same = summary.protocol == known and curve.digest == digest
+        if same and _possible(curves, subject, protocol):
             yield path.parent, text, summary
+
+
+def _possible(curves: Curves, subject: Subject, protocol: Protocol) -> bool:
+    """Whether stored curves are such as :func:`measure` makes: all numbers, and in their range."""
+    remembers = isinstance(subject.adaptation, MemoryAdaptation)
+    diagnosed = () if remembers else diagnostics_of(subject.policy)
+    returns = curves.returns[~np.isnan(curves.returns)]
+    others = [values[~np.isnan(values)] for values in curves.steps.values()]
+    return (
+        curves.returns.shape == (len(protocol.rows), protocol.steps + 1)
+        and bool(curves.usable.any())
+        and bool((np.abs(returns) <= np.finfo(np.float32).max).all())
+        and tuple(curves.steps) == diagnosed
+        and all(bool((np.abs(values) <= LARGEST).all()) for values in others)
+    )
 
 
 def record(run: stored.StoredRun, protocol: Protocol, console: Console) -> EvaluationSummary:

@@ -161,7 +161,7 @@ class ComparisonSummary(Document):
     folder: str | None = None
 
 
-def from_json(kind: type[T], text: str) -> T:
+def from_json(kind: type[T], text: str | bytes) -> T:
     """A summary of this kind from a JSON document, whose other keys are ignored.
 
     Raises ValueError if a key is missing or a value has another type.

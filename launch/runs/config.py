@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import torch
 import yaml
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from warprl.agents.consistency import Choices, idle_key
 from warprl.agents.inner import AdaptationConfig
@@ -293,13 +293,6 @@ def _computed(data: Mapping[str, Any]) -> dict[str, Any]:
 def dump(config: RunConfig) -> str:
     """The configuration as YAML."""
     return yaml.safe_dump(plain(config), sort_keys=False)
-
-
-def saved_policy(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The policy in a checkpoint's document, with defaults for keys that are newer than it."""
-    defaults = TypeAdapter(PolicyConfig).dump_python(PolicyConfig(), mode="json")
-    policy: dict[str, Any] = defaults | document["policy"]
-    return policy
 
 
 def flat(config: RunConfig) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Holder:
         try:
             found = cls(**json.loads(content))
             return replace(found, pid=int(found.pid), expires=float(found.expires))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError, RecursionError):
             return cls("an unknown host", 0, "", "", content.hex(), float("inf"))
 
     def to_bytes(self) -> bytes:

@@ -11,7 +11,7 @@ from typing import Self
 from rich.console import Console
 
 from warprl.launch.errors import one_line, require_known
-from warprl.launch.runs.metrics import Metrics
+from warprl.launch.runs.metrics import Logged, Metrics
 from warprl.launch.runs.progress import display
 from warprl.launch.runs.writers import WRITERS, JsonLines, Writer
 
@@ -36,7 +36,7 @@ class RunLog:
         """Log the iterations after ``iteration``, and drop what an earlier process wrote of them.
 
         ``writers`` are names in ``warprl.launch.runs.writers.WRITERS``. Raises UserError for an
-        unknown name and for a damaged ``metrics.jsonl``, and OSError if that cannot be written.
+        unknown name, and OSError if ``metrics.jsonl`` cannot be written.
         """
         # A wrong name is refused before any file is touched.
         for name in writers:
@@ -69,14 +69,24 @@ class RunLog:
                 copy.write(metrics)
         self._display.show(metrics)
 
+    def logged(self) -> Logged:
+        """What ``metrics.jsonl`` holds."""
+        return self._metrics.logged()
+
+    def sync(self) -> Logged:
+        """The same, once all of it outlasts a power cut. Raises OSError if the disk refuses."""
+        self._metrics.sync()
+        return self._metrics.logged()
+
     @contextmanager
     def _given_up_on_failure(self, name: str) -> Iterator[None]:
         """If writing a copy fails in the ``with`` block, warn and stop writing that copy."""
         try:
             yield
-        except OSError as error:
-            log.warning("metrics are no longer written to %s: %s", name, one_line(error))
+        except Exception as error:  # whatever is wrong with a copy, the run is worth more
+            kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+            log.warning("metrics are no longer written to %s: %s%s", name, kind, one_line(error))
             copy = self._copies.pop(name, None)
             if copy is not None:
-                with suppress(OSError):
+                with suppress(Exception):
                     copy.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +17,18 @@ from warprl.counts import shown, whole
 from warprl.envs import TaskFamily, make_family
 from warprl.launch.errors import RunFailedError, UserError, reading
 from warprl.launch.runs import config as configuration
+from warprl.launch.runs import contents
 from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.copies import CHECKPOINTS, IMPORTED, LAST, address
+from warprl.launch.runs.metrics import Logged
 from warprl.launch.runs.trust import OURS, Trust
-from warprl.params import prefix, subtree
+from warprl.learner import Learner, LearnerState
+from warprl.params import require_like, subtree
 from warprl.seeding import generator
 from warprl.threads import one_thread
 from warprl.types import Params, Task
+
+CHECKSUM = re.compile("[0-9a-f]{64}")
 
 log = logging.getLogger(__name__)
 
@@ -142,33 +148,40 @@ def load_checkpoint(
     for path, reason in saved.skipped:
         log.warning("checkpoint %s is broken (%s): using %d", path.name, reason, saved.iteration)
 
-    # It may belong to a run with another family, policy or sizes.
-    family = saved.document["family"]
-    if family != config.family:
-        raise UserError(
-            f"{address(saved.path)} is of family {family}, and this run is of {config.family}"
-        )
-    policy = configuration.saved_policy(saved.document)
-    mine = configuration.plain(config)["policy"]  # a key without effect may differ
-    if any(policy[key] != value for key, value in mine.items()):
-        raise UserError(
-            f"{address(saved.path)} does not belong to this run: its policy is {policy} and that "
-            f"of {address(folder / 'config.yaml')} is {mine}"
-        )
-    theta, phi = fresh(config)
-    _require_fit(saved, prefix("theta", theta) | prefix("phi", phi), config)
+    _require_ours(saved, config)
     return saved
 
 
-def _require_fit(saved: Checkpoint, expected: Params, config: RunConfig) -> None:
-    for name, tensor in expected.items():
-        found = saved.tensors.get(name)
-        if found is None or found.shape != tensor.shape:
-            shape = "missing" if found is None else f"of shape {tuple(found.shape)}"
-            raise UserError(
-                f"{address(saved.path)} does not belong to this run: {name} is {shape} and "
-                f"{config.family} with this policy needs {tuple(tensor.shape)}"
-            )
+def _require_ours(saved: Checkpoint, config: RunConfig) -> None:
+    """Raise UserError, in one line, unless this run may have left a checkpoint.
+
+    Its checksums say that it is as it was written, and not who has written it.
+    """
+    where = address(saved.path)
+    document = contents.read(saved.document, where)
+    contents.require_fit(document, config, where)
+    if document.learner.iteration != saved.iteration:
+        raise UserError(f"{where}: its learner is at iteration {document.learner.iteration}")
+    theta, phi = fresh(config)
+    try:
+        state = LearnerState.from_tensors(saved.tensors, saved.document["learner"])
+        Learner(config.learner).require_fit(state, theta, phi)
+    except ValueError as error:
+        raise UserError(f"{where} does not belong to this run: {error}") from error
+
+
+def require_unchanged(saved: Checkpoint, config: RunConfig) -> None:
+    """Raise UserError if the configuration has changed since a checkpoint was saved.
+
+    It names the keys. Older checkpoints do not tell.
+    """
+    where = address(saved.path)
+    contents.require_unchanged(contents.read(saved.document, where), config, where)
+
+
+def logged(saved: Checkpoint) -> Logged | None:
+    """What a checkpoint knows of metrics.jsonl; older ones know nothing."""
+    return contents.read(saved.document, address(saved.path)).metrics
 
 
 def fresh(config: RunConfig) -> tuple[Params, Params]:
@@ -194,7 +207,12 @@ def imported_from(folder: Path) -> str | None:
     Raises UserError if what was imported is damaged.
     """
     saved = _imported(folder)
-    return None if saved is None else str(saved.document["sha256"])[:12]
+    if saved is None:
+        return None
+    found = saved.document.get("sha256")
+    if not isinstance(found, str) or not CHECKSUM.fullmatch(found):
+        raise UserError(f"{address(saved.path)}: sha256 = {shown(found)}: should be a checksum")
+    return found[:12]
 
 
 def initial(folder: Path, config: RunConfig) -> tuple[Params, Params]:
@@ -206,7 +224,11 @@ def initial(folder: Path, config: RunConfig) -> tuple[Params, Params]:
     saved = _imported(folder)
     if saved is None:
         return theta, phi
-    _require_fit(saved, theta, config)
+    try:
+        require_like(saved.tensors, theta)
+    except ValueError as error:
+        place = address(saved.path)
+        raise UserError(f"{place} does not belong to this run: {error}") from error
     return saved.tensors, phi
 
 

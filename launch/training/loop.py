@@ -5,11 +5,10 @@ The loop samples in this process without Ray, or with Ray workers. The results h
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,13 @@ from warprl import checkpoint
 from warprl.agents.meta import Agent, Experiment, InProcess, Sampler, iterate
 from warprl.envs import make_family
 from warprl.launch.machine import available_threads, keep_freed_memory
+from warprl.launch.runs import contents
 from warprl.launch.runs.config import RunConfig
+from warprl.launch.runs.metrics import Logged
 from warprl.learner import Learner, LearnerState
 from warprl.types import Params
 
-COUNTERS = ("env_steps", "wall_s", "workers_replaced")  # metrics that add up over a run
+COUNTERS = tuple(contents.Counters.model_fields)  # metrics that add up over a run
 
 log = logging.getLogger(__name__)
 
@@ -44,23 +45,24 @@ class Progress:
 
     @classmethod
     def load(cls, saved: checkpoint.Checkpoint) -> Progress:
-        """The progress that a checkpoint holds."""
+        """The progress in a checkpoint that :mod:`warprl.launch.runs.stored` has checked."""
         document = saved.document
         state = LearnerState.from_tensors(saved.tensors, document["learner"])
         return cls(state, dict(document["counters"]))
 
-    def save(self, folder: Path, config: RunConfig, durable: bool = True) -> None:
-        """Write ``folder/<iteration>``; see :func:`warprl.checkpoint.save`."""
-        document = {
-            "family": config.family,
-            "policy": json.loads(json.dumps(asdict(config.policy))),
-            "learner": self.learner.to_scalars(),
-            "counters": dict(self.counters),
-        }
+    def save(
+        self, folder: Path, config: RunConfig, logged: Logged | None = None, durable: bool = True
+    ) -> None:
+        """Write ``folder/<iteration>``; see :func:`warprl.checkpoint.save`.
+
+        ``logged`` is what metrics.jsonl holds by then; None if there is no such file.
+        """
+        learner = self.learner
+        document = contents.write(config, learner.to_scalars(), self.counters, logged)
         checkpoint.save(
             folder,
-            self.learner.iteration,
-            self.learner.to_tensors(),
+            learner.iteration,
+            learner.to_tensors(),
             document,
             config.output.keep if durable else 2,
             durable,

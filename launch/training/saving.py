@@ -19,6 +19,7 @@ from typing import Self
 from warprl.launch.errors import writing
 from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.copies import CHECKPOINTS, LAST, address
+from warprl.launch.runs.log import RunLog
 from warprl.launch.training.loop import Progress
 
 LAST_WORDS = "trap '' INT TERM HUP; read -r line || echo \"$0\" >&2"
@@ -45,9 +46,9 @@ def last_words(folder: Path) -> Iterator[None]:
 class Saver:
     """Saves the progress of a run; a context manager, which saves what is left at its end."""
 
-    def __init__(self, folder: Path, config: RunConfig) -> None:
-        """Save in this run folder."""
-        self._folder, self._config = folder, config
+    def __init__(self, folder: Path, config: RunConfig, log: RunLog) -> None:
+        """Save in this run folder, whose metrics go to ``log``."""
+        self._folder, self._config, self._log = folder, config, log
         self._unsaved: Progress | None = None
         self._saved_at = time.monotonic()
 
@@ -75,7 +76,8 @@ class Saver:
         self._unsaved = progress
         if self._config.compute.workers:
             with self._writing():
-                progress.save(self._folder / LAST, self._config, durable=False)
+                logged = self._log.logged()
+                progress.save(self._folder / LAST, self._config, logged, durable=False)
 
     def save_if_due(self) -> None:
         """Write the checkpoint of the iteration that was kept, by its number or by the time."""
@@ -89,7 +91,7 @@ class Saver:
 
     def _save(self, progress: Progress) -> None:
         with self._writing():
-            progress.save(self._folder / CHECKPOINTS, self._config)
+            progress.save(self._folder / CHECKPOINTS, self._config, self._log.sync())
         self._unsaved, self._saved_at = None, time.monotonic()
 
     def _writing(self) -> AbstractContextManager[None]:

@@ -24,7 +24,7 @@ from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.copies import CHECKPOINTS, LAST, address
 from warprl.launch.runs.lease import Lease
 from warprl.launch.runs.log import RunLog
-from warprl.launch.runs.metrics import adaptation, read, returns_text, truncate
+from warprl.launch.runs.metrics import adaptation, read, restore, returns_text
 from warprl.launch.runs.stored import Imported
 from warprl.launch.runs.trust import OURS, Trust
 from warprl.launch.training.interruption import Stop, stoppable
@@ -99,25 +99,28 @@ def resume(
     callback: Callback | None = None,
     cluster: ClusterOptions = DEFAULTS,
     trust: Trust = OURS,
+    changed: bool = False,
 ) -> Outcome[TrainingSummary]:
     """Continue a run to its end or for ``iterations`` more, with the same result as without a stop.
 
-    It stops early if ``stopping`` (by default, a signal) or ``callback`` asks for it.
+    It stops early if ``stopping`` (by default, a signal) or ``callback`` asks for it. With
+    ``changed`` it continues although somebody has edited what config.yaml says of the experiment.
     Raises UserError, before anything starts, if the run cannot be continued.
     """
     if iterations is not None:
-        iterations = whole_number("iterations", iterations, 1)
+        iterations = whole_number("iterations", iterations, 1, configuration.MAX_ITERATIONS)
     config = configuration.load(folder / "config.yaml", trust)
     configuration.require_device(config)
-    folders.require_writable(folder, "checkpoints", "tensorboard")
+    folders.require_writable(folder, "checkpoints")
     with folders.hold(folder, config.output.keep) as lease:
         saved = stored.newest(folder, config)
         if saved is None:
             stored.initial(folder, config)  # so that damage is found here, before Ray starts
+        elif not changed:
+            stored.require_unchanged(saved, config)
         done = saved.iteration if saved else 0
-        # Here already, so that a damaged file is refused before Ray starts.
         with writing_run(folder):
-            truncate(folder / "metrics.jsonl", done)
+            restore(folder / "metrics.jsonl", done, stored.logged(saved) if saved else None)
         total = config.iterations if iterations is None else done + iterations
         if done >= total:
             advice = "give iterations to continue"
@@ -161,7 +164,10 @@ def start_or_resume(
     saved = stored.newest(folder, found)
     done = saved.iteration if saved else 0
     if done >= config.iterations:
-        last = read(folder / "metrics.jsonl", done)[-1]
+        assert saved is not None
+        rows = read(folder / "metrics.jsonl", done)  # some or all may be lost
+        env_steps = saved.document["counters"]["env_steps"]
+        last = {**(rows[-1] if rows else {}), "iteration": done, "env_steps": env_steps}
         return _outcome(folder, config, last)
     remaining = config.iterations - done
     return resume(folder, remaining, console, cluster=cluster, trust=trust)
@@ -212,7 +218,7 @@ def _run(
         progress = Progress.load(saved)
         if saved.path.parent.name == LAST:  # which the next iteration replaces
             with writing_run(folder):
-                progress.save(folder / CHECKPOINTS, config)
+                progress.save(folder / CHECKPOINTS, config, stored.logged(saved))
     else:
         progress = Progress.begin(experiment, stored.initial(folder, config))
     stop = (stopping or stoppable)(console)
@@ -237,7 +243,7 @@ def _loop(
     """
     fruitless, last = 0, None
     try:
-        with Saver(plan.folder, plan.config) as saver:
+        with Saver(plan.folder, plan.config, run_log) as saver:
             for progress, metrics in steps:
                 # The log comes first, so that it is never behind a checkpoint.
                 plan.lease.check()
