@@ -6,6 +6,9 @@ Stable-Baselines3's ``predict``, and is saved without pickle.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +24,13 @@ from warprl import params as P
 from warprl.agents.inner import AdaptationConfig, GradientAdaptation, Shard, adapt
 from warprl.agents.policy import Policy, PolicyConfig
 from warprl.agents.rollout import Actor, Memory, collect
+from warprl.counts import brief, shown, whole
+from warprl.keys import from_plain
 from warprl.seeding import generator
 from warprl.types import BatchEnv, Params, Spaces, Task
+
+LARGEST = float(np.finfo(np.float32).max)
+GROUPS = ("theta", "phi", "memory", "bounds", "episode")  # of tensors; an adapter has episodes
 
 PolicyState: TypeAlias = "tuple[NDArray[np.float32], ...]"
 """What n rows of a policy with memory remember: the cell's tensors ``[n, W]``, and the previous
@@ -331,25 +339,86 @@ def policy_from(saved: checkpoint.Checkpoint) -> AdaptedPolicy:
 
     Returns:
         The policy.
+
+    Raises:
+        warprl.checkpoint.CheckpointError: if no policy was saved like that.
     """
-    tensors, document = saved.tensors, saved.document
-    bounds = None
-    if "bounds" in tensors:
-        low, high = tensors["bounds"].tolist()
-        bounds = tuple(low), tuple(high)
-    config: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in document["config"].items()
-    }
-    return AdaptedPolicy(
-        Spaces(document["obs_size"], document["act_size"], bounds),
-        PolicyConfig(**config),
-        P.subtree("theta", tensors),
-        P.subtree("phi", tensors),
-        tuple(tensor.numpy() for tensor in P.subtree("memory", tensors).values()),
-        document["seed"],
-        tuple(document["returns"]),
+    with usable(saved):
+        tensors, document = saved.tensors, saved.document
+        for name in tensors:
+            if name.partition(".")[0] not in GROUPS:
+                raise ValueError(f"{shown(name)} does not belong there")
+        bounds = None
+        if "bounds" in tensors:
+            low, high = tensors["bounds"].tolist()
+            bounds = tuple(low), tuple(high)
+        policy = AdaptedPolicy(
+            Spaces(document["obs_size"], document["act_size"], bounds),
+            from_plain(PolicyConfig, document["config"]),
+            P.subtree("theta", tensors),
+            P.subtree("phi", tensors),
+            tuple(tensor.numpy() for tensor in P.subtree("memory", tensors).values()),
+            whole("seed", document["seed"], 0),
+            tuple(map(_number, document["returns"])),
+        )
+        _require_possible(policy)
+        return policy
+
+
+@contextmanager
+def usable(saved: checkpoint.Checkpoint) -> Iterator[None]:
+    """Turn what goes wrong in the ``with`` block into CheckpointError, in one line.
+
+    Args:
+        saved: the checkpoint that is decoded there. Its checksums are right, but whoever forges one
+            makes them right.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise checkpoint.CheckpointError(f"{saved.path} cannot be used: {brief(reason)}") from error
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{shown(value)} is not a number")
+    return value
+
+
+def _require_possible(policy: AdaptedPolicy) -> None:
+    """Raise ValueError, in one line, unless the parts of a policy fit together."""
+    # What it sees and does.
+    spaces = policy.spaces
+    whole("obs_size", spaces.obs_size, 1)
+    whole("act_size", spaces.act_size, 1)
+    if spaces.bounds is not None:
+        pairs = list(zip(*spaces.bounds, strict=True))
+        ordered = all(low <= high for low, high in pairs)
+        single = all(math.isinf(x) or abs(x) <= LARGEST for pair in pairs for x in pair)
+        if len(pairs) != spaces.act_size or not ordered or not single:
+            raise ValueError(f"bounds = {shown(spaces.bounds)}: not those of an action")
+
+    # Its parameters: their number is compared first, before others of that number are made.
+    policy.config.require_consistent()
+    network, found = (
+        policy.network,
+        {**P.prefix("theta", policy.theta), **P.prefix("phi", policy.phi)},
     )
+    if sum(tensor.numel() for tensor in found.values()) != sum(network.sizes):
+        raise ValueError(f"it has other parameters than the {sum(network.sizes)} of its network")
+    theta, phi = network.init(generator(0, "init"))
+    P.require_like(found, {**P.prefix("theta", theta), **P.prefix("phi", phi)})
+
+    # Its memory, if it has one.
+    if policy.memory:
+        empty = Memory.before(network, P.broadcast(theta, 1), phi, 1).to_arrays()
+        shapes, expected = ([part.shape for part in parts] for parts in (policy.memory, empty))
+        numbers = all(
+            part.dtype == np.float32 and np.isfinite(part).all() for part in policy.memory
+        )
+        if not policy.remembers or shapes != expected or not numbers:
+            raise ValueError("its memory is not that of its network")
 
 
 def read(folder: Path, kind: str) -> checkpoint.Checkpoint:
@@ -368,5 +437,6 @@ def read(folder: Path, kind: str) -> checkpoint.Checkpoint:
     saved = checkpoint.load(folder)
     found = saved.document.get("kind", "checkpoint of a run")
     if found != kind:
-        raise checkpoint.CheckpointError(f"{saved.path} holds a {found} and not a {kind}")
+        word = shown(found).strip("'")
+        raise checkpoint.CheckpointError(f"{saved.path} holds a {word} and not a {kind}")
     return saved

@@ -22,8 +22,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 from warprl import checkpoint
 from warprl import params as P
-from warprl.agents.adapted import AdaptedPolicy, policy_from, read, saved_form, to_environment
+from warprl.agents.adapted import (
+    AdaptedPolicy,
+    policy_from,
+    read,
+    saved_form,
+    to_environment,
+    usable,
+)
 from warprl.agents.inner import (
+    MAX_EPISODES,
     AdaptationConfig,
     GradientAdaptation,
     MemoryAdaptation,
@@ -34,6 +42,7 @@ from warprl.agents.losses import InnerLoss
 from warprl.agents.policy import Policy
 from warprl.agents.rollout import Acted, Actor, Memory
 from warprl.counts import shown, whole
+from warprl.keys import from_plain
 from warprl.seeding import generator
 from warprl.types import Params, Rollout
 
@@ -205,7 +214,8 @@ class Adapter:
         """
         self.by_memory = isinstance(adaptation, MemoryAdaptation)
         default = 1 if self.by_memory else adaptation.episodes
-        self.episodes = whole("episodes", default if episodes is None else episodes, 1)
+        number = default if episodes is None else episodes
+        self.episodes = whole("episodes", number, 1, MAX_EPISODES)
         if self.by_memory and self.episodes != 1:
             raise ValueError(f"episodes = {episodes}: must be 1 for an agent that adapts by memory")
         self.seed = whole("seed", seed, 0)
@@ -389,14 +399,16 @@ class Adapter:
         """
         saved = read(Path(folder), "adapter")
         policy, document = policy_from(saved), saved.document
-        adaptation = _adaptation_from(document["adaptation"])
-        adapter = cls(policy, adaptation, document["seed"], document["episodes"])
-        episodes = tuple(
-            Episode(**P.subtree(f"episode.{number}", saved.tensors), terminated=terminated)
-            for number, terminated in enumerate(document["terminated"])
-        )
-        adapter.restore(AdapterState(policy.theta, None, document["k"], episodes, saved.iteration))
-        return adapter
+        with usable(saved):
+            adaptation = _adaptation_from(document["adaptation"])
+            adapter = cls(policy, adaptation, document["seed"], document["episodes"])
+            episodes = tuple(
+                _episode(adapter._network, P.subtree(f"episode.{number}", saved.tensors), ended)
+                for number, ended in enumerate(document["terminated"])
+            )
+            k = whole("k", document["k"], 0)
+            adapter.restore(AdapterState(policy.theta, None, k, episodes, saved.iteration))
+            return adapter
 
     def _after_episode(self) -> AdapterState:
         episodes, count = self._recorder.episodes, self._state.count + 1
@@ -449,6 +461,25 @@ class _Noise:
 
 
 def _adaptation_from(document: Mapping[str, Any]) -> AdaptationConfig:
-    """The inverse of ``asdict``."""
-    kind = MemoryAdaptation if document["type"] == "memory" else GradientAdaptation
-    return kind(**document)
+    """The inverse of ``asdict``. Raises ValueError for what it never gives."""
+    if document["type"] == "memory":
+        return from_plain(MemoryAdaptation, document)
+    return from_plain(GradientAdaptation, document)
+
+
+def _episode(network: Policy, tensors: Params, terminated: Any) -> Episode:
+    """A stored episode. Raises ValueError unless the network can have played it."""
+    steps = len(tensors["reward"])
+    like = {
+        "obs": torch.zeros(steps, network.input_dim),
+        "act": torch.zeros(steps, network.act_dim),
+        "reward": torch.zeros(steps),
+    }
+    for name, tensor in tensors.items():
+        if name not in like or (tensor.shape, tensor.dtype) != (like[name].shape, torch.float32):
+            raise ValueError(f"{shown(name)} is not that of an episode of {steps} steps")
+    if not steps or not isinstance(terminated, bool):
+        raise ValueError(
+            f"terminated = {shown(terminated)}: should be true or false, of some steps"
+        )
+    return Episode(**tensors, terminated=terminated)

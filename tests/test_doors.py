@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from safetensors.torch import save as save_tensors
 
 import warprl
 from warprl import checkpoint
+from warprl.agents.adapted import AdaptedPolicy
+from warprl.agents.adapter import Adapter
 from warprl.agents.meta import InProcess
 from warprl.checkpoint import MANIFEST, STATE, TENSORS
+from warprl.envs import make_family
 from warprl.launch.errors import UserError, printable
 from warprl.launch.evaluation import compare, evaluate
 from warprl.launch.evaluation.groups import Member
@@ -274,6 +278,28 @@ def odd_tensors(data: st.DataObject, found: dict[str, torch.Tensor]) -> dict[str
     return found | data.draw(st.sampled_from(changes))()
 
 
+def forge(data: st.DataObject, original: Path, folder: Path) -> None:
+    """Write a checkpoint that is not quite the original one, with right checksums."""
+    state = json.loads((original / STATE).read_bytes())
+    manifest = json.loads((original / MANIFEST).read_bytes())
+    content = (original / TENSORS).read_bytes()
+    match data.draw(st.sampled_from(["state", "state", "tensors", "bytes", "manifest"])):
+        case "state":
+            state = data.draw(edited(state))
+        case "tensors":
+            found = odd_tensors(data, load_tensors(content))
+            content = save_tensors(found)
+            order = [*(name for name in state["order"] if name in found), *found]
+            state["order"] = list(dict.fromkeys(order))
+        case "bytes":
+            content = data.draw(damaged(content))
+        case _:
+            manifest = data.draw(edited(manifest))
+    (folder / STATE).write_text(json.dumps(state))
+    (folder / TENSORS).write_bytes(content)
+    seal(folder, manifest)
+
+
 @pytest.mark.parametrize("number", TWICE)
 def test_any_checkpoint_with_right_checksums_is_used_rightly_or_refused_in_one_line(
     number: int, run: Path, scratch: Path, run_config: RunConfig
@@ -284,24 +310,7 @@ def test_any_checkpoint_with_right_checksums_is_used_rightly_or_refused_in_one_l
     sampler = InProcess(experiment)
 
     def check(data: st.DataObject) -> None:
-        state = json.loads((original / STATE).read_bytes())
-        manifest = json.loads((original / MANIFEST).read_bytes())
-        content = (original / TENSORS).read_bytes()
-        match data.draw(st.sampled_from(["state", "state", "tensors", "bytes", "manifest"])):
-            case "state":
-                state = data.draw(edited(state))
-            case "tensors":
-                found = odd_tensors(data, load_tensors(content))
-                content = save_tensors(found)
-                state["order"] = [*(n for n in state["order"] if n in found), *found]
-                state["order"] = list(dict.fromkeys(state["order"]))
-            case "bytes":
-                content = data.draw(damaged(content))
-            case _:
-                manifest = data.draw(edited(manifest))
-        (folder / STATE).write_text(json.dumps(state))
-        (folder / TENSORS).write_bytes(content)
-        seal(folder, manifest)
+        forge(data, original, folder)
         saved = attempt(lambda: stored.load_checkpoint(scratch, run_config, 2))
         if saved is None:
             return
@@ -411,6 +420,46 @@ def test_an_imported_initialisation_is_checked_as_well(
             stored.initial(folder, run_config)
         with pytest.raises(UserError, match="sha256 = .*: should be a checksum"):
             stored.imported_from(folder)
+
+
+# --- saved policies and adaptations ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", TWICE)
+@pytest.mark.parametrize("kind", [AdaptedPolicy, Adapter])
+@pytest.mark.parametrize("agent", ["warpgrad", "rl2"])
+def test_any_saved_policy_acts_or_is_refused_in_one_line(
+    agent: str, kind: type[AdaptedPolicy] | type[Adapter], number: int, tmp_path: Path
+) -> None:
+    config = configuration.of_preset(FAMILY, agent)
+    shape = replace(config.policy, hidden=(3,))
+    policy = AdaptedPolicy.fresh(make_family(FAMILY).spaces, shape)
+    adapter = Adapter(policy, config.adaptation)
+    for reward in (0.5, -0.5):
+        adapter.act([0.0, 0.0])
+        adapter.observe(reward, terminated=False, truncated=reward < 0)
+    (policy if kind is AdaptedPolicy else adapter).save(tmp_path / "saved")
+    (original,) = (tmp_path / "saved").iterdir()
+    folder = Path(shutil.copytree(original, tmp_path / "forged" / original.name))
+    loaded = kind.load(tmp_path / "forged")
+    loaded.act([0.0, 0.0]) if isinstance(loaded, Adapter) else loaded.predict([[0.0, 0.0]])
+
+    def check(data: st.DataObject) -> None:
+        forge(data, original, folder)
+        try:
+            found = kind.load(tmp_path / "forged")
+        except checkpoint.CheckpointError as error:
+            assert str(error).isprintable()
+            return
+        assert isinstance(found, AdaptedPolicy | Adapter)
+        if isinstance(found, AdaptedPolicy):
+            found.predict([[0.0, 0.0]] if found.spaces.obs_size == 2 else [])
+            return
+        found.act([0.0, 0.0])
+        found.observe(0.0, terminated=True)
+        found.update()
+
+    try_all(number, check)
 
 
 # --- evaluations ----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache, partial
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -15,7 +15,9 @@ import torch
 from warprl.agents.consistency import Choices
 from warprl.agents.inner import GradientAdaptation, Shard, adapt
 from warprl.agents.meta import Experiment, InProcess, iterate
+from warprl.agents.policy import PolicyConfig
 from warprl.agents.presets import PRESETS
+from warprl.keys import from_plain
 from warprl.launch.errors import UserError
 from warprl.launch.runs.config import CARRIED_OUT, KEYS, RunConfig, flat, resolve
 from warprl.launch.training.loop import experiment_of
@@ -188,3 +190,43 @@ def test_no_key_that_does_something_is_refused_as_one_that_does_nothing(
             if not same(changed, expected, tolerance):
                 alive.append((path, other))
     assert alive == []
+
+
+@pytest.mark.parametrize("agent", PRESETS)
+def test_a_configuration_comes_back_from_plain_values(agent: str) -> None:
+    preset = PRESETS[agent]
+    learner = preset.learner
+    for part in (preset.policy, preset.adaptation, learner.objective, learner.loss, learner.outer):
+        plain = json.loads(json.dumps(asdict(part)))
+        assert from_plain(type(part), plain) == part
+        assert from_plain(type(part), {}) == type(part)(), "what is missing has its default"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (PolicyConfig, [], "is not a mapping"),
+        (PolicyConfig, {"widths": [8]}, "unknown key 'widths'"),
+        (PolicyConfig, {"hidden": 8}, "hidden = 8: not a value"),
+        (PolicyConfig, {"hidden": []}, "hidden = .*: out of range"),
+        (PolicyConfig, {"hidden": [8] * 33}, "hidden = .*: out of range"),
+        (PolicyConfig, {"hidden": [8, 0]}, "hidden = 0: out of range"),
+        (PolicyConfig, {"hidden": [8, 5000]}, "hidden = 5000: out of range"),
+        (PolicyConfig, {"hidden": [8, True]}, "hidden = True: not a value"),
+        (PolicyConfig, {"rates": 1}, "rates = 1: not a value"),
+        (PolicyConfig, {"warp": "gates"}, "warp = 'gates': not a value"),
+        (PolicyConfig, {"warp": []}, "not a value"),
+        (PolicyConfig, {"log_std": 11}, "log_std = 11: out of range"),
+        (PolicyConfig, {"log_std": float("nan")}, "log_std = nan: not a value"),
+        (GradientAdaptation, {"steps": -1}, "steps = -1: out of range"),
+        (GradientAdaptation, {"steps": 1.0}, "steps = 1.0: not a value"),
+        (GradientAdaptation, {"inner_lr": 0}, "inner_lr = 0: out of range"),
+        (GradientAdaptation, {"type": "memory"}, "type = 'memory': not a value"),
+        (GradientAdaptation, {"gamma": "1"}, "gamma = '1': not a value"),
+    ],
+)
+def test_plain_values_that_do_not_fit_are_refused(
+    kind: type[Any], values: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_plain(kind, values)
