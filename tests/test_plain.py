@@ -78,12 +78,16 @@ def link(run: Path, name: str) -> Path:
     return path
 
 
-def test_not_even_a_link_that_comes_later_is_written_through(run: Path, tmp_path: Path) -> None:
+def test_a_link_under_the_name_of_a_damaged_log_is_not_written_through(
+    run: Path, tmp_path: Path
+) -> None:
     """As a hard link is, which no check of a folder can tell from a file."""
-    (run / "metrics.jsonl").write_text('{"iteration": 1}\n{"iteration": 2}\n')
     for put in (os.link, os.symlink):
-        put(tmp_path / "notes.txt", run / "metrics.tmp")
-        metrics.truncate(run / "metrics.jsonl", 1)
+        (run / "metrics.jsonl").write_text('what\n{"iteration": 1}\n{"iteration": 2}\n')
+        aside = run / "metrics.jsonl.broken"
+        aside.unlink(missing_ok=True)
+        put(tmp_path / "notes.txt", aside)
+        metrics.restore(run / "metrics.jsonl", 1)
         assert (tmp_path / "notes.txt").read_text() == "dear diary"
         assert (run / "metrics.jsonl").read_text() == '{"iteration": 1}\n'
 
