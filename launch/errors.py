@@ -34,6 +34,10 @@ class RunFailedError(UserError):
     status = 1
 
 
+class WorkersLostError(RunFailedError):
+    """All workers of a run were lost, or Ray itself."""
+
+
 class MissingGraphicsError(UserError):
     """This machine cannot draw. The message names the packages to install."""
 

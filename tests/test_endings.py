@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from helpers import same_bits
@@ -20,6 +23,7 @@ from helpers_runs import running, small, start_ray
 from rich.console import Console
 
 from warprl import checkpoint
+from warprl.launch.cli import main
 from warprl.launch.errors import RunFailedError
 from warprl.launch.runs import config as configuration
 from warprl.launch.runs import stored
@@ -147,9 +151,16 @@ def test_a_run_that_is_ended_without_warning_keeps_its_last_iteration(
 
 
 @contextmanager
-def saver_in(folder: Path, config: RunConfig) -> Iterator[Saver]:
+def saver_in(folder: Path, config: RunConfig, lost: str = "") -> Iterator[Saver]:
+    """What saves a run whose lease is held, or lost as it says."""
+
+    def check() -> None:
+        if lost:
+            raise RunFailedError(lost)
+
+    lease: Any = SimpleNamespace(check=check)
     with RunLog(folder, Console(quiet=True), 0, 1, writers=()) as log:
-        with Saver(folder, config, log) as saver:
+        with Saver(folder, config, lease, log) as saver:
             yield saver
 
 
@@ -163,6 +174,28 @@ def test_the_last_iteration_is_saved_whatever_ends_the_run(tmp_path: Path) -> No
     saved = checkpoint.load(tmp_path / "checkpoints")
     assert saved.iteration == 1
     assert same_bits(saved.tensors, run.progress.learner.to_tensors())
+
+
+def test_nothing_is_saved_into_a_run_that_another_process_has_taken_over(tmp_path: Path) -> None:
+    config = small()
+    progress = Progress.begin(experiment_of(config))
+    with pytest.raises(RunFailedError, match="taken"):
+        with saver_in(tmp_path, config, lost="the run was taken over") as saver:
+            saver.keep(progress)
+    assert checkpoint.iterations(tmp_path / "checkpoints") == []
+
+
+def test_a_run_that_is_stopped_and_cannot_be_saved_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def save(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Progress, "save", save)
+    assert main([*TRAIN, "--workers=0", "--iterations=1"]) == 1
+    assert "warprl: cannot write to run: No space left on device; " in capsys.readouterr().err
 
 
 def test_a_checkpoint_is_due_by_its_number_or_by_the_time(

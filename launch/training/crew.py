@@ -20,7 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from warprl.agents.inner import Shard
 from warprl.agents.timing import Cost, waiting
-from warprl.launch.errors import RunFailedError, one_line
+from warprl.launch.errors import WorkersLostError, one_line
 from warprl.launch.training.workers import Answer, Question, Start
 
 POLL_S = 0.2
@@ -30,14 +30,16 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def _failing_in_one_line() -> Iterator[None]:
-    """Turn an error of Ray itself into RunFailedError; those of workers' programs stay."""
+    """Turn an error of Ray itself into WorkersLostError; those of workers' programs stay."""
     try:
         yield
     except RayTaskError:
         raise
     except RayError as error:
         reason = f"{type(error).__name__}: {one_line(error)[:160]}"
-        raise RunFailedError(f"Ray failed: {reason}: 'warprl resume' continues the run") from error
+        raise WorkersLostError(
+            f"Ray failed: {reason}: 'warprl resume' continues the run"
+        ) from error
 
 
 class Lost(NamedTuple):
@@ -96,14 +98,14 @@ class Crew:
     def at_least_one(self) -> list[int]:
         """The workers that live; if there is none, the first to come back.
 
-        Raises RunFailedError if none comes back in time.
+        Raises WorkersLostError if none comes back in time.
         """
         deadline = time.monotonic() + self.restart_timeout_s
         while not (living := self.living()):
             if self.stopping():
-                raise RunFailedError("all workers were lost while the run was stopping")
+                raise WorkersLostError("all workers were lost while the run was stopping")
             if time.monotonic() > deadline:
-                raise RunFailedError(
+                raise WorkersLostError(
                     f"all {len(self.actors)} workers were lost, and none came back within "
                     f"{self.restart_timeout_s:g} s: 'warprl resume' continues the run"
                 )
@@ -133,7 +135,7 @@ class Crew:
 
         Raises:
             RayTaskError: at once, if a worker raised an exception; it holds the traceback.
-            RunFailedError: if a shard has cost ``max_losses`` workers in a row, if no worker is
+            WorkersLostError: if a shard has cost ``max_losses`` workers in a row, if no worker is
                 left, or if Ray itself fails.
         """
         began = time.monotonic()
@@ -190,13 +192,13 @@ class Crew:
         )
 
     def _counted(self, piece: Piece, lost: Lost) -> Piece:
-        """A shard with one loss more. Raises RunFailedError if it has cost too many in a row."""
+        """A shard with one loss more. Raises WorkersLostError if it has cost too many in a row."""
         in_a_row = piece.answers == self._answers
         losses = piece.losses + 1 if in_a_row else 1
         if losses < self.max_losses:
             return replace(piece, losses=losses, answers=self._answers)
         tasks = ", ".join(map(str, piece.shard.indices))
-        raise RunFailedError(
+        raise WorkersLostError(
             f"iteration {piece.shard.iteration}: workers lost in a row over tasks {tasks[:40]}: "
             f"{losses} (compute.max_losses); the last: {lost.reason[:120]}; the traces are in the "
             f"logs of Ray's {ray.get_runtime_context().get_session_name()}"

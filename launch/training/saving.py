@@ -19,6 +19,7 @@ from typing import Self
 from warprl.launch.errors import writing
 from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.copies import CHECKPOINTS, LAST, address
+from warprl.launch.runs.lease import Lease
 from warprl.launch.runs.log import RunLog
 from warprl.launch.training.loop import Progress
 
@@ -46,9 +47,9 @@ def last_words(folder: Path) -> Iterator[None]:
 class Saver:
     """Saves the progress of a run; a context manager, which saves what is left at its end."""
 
-    def __init__(self, folder: Path, config: RunConfig, log: RunLog) -> None:
-        """Save in this run folder, whose metrics go to ``log``."""
-        self._folder, self._config, self._log = folder, config, log
+    def __init__(self, folder: Path, config: RunConfig, lease: Lease, log: RunLog) -> None:
+        """Save in this run folder while the lease lasts; its metrics go to ``log``."""
+        self._folder, self._config, self._lease, self._log = folder, config, lease, log
         self._unsaved: Progress | None = None
         self._saved_at = time.monotonic()
 
@@ -64,8 +65,9 @@ class Saver:
     ) -> None:
         """Save the last whole iteration, whatever has ended the run.
 
-        Raises RunFailedError if that cannot be written.
+        Raises RunFailedError if that cannot be written, or if the run is another process's now.
         """
+        self._lease.check()
         if self._unsaved is not None:
             self._save(self._unsaved)
         with self._writing():

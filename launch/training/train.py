@@ -15,7 +15,7 @@ from rich.console import Console
 from warprl.agents.inner import AdaptationConfig, GradientAdaptation, MemoryAdaptation
 from warprl.checkpoint import Checkpoint
 from warprl.launch.cluster.address import DEFAULTS, ClusterOptions, named
-from warprl.launch.errors import RunFailedError, UserError, whole_number
+from warprl.launch.errors import UserError, WorkersLostError, whole_number
 from warprl.launch.machine import available_cores
 from warprl.launch.outcome import Document, Outcome
 from warprl.launch.runs import config as configuration
@@ -243,7 +243,7 @@ def _loop(
     """
     fruitless, last = 0, None
     try:
-        with Saver(plan.folder, plan.config, run_log) as saver:
+        with Saver(plan.folder, plan.config, plan.lease, run_log) as saver:
             for progress, metrics in steps:
                 # The log comes first, so that it is never behind a checkpoint.
                 plan.lease.check()
@@ -261,7 +261,7 @@ def _loop(
                 if ends or stop.signal is not None or metrics["iteration"] >= plan.total:
                     break
                 saver.save_if_due()
-    except RunFailedError as error:
+    except WorkersLostError as error:
         # A signal to all processes ends Ray as well: the run has stopped as it was told to.
         if stop.signal is None:
             raise
