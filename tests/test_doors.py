@@ -31,7 +31,7 @@ from warprl.launch.errors import UserError, printable
 from warprl.launch.evaluation import compare, evaluate
 from warprl.launch.evaluation.groups import Member
 from warprl.launch.runs import config as configuration
-from warprl.launch.runs import metrics, stored
+from warprl.launch.runs import ledger, metrics, stored
 from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.lease import Holder
 from warprl.launch.training import cells
@@ -467,8 +467,9 @@ def test_any_saved_policy_acts_or_is_refused_in_one_line(
 
 @pytest.mark.parametrize("number", TWICE)
 def test_any_stored_evaluation_is_used_rightly_or_measured_anew(
-    number: int, scratch: Path, run: Path
+    number: int, scratch: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ledger, "knows", lambda kind, text: True)
     shutil.copytree(run / "checkpoints", scratch / "checkpoints", dirs_exist_ok=True)
     shutil.copy(run / "metrics.jsonl", scratch)
     member = Member.open(scratch)

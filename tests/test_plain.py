@@ -78,18 +78,18 @@ def link(run: Path, name: str) -> Path:
     return path
 
 
-def test_a_link_under_the_name_of_a_damaged_log_is_not_written_through(
-    run: Path, tmp_path: Path
-) -> None:
+def test_not_even_a_link_that_comes_later_is_written_through(run: Path, tmp_path: Path) -> None:
     """As a hard link is, which no check of a folder can tell from a file."""
+    rows = '{"iteration": 1}\n{"iteration": 2}\n'
+    (run / "metrics.jsonl").write_text(rows)
     for put in (os.link, os.symlink):
-        (run / "metrics.jsonl").write_text('what\n{"iteration": 1}\n{"iteration": 2}\n')
-        aside = run / "metrics.jsonl.broken"
-        aside.unlink(missing_ok=True)
-        put(tmp_path / "notes.txt", aside)
-        metrics.restore(run / "metrics.jsonl", 1)
-        assert (tmp_path / "notes.txt").read_text() == "dear diary"
-        assert (run / "metrics.jsonl").read_text() == '{"iteration": 1}\n'
+        log = run / "metrics.jsonl"
+        log.unlink()
+        (tmp_path / "notes.txt").write_text(rows)
+        put(tmp_path / "notes.txt", log)
+        metrics.restore(log, 1)
+        assert (tmp_path / "notes.txt").read_text() == rows
+        assert not log.is_symlink() and log.read_text() == '{"iteration": 1}\n'
 
 
 def command(verb: str, place: object) -> list[str]:

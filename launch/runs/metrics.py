@@ -70,7 +70,7 @@ def restore(path: Path, iteration: int, logged: Logged | None = None) -> None:
     """
     # What is as it was when the checkpoint was saved needs no look at its rows.
     if logged is not None and _begins_with(path, logged):
-        return _cut(path, logged.size)
+        return _keep(path, logged.size)
     if not os.path.lexists(path):
         if logged is not None:
             what = f"is not there, and with it the metrics up to iteration {iteration}"
@@ -90,7 +90,7 @@ def restore(path: Path, iteration: int, logged: Logged | None = None) -> None:
         what = f"lines are damaged; the {number} good ones up to iteration {iteration} are kept"
         log.warning("%s: %s, and the file as it was is %s", address(path), what, aside.name)
         return
-    _cut(path, kept)
+    _keep(path, kept)
     if logged is not None:
         what = f"rows up to iteration {iteration} were lost or changed after they were written"
         log.warning("%s: %s; the %d that are there are kept", address(path), what, number)
@@ -115,10 +115,12 @@ def _begins_with(path: Path, logged: Logged) -> bool:
     return found.hexdigest() == logged.sha256
 
 
-def _cut(path: Path, size: int) -> None:
-    """Shorten a file, if it is longer. Raises OSError."""
-    if path.stat().st_size > size:
-        os.truncate(path, size)
+def _keep(path: Path, size: int) -> None:
+    """Keep the beginning of a file, in a new file: the old one may have links elsewhere."""
+    with files.whole(path) as temporary, path.open("rb") as file, temporary.open("xb") as kept:
+        while size and (part := file.read(min(size, MAX_ROW_BYTES))):
+            kept.write(part)
+            size -= len(part)
 
 
 def _set_aside(path: Path) -> Path:
