@@ -78,13 +78,25 @@ def link(run: Path, name: str) -> Path:
     return path
 
 
-def test_not_even_a_link_that_comes_later_is_written_through(run: Path, tmp_path: Path) -> None:
+def test_a_link_under_the_name_of_a_damaged_log_is_not_written_through(
+    run: Path, tmp_path: Path
+) -> None:
     """As a hard link is, which no check of a folder can tell from a file."""
-    rows = '{"iteration": 1}\n{"iteration": 2}\n'
-    (run / "metrics.jsonl").write_text(rows)
     for put in (os.link, os.symlink):
-        log = run / "metrics.jsonl"
-        log.unlink()
+        (run / "metrics.jsonl").write_text('what\n{"iteration": 1}\n{"iteration": 2}\n')
+        aside = run / "metrics.jsonl.broken"
+        aside.unlink(missing_ok=True)
+        put(tmp_path / "notes.txt", aside)
+        metrics.restore(run / "metrics.jsonl", 1)
+        assert (tmp_path / "notes.txt").read_text() == "dear diary"
+        assert (run / "metrics.jsonl").read_text() == '{"iteration": 1}\n'
+
+
+def test_a_log_that_is_a_link_is_not_shortened_through_it(run: Path, tmp_path: Path) -> None:
+    """Nor appended to afterwards, for the log is a new file."""
+    rows, log = '{"iteration": 1}\n{"iteration": 2}\n', run / "metrics.jsonl"
+    for put in (os.link, os.symlink):
+        log.unlink(missing_ok=True)
         (tmp_path / "notes.txt").write_text(rows)
         put(tmp_path / "notes.txt", log)
         metrics.restore(log, 1)

@@ -79,12 +79,12 @@ class Compute:
         float,
         Gt(0),
         Le(MAX_TIMEOUT_S),
-        Key("seconds to wait for workers to start, or to come back when all of them are lost"),
+        Key("seconds to wait for workers to start, or to come back when all are lost"),
     ] = 120.0
     max_losses: Annotated[
         int,
         Gt(0),
-        Key("workers that tasks may cost in a row, without an answer, before the run ends"),
+        Key("workers that are lost in a row over the same tasks before the run ends"),
     ] = 4
 
 
@@ -97,7 +97,7 @@ class Output:
         float,
         Gt(0),
         Le(MAX_MINUTES),
-        Key("minutes after which a checkpoint is written in any case, at the end of the iteration"),
+        Key("minutes from one checkpoint to the next, at most"),
     ] = 10.0
     keep: Annotated[int, Ge(2), Key("newest checkpoints that are kept")] = 3
     writers: Annotated[
