@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from warprl import __version__
-from warprl.launch import options, terminal
+from warprl.launch import lists, options, terminal
 from warprl.launch.cluster import address
 from warprl.launch.cluster import verbs as machines
 from warprl.launch.errors import UserError
 from warprl.launch.options import flag, number, set_key, text
-from warprl.launch.outcome import Entries, Outcome, Summary
+from warprl.launch.outcome import Outcome, Summary
 
 app = typer.Typer(
     name="warprl",
@@ -258,43 +258,7 @@ def export(
     return sb3.export(found, sb3.parse_task(found, task or ()), steps, out, seed)
 
 
-@verb
-def envs(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help=options.FAMILY_HELP)] = None,
-) -> Outcome[Summary]:
-    """List the task families, or print the definition card of one."""
-    from warprl.launch import catalogue
-
-    return catalogue.families() if name is None else catalogue.family(name)
-
-
-@verb
-def agents() -> Outcome[Summary]:
-    """List the named agents; 'warprl config FAMILY --agent NAME' shows everything that one sets."""
-    from warprl.launch import catalogue
-
-    return catalogue.agents()
-
-
-@verb
-def config(
-    family: options.Family,
-    agent: options.Agent = "warpgrad",
-    settings: Annotated[list[str] | None, set_key("Override a key, as for train.")] = None,
-    explain: Annotated[bool, flag("--explain", "Say what each key means and takes.")] = False,
-) -> Outcome[Summary]:
-    """Print the configuration that train would use, and so every key that --set takes."""
-    from warprl.launch.runs import config
-
-    resolved = config.resolve(family, agent, {}, settings or (), address.usable_cores)
-    if explain:
-        from warprl.launch.runs import reference
-
-        return reference.explain(resolved)
-    return Outcome(Entries(config.plain(resolved)), config.dump(resolved).rstrip())
-
-
-for work in machines.VERBS:
+for work in (*lists.VERBS, *machines.VERBS):
     verb(work)
 
 
