@@ -19,9 +19,9 @@ def network() -> bool:
 
 @pytest.fixture(scope="session")
 def cluster(network: bool) -> Iterator[Cluster]:
-    """A head and two nodes of one CPU each, for tests that leave them as they are."""
-    with running_cluster() as cluster:
-        nodes = [cluster.add_node(), cluster.add_node()]
+    """A head without CPUs and three nodes of one each, for tests that leave them as they are."""
+    with running_cluster(cpus=0) as cluster:
+        nodes = [cluster.add_node() for _ in range(3)]
         for node in nodes:
             node.await_start()
         yield cluster
