@@ -172,10 +172,6 @@ def _start(cpus: int) -> None:
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
-    # Ray's processes are not waited for when it shuts down, because they do not hear SIGTERM.
-    node: Any = ray._private.worker._global_node
-    node.kill_all_processes = partial(_kill, node, node.kill_all_processes)
-
 
 def _private_folder() -> Path:
     """The folder for Ray's sockets, logs and what does not fit into memory: only we can enter it.
@@ -258,7 +254,7 @@ def _init(_deaf: bool = False, **settings: Any) -> None:
 
 
 def _without_signals(start: Callable[[], object]) -> None:
-    """Start processes that do not hear the signals that stop a run.
+    """Start Ray's processes such that they do not hear the signals that stop a run.
 
     Such a signal often goes to all processes of a group or of a service. If Ray ended at once, the
     run could not end its iteration.
@@ -268,6 +264,10 @@ def _without_signals(start: Callable[[], object]) -> None:
         start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    # Nor is it of use to ask them to end when Ray shuts down.
+    node: Any = ray._private.worker._global_node
+    node.kill_all_processes = partial(_kill, node, node.kill_all_processes)
 
 
 def _kill(node: Any, kill: Callable[..., None], **_: Any) -> None:
