@@ -162,8 +162,8 @@ class Parts:
 VARIANTS = [
     *((agent, ()) for agent in PRESETS if agent != "random"),
     ("warpgrad", ("outer.type=trpo",)),
-    ("warp-leap", ("outer.type=trpo",)),
-    ("rl2", ("outer.type=trpo",)),
+    pytest.param("warp-leap", ("outer.type=trpo",), marks=pytest.mark.slow),
+    pytest.param("rl2", ("outer.type=trpo",), marks=pytest.mark.slow),
     ("warpgrad", ("outer.minibatches=3",)),
     ("warp-promp", ("outer.minibatches=2", "objective.kind=approximate")),
     ("maml", ("adaptation.inner_lr=1e3",)),  # some tasks diverge

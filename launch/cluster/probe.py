@@ -42,7 +42,7 @@ def probe(address: str) -> dict[str, Any]:
             return {"fault": f"there is no token to show: {TOKEN}"}
 
         # The signal ends the process, whatever native code is busy with.
-        signal.alarm(ANSWER_S + REGISTER_S)
+        signal.alarm(ANSWER_S)
         return _cluster(place)
     except (ValueError, OverflowError):
         return {"fault": "not an address: it should be HOST:PORT, as 'ray start' prints it"}
