@@ -40,8 +40,9 @@ def last_words(folder: Path) -> Iterator[None]:
             yield
         finally:
             assert shell.stdin
-            with suppress(BrokenPipeError):
+            with suppress(BrokenPipeError), shell.stdin:
                 shell.stdin.write(b"\n")
+            shell.wait()  # here, for after Ctrl-C the with block would not wait for long
 
 
 class Saver:
