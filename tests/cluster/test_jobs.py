@@ -192,7 +192,7 @@ def test_a_job_that_is_killed_leaves_no_worker_and_continues(
 
     # A resume goes on after the newest checkpoint.
     saved = max(int(name) for name in os.listdir(run / "checkpoints") if name.isdecimal())
-    resume = ("--", "resume", str(run), "--iterations=1")
+    resume = ("--", "resume", str(run), "--iterations=1", "--trust")
     warprl(fleet, "submit", "--wait", *resume, cwd=home)
     assert tensors(run, saved + 1) == here(fleet, saved + 1, home)
 
