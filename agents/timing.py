@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
+from operator import add, sub
+from typing import Self
 
 from torch import Tensor
 
@@ -16,22 +18,29 @@ from warprl.types import Params
 
 
 @dataclass(frozen=True)
-class Timing:
+class Amounts:
+    """Numbers that are reckoned with field by field; the base of dataclasses."""
+
+    def __add__(self, other: Self) -> Self:
+        """Both together."""
+        return type(self)(*map(add, astuple(self), astuple(other)))
+
+    def __sub__(self, other: Self) -> Self:
+        """What is left without the other."""
+        return type(self)(*map(sub, astuple(self), astuple(other)))
+
+    def __truediv__(self, number: float) -> Self:
+        """One of so many equal parts."""
+        return type(self)(*(amount / number for amount in astuple(self)))
+
+
+@dataclass(frozen=True)
+class Timing(Amounts):
     """Seconds of adapting, by purpose."""
 
     physics: float = 0.0
     policy: float = 0.0
     inner: float = 0.0
-
-    def __add__(self, other: Timing) -> Timing:
-        """The seconds of both."""
-        return Timing(
-            self.physics + other.physics, self.policy + other.policy, self.inner + other.inner
-        )
-
-    def __truediv__(self, number: float) -> Timing:
-        """The seconds of one of so many equal parts."""
-        return Timing(self.physics / number, self.policy / number, self.inner / number)
 
     @property
     def total(self) -> float:
@@ -58,7 +67,7 @@ def waiting(busy: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(Amounts):
     """What sharing the work of a meta-batch has cost so far.
 
     Args:
@@ -70,20 +79,6 @@ class Cost:
     waiting: float = 0.0
     transfer: float = 0.0
     lost: int = 0
-
-    def __add__(self, other: Cost) -> Cost:
-        """The cost of both."""
-        return Cost(
-            self.waiting + other.waiting, self.transfer + other.transfer, self.lost + other.lost
-        )
-
-    def since(self, earlier: Cost) -> Cost:
-        """What has been added since."""
-        return Cost(
-            self.waiting - earlier.waiting,
-            self.transfer - earlier.transfer,
-            self.lost - earlier.lost,
-        )
 
 
 class Timed:
@@ -160,7 +155,7 @@ class Spent:
             The seconds by purpose.
         """
         first, last = costs
-        later = last.since(first)
+        later = last - first
         return cls(
             **asdict(adapting),
             gradient=answers - later.waiting - later.transfer,

@@ -111,7 +111,7 @@ def save(
 
     # The name is on the disk before the older ones go.
     if durable:
-        _sync(folder)
+        sync(folder)
     _prune(folder, iteration, keep)
     return target
 
@@ -184,7 +184,7 @@ def _write(
         _write_file(folder / name, content, durable)
     _write_file(folder / MANIFEST, _seal(manifest), durable)
     if durable:
-        _sync(folder)
+        sync(folder)
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -207,9 +207,16 @@ def _write_file(path: Path, content: bytes, durable: bool) -> None:
             os.fsync(file.fileno())
 
 
-def _sync(folder: Path) -> None:
-    """Make renames and new names inside a folder outlast a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, outlast a power cut.
+
+    Args:
+        path: of the file or folder.
+
+    Raises:
+        OSError: if the disk refuses.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
+from warprl.checkpoint import sync
+
 TEMPORARY = ".part-"  # begins the name of what is not whole yet
 
 
@@ -80,15 +82,6 @@ def append(file: FileIO, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
-
-
-def sync(path: Path) -> None:
-    """Make a file, or the names in a folder, outlast a power cut. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _beside(path: Path) -> Path:

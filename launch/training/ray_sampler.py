@@ -95,7 +95,7 @@ class RaySampler:
         pieces, answers = self.crew.ask(pieces, start, AskFacts())
         batch = Spread(self.crew, start, pieces, [answer.content for answer in answers])
         timing = mean_timing(answer.sampling for answer in answers)
-        return Sampled(batch, timing, lambda: self.crew.cost.since(before))
+        return Sampled(batch, timing, lambda: self.crew.cost - before)
 
     def stop(self) -> None:
         """End the workers, unless Ray has ended with all of them."""
