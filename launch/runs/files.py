@@ -16,21 +16,33 @@ from warprl.checkpoint import sync
 TEMPORARY = ".part-"  # begins the name of what is not whole yet
 
 
-def read(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most so many bytes. Raises OSError for any other."""
-    require_file(path, most)
-    return path.read_bytes()
+def read(path: Path, most: int | None = None, link: bool = True) -> bytes:
+    """The content of a file. Raises OSError for anything else, which it does not wait for.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have.
+        link: whether it may be a link to a file.
+    """
+    flags = os.O_NONBLOCK | (0 if link else os.O_NOFOLLOW)
+    with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
+        _require_regular(os.fstat(file.fileno()), path, most)
+        return file.read()
 
 
 def require_file(path: Path, most: int | None = None) -> None:
     """Raise OSError unless this is a regular file, of at most so many bytes."""
-    found = path.stat()
+    _require_regular(path.stat(), path, most)
+
+
+def _require_regular(found: os.stat_result, path: Path, most: int | None) -> None:
     if stat.S_ISDIR(found.st_mode):
-        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is not a file")
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     if most is not None and found.st_size > most:
-        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, and may have {most:,}")
+        what = f"it has {found.st_size:,} bytes, and may have {most:,}"
+        raise OSError(errno.EFBIG, what, str(path))
 
 
 def write(path: Path, content: str | bytes) -> None:

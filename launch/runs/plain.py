@@ -6,9 +6,7 @@ pipe waits for ever.
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,12 +29,3 @@ def require_plain(folder: Path) -> None:
                     raise UserError(
                         f"{entry.path} is {what}, and a run holds files and folders only: remove it"
                     )
-
-
-def read_plain(path: Path) -> bytes:
-    """The content of a file. Raises OSError for anything else, and for a link to a file."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return file.read()

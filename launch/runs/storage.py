@@ -21,7 +21,6 @@ from urllib.parse import unquote, urlsplit
 from warprl.launch.background import in_background
 from warprl.launch.errors import UserError, one_line
 from warprl.launch.runs import files
-from warprl.launch.runs.plain import read_plain
 
 T = TypeVar("T")
 
@@ -90,7 +89,7 @@ class LocalStore:
 
     def read(self, path: str) -> bytes:
         """The content of a file."""
-        return read_plain(self.folder / path)
+        return files.read(self.folder / path, link=False)
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file under a hidden name, synchronise it to the disk, and rename it."""
