@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,13 @@ def _begins_with(path: Path, logged: Logged) -> bool:
 
 
 def _keep(path: Path, size: int) -> None:
-    """Keep the beginning of a file, in a new file: the old one may have links elsewhere."""
+    """Keep the beginning of a file, in a new file: the old one may have links elsewhere.
+
+    A file that has no other name, and nothing to lose, stays.
+    """
+    found = path.lstat()
+    if stat.S_ISREG(found.st_mode) and (found.st_size, found.st_nlink) == (size, 1):
+        return
     with files.whole(path) as temporary, path.open("rb") as file, temporary.open("xb") as kept:
         while size and (part := file.read(min(size, MAX_ROW_BYTES))):
             kept.write(part)
