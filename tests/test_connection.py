@@ -252,6 +252,7 @@ def test_a_ray_that_demands_no_token_is_warned_about(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(connection, "_init", lambda **settings: None)
+    monkeypatch.setattr(connection, "_end_by_force", lambda: None)
     for mode, warnings in (("token", 0), ("disabled", 1)):
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
         monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)

@@ -160,17 +160,12 @@ def _start(cpus: int) -> None:
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
-        with _muted(), without_working_folder():
+        with _muted(), without_working_folder(), _deaf():
             folder = _private_folder() / "ray"
-            _init(
-                _deaf=True,
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                _temp_dir=str(folder),
-            )
+            _init(address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=str(folder))
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+    _end_by_force()
 
 
 def _private_folder() -> Path:
@@ -246,27 +241,29 @@ class _NoFolders(JobConfig):
         return super()._serialize()
 
 
-def _init(_deaf: bool = False, **settings: Any) -> None:
-    """Call ``ray.init``. The processes that it starts hear no signal that stops us if ``_deaf``."""
+def _init(**settings: Any) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    start = partial(ray.init, job_config=_NoFolders(), **quiet, **settings)
-    _lasting(partial(_without_signals, start) if _deaf else start)
+    _lasting(partial(ray.init, job_config=_NoFolders(), **quiet, **settings))
 
 
-def _without_signals(start: Callable[[], object]) -> None:
-    """Start Ray's processes such that they do not hear the signals that stop a run.
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Start processes, in the ``with`` block, that do not hear the signals that stop a run.
 
     Such a signal often goes to all processes of a group or of a service. If Ray ended at once, the
     run could not end its iteration.
     """
+    # What this thread blocks is blocked in the threads and processes that it starts.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
     try:
-        start()
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    # Nor is it of use to ask them to end when Ray shuts down.
-    node: Any = ray._private.worker._global_node
+
+def _end_by_force() -> None:
+    """Have Ray's processes killed when it shuts down: they would not hear that they are to end."""
+    node: Any = ray_worker._global_node
     node.kill_all_processes = partial(_kill, node, node.kill_all_processes)
 
 
