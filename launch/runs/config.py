@@ -302,8 +302,7 @@ def flat(config: RunConfig) -> dict[str, Any]:
 
 def computed(config: RunConfig) -> dict[str, Any]:
     """The keys that decide what a run computes, as :func:`flat` has them."""
-    keys = flat(config)
-    return {key: keys[key] for key in keys if key.partition(".")[0] not in CARRIED_OUT}
+    return dict(_leaves(_computed(plain(config))))
 
 
 def differences(found: RunConfig, wanted: RunConfig) -> list[str]:
