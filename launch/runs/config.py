@@ -35,6 +35,7 @@ from warprl.launch.runs import files, key_table, schema_1
 from warprl.launch.runs import trust as trusted
 from warprl.launch.runs.advice import Advice
 from warprl.launch.runs.copies import address
+from warprl.launch.runs.metrics import MAX_ITERATIONS
 from warprl.launch.runs.plain import require_plain
 from warprl.launch.runs.trust import OURS, Trust
 from warprl.launch.runs.writers import WRITERS
@@ -44,7 +45,6 @@ from warprl.objective import InitKind, Objective
 
 MAX_SEED = 2**32 - 1
 MAX_TASKS = 10_000
-MAX_ITERATIONS = 10**9
 # Limits of what a configuration may make this machine allocate, whoever wrote it.
 MAX_PARAMETERS = 2**26  # of a network: 256 MiB
 MAX_NUMBERS = 2**33  # of the trajectories of a meta-batch: 32 GiB

@@ -29,7 +29,7 @@ from warprl.launch.runs.copies import address
 FILE = "metrics.jsonl"  # in a run folder
 MAX_BYTES = 2**30
 MAX_ROW_BYTES = 2**20
-MAX_ITERATION = 10**9
+MAX_ITERATIONS = 10**9
 MAX_NUMBER = 3.5e38  # what a float32 holds
 NEVER_NEGATIVE = ("env_steps", "wall_s")
 Metrics = Mapping[str, Any]
@@ -172,7 +172,7 @@ def _parsed(line: bytes, last: int, iteration: int) -> Metrics:
         row = None
     if not isinstance(row, dict):
         raise ValueError("it is not a JSON object")
-    most = min(iteration, MAX_ITERATION)
+    most = min(iteration, MAX_ITERATIONS)
     whole("iteration", row.get("iteration"), last + 1, most)
     for name in NEVER_NEGATIVE:
         if not _number(name, row.get(name, 0)) >= 0:

@@ -24,7 +24,7 @@ from warprl.launch.runs.config import RunConfig
 from warprl.launch.runs.copies import CHECKPOINTS, LAST, address
 from warprl.launch.runs.lease import Lease
 from warprl.launch.runs.log import RunLog
-from warprl.launch.runs.metrics import adaptation, read, restore, returns_text
+from warprl.launch.runs.metrics import MAX_ITERATIONS, adaptation, read, restore, returns_text
 from warprl.launch.runs.stored import Imported
 from warprl.launch.runs.trust import OURS, Trust
 from warprl.launch.training.interruption import Stop, stoppable
@@ -108,7 +108,7 @@ def resume(
     Raises UserError, before anything starts, if the run cannot be continued.
     """
     if iterations is not None:
-        iterations = whole_number("iterations", iterations, 1, configuration.MAX_ITERATIONS)
+        iterations = whole_number("iterations", iterations, 1, MAX_ITERATIONS)
     config = configuration.load(folder / "config.yaml", trust)
     configuration.require_device(config)
     folders.require_writable(folder, "checkpoints")
