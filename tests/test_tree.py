@@ -85,6 +85,11 @@ def test_no_worker_sends_more_than_three_sums_of_twenty_tasks() -> None:
         assert max(len(tree.subtrees((0, 20), span)) for span in spans) <= 3
 
 
+def test_one_share_less_broken_is_worth_one_subtree_more() -> None:
+    each = [len(tree.subtrees((0, 64), span)) for span in tree.shares(64, 5)]
+    assert (max(each), sum(each)) == (4, 18)  # and not (5, 17)
+
+
 def test_many_workers_get_their_shares() -> None:
     assert len(tree.shares(3000, 1000)) == 1000
 
