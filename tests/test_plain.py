@@ -92,16 +92,20 @@ def test_a_link_under_the_name_of_a_damaged_log_is_not_written_through(
         assert (run / "metrics.jsonl").read_text() == '{"iteration": 1}\n'
 
 
-def test_a_log_that_is_a_link_is_not_shortened_through_it(run: Path, tmp_path: Path) -> None:
-    """Nor appended to afterwards, for the log is a new file."""
+@pytest.mark.parametrize("kept", [1, 2])
+def test_a_log_that_is_a_link_is_not_shortened_through_it(
+    run: Path, tmp_path: Path, kept: int
+) -> None:
+    """Nor appended to afterwards, for the log is a new file, also if nothing was to be dropped."""
     rows, log = '{"iteration": 1}\n{"iteration": 2}\n', run / "metrics.jsonl"
     for put in (os.link, os.symlink):
         log.unlink(missing_ok=True)
         (tmp_path / "notes.txt").write_text(rows)
         put(tmp_path / "notes.txt", log)
-        metrics.restore(log, 1)
+        metrics.restore(log, kept)
         assert (tmp_path / "notes.txt").read_text() == rows
-        assert not log.is_symlink() and log.read_text() == '{"iteration": 1}\n'
+        assert not log.is_symlink() and not log.samefile(tmp_path / "notes.txt")
+        assert log.read_text().splitlines() == rows.splitlines()[:kept]
 
 
 def command(verb: str, place: object) -> list[str]:
